@@ -1,0 +1,83 @@
+"""The balancer contract: how T losses become one update. The base class is the plain sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from typing_extensions import Self
+
+import torch
+from torch import Tensor, nn
+
+from mtl_lightning.types import Likelihood
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class Balancer(nn.Module):
+    """Sum of the losses of the tasks that are present, and the contract of every other balancer.
+
+    A balancer is used in a bare PyTorch loop as ``balancer(losses).backward()``; the module calls its parts.
+
+    Args:
+        num_tasks: T, the number of tasks, fixed for life.
+
+    Attributes:
+        affine: a promise that :meth:`objective` is affine in the losses at fixed state, so that micro-batches and
+            processes add up. A subclass that writes its own objective must make the promise again.
+    """
+
+    affine: bool = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Withdraw the promise ``affine`` from a subclass that overrides the objective and does not repeat it."""
+        super().__init_subclass__(**kwargs)
+        if "objective" in cls.__dict__ and "affine" not in cls.__dict__:
+            cls.affine = False
+
+    def __init__(self, num_tasks: int) -> None:
+        super().__init__()
+        if num_tasks < 1:
+            raise ValueError(f"Expected at least 1 task, found num_tasks={num_tasks}.")
+        self.num_tasks = num_tasks
+
+    def bind(self, likelihoods: Mapping[str, Likelihood]) -> None:
+        """Tell the tasks' names and likelihoods, in order; called once, before the optimizers are made.
+
+        Not calling it means Gaussian losses and nameless tasks, so that ``Cls(num_tasks)`` works by itself.
+        """
+
+    def objective(self, losses: Tensor, present: Tensor) -> Tensor:
+        """Map losses (T,), means over labelled elements, and present (T,) bool to the scalar () to minimise.
+
+        An absent task's loss is 0 and must count for nothing: neither it nor any term of its learned state.
+        """
+        return torch.where(present, losses, 0.0).sum()
+
+    def owned(self) -> dict[int, list[nn.Parameter]]:
+        """Return the learned parameters of each task's index; left untouched while that task is absent."""
+        return {}
+
+    def sigmas(self) -> Tensor | None:
+        """Return the learned noise scales (T,), detached, in units of the losses; None where there are none."""
+        return None
+
+    def after_update(self, losses: Callable[[], Tensor]) -> None:
+        """Do what follows an optimizer step; ``losses`` recomputes the global losses (T,) when called."""
+
+    def forward(self, losses: Tensor, present: Tensor | None = None) -> Tensor:
+        """Return the objective () of losses (T,), all present by default."""
+        if losses.shape != (self.num_tasks,):
+            raise ValueError(f"Expected losses of shape ({self.num_tasks},), found {tuple(losses.shape)}.")
+        return self.objective(losses, torch.ones_like(losses, dtype=torch.bool) if present is None else present)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Follow ``.to()``, but keep learned weights at float32 or better when the network is cast to half."""
+
+        def keep_precision(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype in _HALF and tensor.dtype not in _HALF else moved
+
+        super()._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return self

@@ -1,0 +1,1 @@
+"""The part that knows Lightning's training loop."""

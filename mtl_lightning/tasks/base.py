@@ -1,0 +1,140 @@
+"""The task contract: one target, its loss, its metrics, its likelihood, and what other tasks may read of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+
+from mtl_lightning.types import Described, Likelihood, TargetError, TargetSpec
+
+MetricFactories: TypeAlias = Mapping[str, Callable[[], Metric]]
+
+
+class Task(Described, nn.Module, ABC):
+    """One target. Subclasses give :meth:`labelled`, :meth:`invalid`, :meth:`elementwise_loss`, :meth:`predict`,
+    :meth:`estimate` and :meth:`default_metrics`; the masking, counting and summing is done here, once.
+
+    One *element* is one labelled scalar: a row of a classification, one of the D numbers of a D-vector regression,
+    one of the labels of a multi-label target, one pixel of a dense target.
+
+    Args:
+        spec: what the data knows of the target: shape, classes, names, units.
+        output_size: K, the number of outputs (B, K, *) that the task's head has.
+        estimate_size: E, the number of channels of :meth:`estimate`.
+        likelihood: the form of the uncertainty term that fits the loss.
+        metrics: metrics by name, in place of :meth:`default_metrics`.
+    """
+
+    def __init__(
+        self,
+        spec: TargetSpec,
+        *,
+        output_size: int,
+        estimate_size: int,
+        likelihood: Likelihood,
+        metrics: MetricFactories | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.output_size = output_size
+        self.estimate_size = estimate_size
+        self.likelihood = likelihood
+        self._metrics = metrics
+
+    # ------------------------------------------------------------------------------------------ what a subclass gives
+    @abstractmethod
+    def labelled(self, target: Tensor) -> Tensor:
+        """Map a target to a bool mask over its elements: (B,) for one element a row, else the target's shape."""
+
+    @abstractmethod
+    def invalid(self, target: Tensor) -> Tensor:
+        """Return () bool: does a labelled element hold a value this task cannot take? No host sync."""
+
+    @abstractmethod
+    def check(self, target: Tensor) -> None:
+        """Raise :class:`TargetError` that says what is wrong with the target: dtype, shape, then values.
+
+        Called on the first batch and whenever :meth:`count` is nan, so it may look at values.
+        """
+
+    @abstractmethod
+    def elementwise_loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Map outputs (B, K, *) and a target to one loss per element, finite wherever the output is.
+
+        Values at unlabelled elements are never used, but they must be finite: their gradient is multiplied by zero.
+        """
+
+    @abstractmethod
+    def predict(self, output: Tensor) -> Tensor | dict[str, Tensor]:
+        """Map outputs (B, K, *) to what a user wants: values in original units, or probabilities and a label."""
+
+    @abstractmethod
+    def estimate(self, output: Tensor) -> Tensor:
+        """Map outputs (B, K, *) to the estimate (B, E, *) that other tasks read, in standardised units."""
+
+    @abstractmethod
+    def default_metrics(self) -> MetricFactories:
+        """Return the metrics that fit this task, by name."""
+
+    @abstractmethod
+    def update(self, metrics: MetricCollection, output: Tensor, target: Tensor) -> None:
+        """Feed the labelled elements of a batch to ``metrics``, in original units; does nothing where there is none."""
+
+    # --------------------------------------------------------------------------------------------------- what core uses
+    def count(self, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return () float: the number of labelled elements, or their summed weight; nan if a value is invalid.
+
+        From the target alone: core needs it before any forward, and reads it once per update, which is why an
+        invalid value is reported in it.
+        """
+        mask = self.labelled(target)
+        total = mask.sum(dtype=torch.float32) if weight is None else (mask * _per_element(weight, mask)).sum()
+        return torch.where(self.invalid(target), torch.nan, total)
+
+    def loss(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return () the *sum* of the losses over labelled elements, in float32 or better.
+
+        Never nan for want of labels, and connected to the graph even then. Only core divides, by the count over the
+        whole window and all processes.
+        """
+        output = output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
+        losses = self.elementwise_loss(output, target)
+        mask = self.labelled(target)
+        if losses.shape != mask.shape:
+            raise TargetError(
+                f"{type(self).__name__}: expected one loss per element, shape {tuple(mask.shape)}, found "
+                f"{tuple(losses.shape)}; a loss of your own must not reduce (`reduction='none'`)."
+            )
+        if weight is not None:
+            losses = losses * _per_element(weight, mask)
+        return torch.where(mask, losses, 0.0).sum()
+
+    def metrics(self, stage: str) -> MetricCollection:
+        """Return fresh metrics for one stage (``"train"``, ``"val"`` or ``"test"``), the same ones by default."""
+        factories = self.default_metrics() if self._metrics is None else self._metrics
+        return MetricCollection({name: make() for name, make in factories.items()}, compute_groups=False)
+
+    def fit_target(self, target: Tensor) -> None:
+        """Fit statistics of the training split's whole target; nothing to fit by default, no-op once fitted."""
+
+    @property
+    def fitted(self) -> bool:
+        """Whether :meth:`fit_target` has nothing left to do."""
+        return True
+
+    @property
+    def target_scale(self) -> float:
+        """Original units per unit of the loss; converts sigma (1 unless the task standardises its target)."""
+        return 1.0
+
+
+def _per_element(weight: Tensor, mask: Tensor) -> Tensor:
+    """Spread sample weights (B,) over a mask (B, *)."""
+    if weight.shape != mask.shape[:1]:
+        raise TargetError(f"Expected sample weights of shape {tuple(mask.shape[:1])}, found {tuple(weight.shape)}.")
+    return weight.reshape(-1, *(1,) * (mask.dim() - 1)).expand(mask.shape)

@@ -1,0 +1,261 @@
+"""The words that every layer shares: batches, specs, likelihoods, errors, and the plain data of a part.
+
+Letters for shapes, used in every docstring: B rows of a batch, T tasks, D features, K outputs of one task,
+E channels of an estimate, P parameters. ``*`` stands for any further axes (height and width of a picture).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Batch",
+    "BatchError",
+    "ConfigurationError",
+    "Described",
+    "Features",
+    "InputSpec",
+    "Likelihood",
+    "MtlLightningError",
+    "NotDescribableError",
+    "TableSpec",
+    "TargetError",
+    "TargetSpec",
+    "TensorSpec",
+    "describe",
+    "input_spec_from_dict",
+    "input_spec_to_dict",
+    "sample_inputs",
+    "spec_of",
+]
+
+
+# --------------------------------------------------------------------------------------------------------------- errors
+class MtlLightningError(Exception):
+    """Base of this library's errors; the command line shows one as a message without a traceback."""
+
+
+class ConfigurationError(MtlLightningError, ValueError):
+    """A part was configured in a way that cannot be right; says what was expected, found, and what to do."""
+
+
+class BatchError(MtlLightningError, ValueError):
+    """A batch breaks the batch contract (:class:`Batch`)."""
+
+
+class TargetError(BatchError):
+    """A target has the wrong dtype, shape or values for its task."""
+
+
+class NotDescribableError(MtlLightningError, TypeError):
+    """A part that plain data cannot rebuild: an instance, a lambda, a local class."""
+
+
+# ---------------------------------------------------------------------------------------------------------------- batch
+class Batch(TypedDict, total=False):
+    """What a loader yields. Only ``inputs`` is required, and only ``predict`` may leave ``targets`` out.
+
+    - ``inputs``: anything that has ``.to()`` or is a dict of such;
+    - ``targets``: ``{task: Tensor}``. Missing labels: ``nan`` in float targets, ``-100`` (or the task's
+      ``ignore_index``) in integer targets, a task absent from the dict;
+    - ``weights``: sample weights, (B,) for all tasks or ``{task: (B,)}``.
+    """
+
+    inputs: Any
+    targets: dict[str, Tensor]
+    weights: Tensor | dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an architecture returns: features (B, D, *) per task, and auxiliary losses () that are already scaled."""
+
+    per_task: Mapping[str, Tensor]
+    aux: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Likelihood(NamedTuple):
+    """The uncertainty term ``a * exp(-s) * L + b * s`` of a task whose loss is L, the mean over labelled entries.
+
+    ``scale`` says what s is: ``"log_var"``, the log of a variance (Gaussian noise, a softmax temperature), or
+    ``"log_scale"``, the log of a scale b (Laplace noise, whose standard deviation is ``sqrt(2) * b``).
+    """
+
+    a: float
+    b: float
+    scale: Literal["log_var", "log_scale"]
+
+    def sigma(self, s: Tensor) -> Tensor:
+        """Map s to the standard deviation it stands for, in the units of the loss."""
+        return torch.exp(0.5 * s) if self.scale == "log_var" else 2.0**0.5 * torch.exp(s)
+
+
+# ---------------------------------------------------------------------------------------------------------------- specs
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input tensor: its shape without the batch axis (``None`` where it varies) and its dtype's name."""
+
+    shape: tuple[int | None, ...]
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A table: names of the numeric columns, and the number of codes of each categorical one.
+
+    Inputs are ``{"numeric": (B, Dn) float32, "categorical": (B, Dc) int64}``; code 0 means missing or unseen.
+    """
+
+    numeric: tuple[str, ...]
+    categorical: dict[str, int]
+
+
+InputSpec: TypeAlias = TensorSpec | TableSpec | dict[str, TensorSpec]
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """What the data knows of one target, so that a task chosen in YAML has no sizes to repeat.
+
+    ``shape`` is without the batch axis, ``()`` for a scalar; ``classes`` is the number of classes (or of labels of
+    a multi-label target); ``names`` are the names of classes, labels or outputs; ``units`` are in words.
+    """
+
+    shape: tuple[int, ...] = ()
+    classes: int | None = None
+    names: tuple[str, ...] = ()
+    units: str = ""
+
+
+def input_spec_to_dict(spec: InputSpec | None) -> dict[str, Any] | None:
+    """Plain data of an input spec, for a checkpoint; :func:`input_spec_from_dict` reads it back."""
+    if spec is None:
+        return None
+    if isinstance(spec, TensorSpec):
+        return {"tensor": {"shape": list(spec.shape), "dtype": spec.dtype}}
+    if isinstance(spec, TableSpec):
+        return {"table": {"numeric": list(spec.numeric), "categorical": dict(spec.categorical)}}
+    return {"tensors": {name: {"shape": list(s.shape), "dtype": s.dtype} for name, s in spec.items()}}
+
+
+def input_spec_from_dict(data: Mapping[str, Any] | None) -> InputSpec | None:
+    """Read back what :func:`input_spec_to_dict` wrote."""
+    if data is None:
+        return None
+    if "tensor" in data:
+        return TensorSpec(tuple(data["tensor"]["shape"]), data["tensor"]["dtype"])
+    if "table" in data:
+        return TableSpec(tuple(data["table"]["numeric"]), dict(data["table"]["categorical"]))
+    return {name: TensorSpec(tuple(s["shape"]), s["dtype"]) for name, s in data["tensors"].items()}
+
+
+def spec_of(inputs: Any) -> InputSpec:
+    """Read the spec off a batch of inputs: a tensor (B, *) or a dict of tensors.
+
+    Raises:
+        ConfigurationError: for anything else, which has no spec; the module then needs networks that take no size.
+    """
+    if isinstance(inputs, Tensor):
+        return TensorSpec(tuple(inputs.shape[1:]), str(inputs.dtype).removeprefix("torch."))
+    if isinstance(inputs, Mapping) and inputs and all(isinstance(v, Tensor) for v in inputs.values()):
+        return {str(k): TensorSpec(tuple(v.shape[1:]), str(v.dtype).removeprefix("torch.")) for k, v in inputs.items()}
+    raise ConfigurationError(
+        f"Expected inputs to be a tensor or a dict of tensors to read their sizes from, found {type(inputs).__name__}. "
+        "Pass `input_spec`, or use a network that has `out_features`."
+    )
+
+
+def sample_inputs(spec: InputSpec, rows: int = 2) -> Any:
+    """Make inputs of a spec, to probe a network's output size with; a ``None`` in a shape becomes 32."""
+    if isinstance(spec, TableSpec):
+        return {
+            "numeric": torch.zeros(rows, len(spec.numeric)),
+            "categorical": torch.zeros(rows, len(spec.categorical), dtype=torch.int64),
+        }
+    if isinstance(spec, TensorSpec):
+        shape = [32 if n is None else n for n in spec.shape]
+        return torch.zeros(rows, *shape, dtype=getattr(torch, spec.dtype))
+    return {name: sample_inputs(s, rows) for name, s in spec.items()}
+
+
+# ------------------------------------------------------------------------------------------------ plain data of a part
+class Described:
+    """Mixin that remembers the arguments an instance was made with, so that :func:`describe` can state them."""
+
+    _made_with: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Keep the arguments; copies and unpickled instances bring theirs along in their state."""
+        self = super().__new__(cls)
+        object.__setattr__(self, "_made_with", (args, kwargs))
+        return self
+
+
+def describe(part: Any) -> Any:
+    """Turn a part into plain data that rebuilds it: what YAML would say.
+
+    Classes and functions become dotted paths, partials and :class:`Described` instances
+    ``{"class_path": ..., "init_args": {...}}``; numbers, strings, lists and dicts stay what they are.
+
+    Raises:
+        NotDescribableError: for other instances, lambdas and everything local, which only code can rebuild.
+    """
+    if part is None or isinstance(part, bool | int | float | str):
+        return part
+    if isinstance(part, Path):
+        return str(part)
+    if isinstance(part, list | tuple | set | frozenset):
+        return [describe(item) for item in part]
+    if isinstance(part, Mapping):
+        return {str(key): describe(value) for key, value in part.items()}
+    if isinstance(part, TargetSpec):
+        return {key: describe(value) for key, value in asdict(part).items()}
+    if isinstance(part, functools.partial):
+        return _describe_partial(part)
+    if isinstance(part, Described) and part._made_with is not None:
+        args, kwargs = part._made_with
+        return _class_with_arguments(type(part), args, kwargs)
+    if inspect.isclass(part):
+        return {"class_path": _dotted_path(part)}
+    if inspect.isfunction(part) or inspect.isbuiltin(part):
+        return _dotted_path(part)
+    raise NotDescribableError(f"Expected a class, a partial of one or plain data, found an instance: {part!r}.")
+
+
+def _describe_partial(part: functools.partial[Any]) -> dict[str, Any]:
+    """Describe ``partial(Class, **kwargs)``, or the parser's form of it, ``partial(make, ..., Class, **kwargs)``."""
+    if inspect.isclass(part.func):
+        if part.args:
+            raise NotDescribableError(f"Expected a partial with keyword arguments only, found {part!r}.")
+        return _class_with_arguments(part.func, (), part.keywords)
+    found = [arg for arg in part.args if inspect.isclass(arg)]
+    if len(found) != 1:
+        raise NotDescribableError(f"Expected a partial of a class, found {part!r}.")
+    return _class_with_arguments(found[0], (), part.keywords)
+
+
+def _class_with_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    named = dict(inspect.signature(cls).bind(*args, **kwargs).arguments) if args else dict(kwargs)
+    described = {"class_path": _dotted_path(cls)}
+    return described | ({"init_args": {key: describe(value) for key, value in named.items()}} if named else {})
+
+
+def _dotted_path(part: Any) -> str:
+    """Return ``module.name``, the shortest one that the package exports, and check that it leads back."""
+    module, name = part.__module__, part.__qualname__
+    if module is None or "<" in name or "." in name:
+        raise NotDescribableError(f"Expected a class or function at the top of a module, found {module}.{name}.")
+    package = module.rpartition(".")[0]
+    for candidate in (package, module):
+        if candidate and getattr(importlib.import_module(candidate), name, None) is part:
+            return f"{candidate}.{name}"
+    raise NotDescribableError(f"Expected {module}.{name} to lead to {part!r}, found something else under that name.")
