@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from typing_extensions import Self
-
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from mtl_lightning.types import Likelihood
 
