@@ -10,7 +10,7 @@ import functools
 import importlib
 import inspect
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
 
@@ -217,8 +217,8 @@ def describe(part: Any) -> Any:
         return [describe(item) for item in part]
     if isinstance(part, Mapping):
         return {str(key): describe(value) for key, value in part.items()}
-    if isinstance(part, TargetSpec):
-        return {key: describe(value) for key, value in asdict(part).items()}
+    if is_dataclass(part) and not inspect.isclass(part):
+        return {item.name: describe(getattr(part, item.name)) for item in fields(part)}
     if isinstance(part, functools.partial):
         return _describe_partial(part)
     if isinstance(part, Described) and part._made_with is not None:

@@ -1,0 +1,127 @@
+"""A module's own part of a checkpoint: plain data that rebuilds it, and the random state of the process.
+
+Everything is under one key, so that Lightning's ``hyper_parameters`` stay empty: filled ones would override the
+command line at a resume. All of it loads with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentError
+from lightning.pytorch.cli import instantiate_module
+
+from mtl_lightning.types import (
+    ConfigurationError,
+    NotDescribableError,
+    describe,
+    input_spec_from_dict,
+    input_spec_to_dict,
+)
+
+if TYPE_CHECKING:
+    from mtl_lightning.core.module import MultiTaskModule
+
+KEY = "mtl_lightning"
+Module = TypeVar("Module", bound="MultiTaskModule")
+
+
+def describe_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Split constructor arguments into plain data and those that only code can give, with the reason."""
+    config: dict[str, Any] = {}
+    by_code: dict[str, str] = {}
+    for name, value in arguments.items():
+        try:
+            config[name] = describe(value)
+        except NotDescribableError as error:  # noqa: PERF203  # once per run
+            by_code[name] = str(error)
+    return config, by_code
+
+
+def describe_constructor(module: MultiTaskModule) -> tuple[dict[str, Any], dict[str, str]]:
+    """Describe the arguments that a module, or a user's subclass of it, was made with; see :func:`describe_arguments`.
+
+    The input spec is saved by itself, because the module may find it out later.
+    """
+    args, kwargs = module._made_with or ((), {})
+    bound = inspect.signature(type(module)).bind(*args, **kwargs)
+    object.__setattr__(module, "_made_with", None)
+    arguments: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        arguments |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
+    arguments.pop("input_spec", None)
+    return describe_arguments(arguments)
+
+
+def save(module: MultiTaskModule, checkpoint: dict[str, Any]) -> None:
+    """Add the module's part to a checkpoint that Lightning is about to write."""
+    data = getattr(module._trainer, "datamodule", None)
+    described, _ = describe_arguments({"data": data})
+    checkpoint[KEY] = {
+        "config": module.config,
+        "by_code": module.by_code,
+        "input_spec": input_spec_to_dict(module.input_spec),
+        "data": described.get("data"),
+        "schema": getattr(data, "schema", None),
+        "rng": random_state(),
+        "skipped": module.skipped,
+    }
+
+
+def load(cls: type[Module], path: str | Path, overrides: Mapping[str, Any], map_location: Any, strict: bool) -> Module:
+    """Rebuild a module from a checkpoint and load its weights.
+
+    Raises:
+        ConfigurationError: for a file that is no checkpoint of ours, and for arguments that must be passed again.
+    """
+    checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    if KEY not in checkpoint:
+        raise ConfigurationError(
+            f"{path}: expected a checkpoint of a MultiTaskModule, found keys {sorted(checkpoint)}."
+        )
+    saved = checkpoint[KEY]
+    if missing := {name: why for name, why in saved["by_code"].items() if name not in overrides}:
+        listed = "; ".join(f"`{name}` ({why})" for name, why in missing.items())
+        raise ConfigurationError(
+            f"{path} was trained with arguments that a checkpoint cannot hold: {listed} Pass them again: "
+            f"load_from_checkpoint(path, {', '.join(f'{name}=...' for name in missing)})."
+        )
+    arguments = {**saved["config"], "input_spec": input_spec_from_dict(saved["input_spec"]), **overrides}
+    try:
+        module: Module = instantiate_module(cls, arguments)
+    except (ArgumentError, ImportError) as error:
+        raise ConfigurationError(
+            f"{path} cannot be rebuilt: {error}\nPass the arguments in question to load_from_checkpoint again."
+        ) from error
+    module.load_state_dict(checkpoint["state_dict"], strict=strict)
+    return module
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of python's, numpy's and torch's generators as plain data and tensors."""
+    numpy = np.random.get_state(legacy=False)
+    assert isinstance(numpy, dict)  # what `legacy=False` gives, for the type checker
+    numpy["state"] = {"key": numpy["state"]["key"].tolist(), "pos": numpy["state"]["pos"]}
+    state: dict[str, Any] = {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Put back what :func:`random_state` returned."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    numpy = state["numpy"]
+    key = np.array(numpy["state"]["key"], dtype=np.uint32)
+    np.random.set_state({**numpy, "state": {**numpy["state"], "key": key}})
+    torch.set_rng_state(state["torch"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,132 @@
+"""What is written during training, and when: one row per recorded update, moved to the host in one transfer.
+
+``self.log`` costs about 0.4 ms per scalar and call; these values stay tensors on the device and are written by the
+loggers directly, on the steps that the trainer's ``log_every_n_steps`` asks for. Update n is written at step n - 1,
+as Lightning does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from mtl_lightning.core.module import MultiTaskModule
+
+
+class Row:
+    """Named scalars of one update: tensors on the device until :meth:`values` brings all of them over at once."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._tensors: list[Tensor] = []
+        self.host: dict[str, float] = {}
+
+    def add(self, names: list[str], values: Tensor) -> None:
+        """Add scalars () or a vector with a name for each entry."""
+        self._names += names
+        self._tensors.append(values.detach().reshape(-1).float())
+
+    def add_norms(self, groups: Mapping[str, list[Tensor]]) -> None:
+        """Add the gradient norm of each group."""
+        for name, grads in groups.items():
+            if grads:
+                self.add([f"train/grad_norm/{name}"], nn.utils.get_total_norm(grads))
+
+    def values(self) -> dict[str, float]:
+        """Return all scalars by name; the one transfer."""
+        return {**dict(zip(self._names, torch.cat(self._tensors).tolist(), strict=True)), **self.host}
+
+
+def due(module: MultiTaskModule) -> bool:
+    """Whether the loggers want the update that is being made."""
+    return _asked_for(module, module.trainer.global_step + 1)
+
+
+def _asked_for(module: MultiTaskModule, update: int) -> bool:
+    every: int = module.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set outside Trainer.__init__
+    return every > 0 and update % every == 0
+
+
+def collect(
+    module: MultiTaskModule,
+    losses: Tensor,
+    aux: Mapping[str, Tensor],
+    objective: Tensor,
+    counts: Mapping[str, float],
+    present: Tensor,
+) -> Row | None:
+    """Take the row of an update before its step, so that losses, weights and sigmas belong together.
+
+    ``losses`` (T,), ``aux`` and ``objective`` () are this process's parts. None on steps that nobody asks for.
+    """
+    if not (due(module) or module.trainer.is_last_batch):
+        return None
+    row = Row()
+    parts = torch.cat([losses.reshape(-1), objective.reshape(1) / module.world_size])
+    totals = module.all_sum(parts)
+    here = [index for index, name in enumerate(module.tasks) if counts[name]]
+    names = [name for name in module.tasks if counts[name]]
+    row.add(["train/loss"], totals[-1])
+    row.add([f"train/loss/{name}" for name in names], totals[here])
+    row.add([f"train/weight/{name}" for name in names], effective_weights(module, totals[:-1], present)[here])
+    sigmas = module.balancer.sigmas()
+    if sigmas is not None:
+        row.add([f"train/sigma/{name}" for name in module.tasks], sigmas)
+    for name, value in aux.items():
+        row.add([f"train/aux/{name}"], value)
+    for name, optimizer in module.group_optimizers.items():
+        row.host[f"train/lr/{name}"] = float(optimizer.param_groups[0]["lr"])
+    return row
+
+
+def effective_weights(module: MultiTaskModule, losses: Tensor, present: Tensor) -> Tensor:
+    """Return d objective / d losses (T,): what each task's gradient is multiplied by."""
+    with torch.enable_grad():
+        leaf = losses.detach().clone().requires_grad_()
+        (weights,) = torch.autograd.grad(module.balancer.objective(leaf, present), leaf)
+    return weights
+
+
+def write(module: MultiTaskModule, row: Row | None) -> None:
+    """Write a row to every logger, to the progress bar, and to the metrics that callbacks may monitor."""
+    if row is None:
+        return
+    values, trainer = row.values(), module.trainer
+    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
+    bar = {name.removeprefix("train/"): value for name, value in values.items() if name.startswith("train/loss")}
+    trainer.progress_bar_metrics.update(bar)
+    if _asked_for(module, trainer.global_step):
+        for logger in trainer.loggers:
+            logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=trainer.global_step - 1)
+
+
+def start(module: MultiTaskModule) -> None:
+    """Write TensorBoard's layout: all tasks' losses in one chart, all sigmas and all weights in others."""
+    charts = {
+        "losses": ["Multiline", [r"^train/loss/.*"]],
+        "sigmas": ["Multiline", [r"^train/sigma/.*"]],
+        "weights": ["Multiline", [r"^train/weight/.*"]],
+        "validation losses": ["Multiline", [r"^val/loss/.*"]],
+    }
+    for logger in _tensorboards(module):
+        logger.experiment.add_custom_scalars({"tasks": charts})
+
+
+def finish(module: MultiTaskModule) -> None:
+    """Write the hyperparameters beside the last validation's metrics, for TensorBoard's table of runs."""
+    final = {
+        f"hp/{name}": float(value) for name, value in module.trainer.callback_metrics.items() if name.startswith("val/")
+    }
+    if final and module.hparams_initial:
+        for logger in _tensorboards(module):
+            logger.log_hyperparams(dict(module.hparams_initial), final)
+
+
+def _tensorboards(module: MultiTaskModule) -> list[TensorBoardLogger]:
+    loggers = module.trainer.loggers if module.trainer.is_global_zero else []
+    return [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]

@@ -1,0 +1,210 @@
+"""One update: the gradient of a complete window of micro-batches, then one step of every group's optimizer.
+
+In order: count labels from the targets; forward each micro-batch; divide the summed losses by the window's counts;
+let the balancer make one number; differentiate once; leave absent tasks untouched; step, clear, schedule, record.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mtl_lightning.core import record
+from mtl_lightning.core.batches import check_targets, targets_of, weight_of
+from mtl_lightning.types import Batch, MtlLightningError, TargetError
+
+if TYPE_CHECKING:
+    from mtl_lightning.core.module import MultiTaskModule
+
+
+class NonFiniteError(MtlLightningError, ArithmeticError):
+    """A loss or a gradient is inf or nan; says where."""
+
+
+def update(module: MultiTaskModule, window: Sequence[Batch]) -> Tensor | None:
+    """Make one update from a complete window and return the objective (); None if no task has a label."""
+    counts = count_labels(module, window)
+    if not any(counts.values()):
+        return None
+    module.labels.labelled.update(task for task, count in counts.items() if count)
+    present = torch.tensor([counts[task] > 0 for task in module.tasks], device=module.device)
+    losses, aux, objective = backward(module, window, counts, present)
+    leave_absent_untouched(module, counts)
+    row = record.collect(module, losses, aux, objective, counts, present)
+    module.pending_row, module.last_losses = row, losses
+    optimizer = module.composite_optimizer()
+    optimizer.step()
+    optimizer.zero_grad()
+    module.balancer.after_update(lambda: recompute(module, window, counts))
+    record.write(module, row)
+    module.pending_row = None
+    module.step_schedulers("step", module.trainer.global_step)
+    return objective
+
+
+# -------------------------------------------------------------------------------------------------------------- labels
+def count_labels(module: MultiTaskModule, window: Sequence[Batch]) -> dict[str, float]:
+    """Return the number (or weight) of labelled elements of each task over the window and all processes.
+
+    The one host read of an update. An invalid value makes a count nan.
+
+    Raises:
+        TargetError: that says what is wrong with which task's target.
+    """
+    zero = torch.zeros((), device=module.device)
+    totals = [zero] * len(module.tasks)
+    for batch in window:
+        targets = targets_of(batch)
+        for index, (name, task) in enumerate(module.tasks.items()):
+            if name in targets:
+                totals[index] = totals[index] + task.count(targets[name], weight_of(batch, name))
+    counts: list[float] = module.all_sum(torch.stack(totals)).tolist()
+    if any(map(math.isnan, counts)):
+        for batch in window:
+            check_targets(batch, module.tasks)
+        bad = [name for name, count in zip(module.tasks, counts, strict=True) if math.isnan(count)]
+        raise TargetError(f"The targets or weights of {bad} hold an invalid value, on this process or another one.")
+    return dict(zip(module.tasks, counts, strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------------ gradient
+def backward(
+    module: MultiTaskModule, window: Sequence[Batch], counts: Mapping[str, float], present: Tensor
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """Leave the gradient of the balanced objective in ``.grad``.
+
+    An affine objective is differentiated micro-batch by micro-batch, which adds up; any other one is differentiated
+    once, at the losses of the whole window and all processes.
+
+    Returns:
+        This process's part of the losses (T,), its auxiliary losses, and of the objective (); detached.
+    """
+    balancer, world = module.balancer, module.world_size
+    last, parts = len(window) - 1, len(window)
+    kept: list[tuple[Tensor, dict[str, Tensor]]] = []
+    total = torch.zeros((), device=module.device)
+    affine = balancer.affine
+    for index, batch in enumerate(window):
+        losses, aux = window_losses(module, batch, counts)
+        kept.append(
+            (losses.detach(), {name: value.detach() for name, value in aux.items()}) if affine else (losses, aux)
+        )
+        if affine:
+            scale = parts * world
+            objective = balancer.objective(losses * scale if scale > 1 else losses, present)
+            objective = (objective / parts if parts > 1 else objective) + _sum(aux, parts)
+            with nullcontext() if index == last else module.no_gradient_sync():
+                module.manual_backward(objective)
+            total = total + objective.detach()
+    losses = torch.stack([losses for losses, _ in kept]).sum(0) if parts > 1 else kept[0][0]
+    if not affine:
+        scaled = losses * world
+        exact = scaled + (module.all_sum(losses.detach()) - scaled).detach() if world > 1 else scaled
+        objective = balancer.objective(exact, present)
+        for _, aux in kept:
+            objective = objective + _sum(aux, parts)
+        module.manual_backward(objective)
+        total = objective.detach()
+    means = {
+        name: sum((aux[name].detach() for _, aux in kept), start=torch.zeros_like(total)) / parts for name in kept[0][1]
+    }
+    return losses.detach(), means, total
+
+
+def window_losses(
+    module: MultiTaskModule, batch: Batch, counts: Mapping[str, float]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Forward one micro-batch and return its part of the window's mean losses (T,), and its auxiliary losses.
+
+    A task that is present anywhere is run wherever its target is given, labelled or not, so that every process
+    builds the same graph.
+    """
+    targets = targets_of(batch)
+    names = [name for name in module.tasks if name in targets and counts[name] > 0]
+    outputs, aux = module.run(batch["inputs"], names)
+    with full_precision(module):
+        zero = torch.zeros((), device=module.device)
+        losses = [
+            task.loss(outputs[name], targets[name], weight_of(batch, name)) / counts[name] if name in names else zero
+            for name, task in module.tasks.items()
+        ]
+        return torch.stack(losses), {name: value.float() for name, value in aux.items()}
+
+
+def full_precision(module: MultiTaskModule) -> AbstractContextManager[Any]:
+    """Switch autocast off: losses and what follows from them are never below float32."""
+    return torch.autocast(module.device.type, enabled=False)
+
+
+def _sum(aux: Mapping[str, Tensor], parts: int) -> Tensor | float:
+    return sum(aux.values()) / parts if aux else 0.0
+
+
+def leave_absent_untouched(module: MultiTaskModule, counts: Mapping[str, float]) -> None:
+    """Set the gradients of absent tasks to None, so that no optimizer moves them: neither by momentum nor decay.
+
+    A task that a present one reads through an open edge keeps its gradients, though not its balancer state.
+    """
+    absent = [name for name, count in counts.items() if not count]
+    if not absent:
+        return
+    reached = module.graph.reached_by(name for name, count in counts.items() if count)
+    owned = module.balancer.owned()
+    for index, name in enumerate(module.tasks):
+        if name in absent:
+            parameters = [] if name in reached else list(module.roles.tasks[name].values())
+            for parameter in [*parameters, *owned.get(index, [])]:
+                parameter.grad = None
+
+
+def recompute(module: MultiTaskModule, window: Sequence[Batch], counts: Mapping[str, float]) -> Tensor:
+    """Return the window's losses (T,) over all processes at the new weights; buffers and random state untouched."""
+    with torch.no_grad(), frozen(module):
+        parts = [window_losses(module, batch, counts)[0] for batch in window]
+        return module.all_sum(torch.stack(parts).sum(0))
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Run forwards that leave buffers (BatchNorm statistics) and the random state as they were."""
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+    for buffer, value in buffers:
+        buffer.copy_(value)
+
+
+# ----------------------------------------------------------------------------------------- between gradient and step
+def finish_gradients(module: MultiTaskModule) -> None:
+    """Do what needs the unscaled gradients: record their norms, refuse non-finite ones, clip per group."""
+    groups = {name: [p.grad for p in named.values() if p.grad is not None] for name, named in module.groups.items()}
+    if module.pending_row is not None:
+        module.pending_row.add_norms(groups)
+    if module.on_nonfinite == "raise" and module.scaler is None:
+        _refuse_nonfinite(module, groups)
+    for name, value in module.gradient_clip.items():
+        if name in groups:
+            nn.utils.clip_grad_norm_(list(module.groups[name].values()), value)
+
+
+def _refuse_nonfinite(module: MultiTaskModule, groups: Mapping[str, list[Tensor]]) -> None:
+    total = nn.utils.get_total_norm([grad for grads in groups.values() for grad in grads])
+    if torch.isfinite(total):
+        return
+    finite = torch.isfinite(module.last_losses).tolist()
+    tasks = [name for name, good in zip(module.tasks, finite, strict=True) if not good]
+    for name, named in module.roles.tasks.items():
+        if name not in tasks and any(p.grad is not None and not torch.isfinite(p.grad).all() for p in named.values()):
+            tasks.append(name)
+    bad = [name for name, grads in groups.items() if not all(torch.isfinite(g).all() for g in grads)]
+    raise NonFiniteError(
+        f"Update {module.trainer.global_step + 1}: expected finite gradients, found inf or nan in the groups {bad}; "
+        f"the loss or the head of {tasks or 'no single task'} is not finite. Lower that group's learning rate, clip "
+        "its gradient (`gradient_clip`), or look for extreme values in its targets; `on_nonfinite: ignore` goes on."
+    )
