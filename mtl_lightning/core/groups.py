@@ -140,7 +140,7 @@ def build_optimizers(
         ConfigurationError: for an unknown group, a group without an optimizer, and optimizers that need a closure.
     """
     for name in factories:
-        known_name(name, [*groups, DEFAULT, BALANCER], "optimizers")
+        known_name(name, dict.fromkeys([*groups, BALANCER, DEFAULT]), "optimizers")
     if missing := [name for name in groups if name not in factories and DEFAULT not in factories]:
         raise ConfigurationError(
             f"No optimizer is given for the groups {missing}: expected an entry in `optimizers` for each of "

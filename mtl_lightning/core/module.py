@@ -88,8 +88,8 @@ class MultiTaskModule(Described, LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.config, self.by_code = plain.describe_constructor(self)
-        self.save_hyperparameters(self.config)
-        self.hparams.clear()  # loggers keep the initial ones; in a checkpoint they would override the command line
+        self.save_hyperparameters(self.config, logger=False)  # core/record.py gives them to the loggers
+        self.hparams.clear()  # the initial ones stay; in a checkpoint they would override the command line
         check_task_names(tasks)
         self.tasks = cast("Mapping[str, Task]", nn.ModuleDict(dict(tasks)))
         self.graph = TaskGraph(list(tasks), reads)
@@ -138,7 +138,7 @@ class MultiTaskModule(Described, LightningModule):
         self.roles = find_roles(self, names)
         self.groups = assign_groups(self.roles, self._patterns)
         for name in self.gradient_clip:
-            known_name(name, [*self.groups, BALANCER], "gradient_clip")
+            known_name(name, dict.fromkeys([*self.groups, BALANCER]), "gradient_clip")
 
     def configure_model(self) -> None:
         """Build what waited for the first batch's sizes."""

@@ -8,11 +8,13 @@ as Lightning does.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
+
+from mtl_lightning.core.checkpoint import describe_arguments
 
 if TYPE_CHECKING:
     from mtl_lightning.core.module import MultiTaskModule
@@ -106,15 +108,21 @@ def write(module: MultiTaskModule, row: Row | None) -> None:
 
 
 def start(module: MultiTaskModule) -> None:
-    """Write TensorBoard's layout: all tasks' losses in one chart, all sigmas and all weights in others."""
+    """Write TensorBoard's layout, all tasks' losses in one chart and all sigmas in another; hyperparameters elsewhere.
+
+    TensorBoard's table of runs wants the hyperparameters together with the final metrics: see :func:`finish`.
+    """
     charts = {
         "losses": ["Multiline", [r"^train/loss/.*"]],
         "sigmas": ["Multiline", [r"^train/sigma/.*"]],
         "weights": ["Multiline", [r"^train/weight/.*"]],
         "validation losses": ["Multiline", [r"^val/loss/.*"]],
     }
-    for logger in _tensorboards(module):
-        logger.experiment.add_custom_scalars({"tasks": charts})
+    for logger in module.trainer.loggers if module.trainer.is_global_zero else []:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_custom_scalars({"tasks": charts})
+        else:
+            logger.log_hyperparams(hyperparameters(module))
 
 
 def finish(module: MultiTaskModule) -> None:
@@ -122,11 +130,12 @@ def finish(module: MultiTaskModule) -> None:
     final = {
         f"hp/{name}": float(value) for name, value in module.trainer.callback_metrics.items() if name.startswith("val/")
     }
-    if final and module.hparams_initial:
-        for logger in _tensorboards(module):
-            logger.log_hyperparams(dict(module.hparams_initial), final)
+    for logger in module.trainer.loggers if module.trainer.is_global_zero else []:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(hyperparameters(module), final)
 
 
-def _tensorboards(module: MultiTaskModule) -> list[TensorBoardLogger]:
-    loggers = module.trainer.loggers if module.trainer.is_global_zero else []
-    return [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]
+def hyperparameters(module: MultiTaskModule) -> dict[str, Any]:
+    """Return what made the module and its data, as far as it is plain data, nested."""
+    data, _ = describe_arguments({"data": getattr(module.trainer, "datamodule", None)})
+    return {"model": dict(module.hparams_initial), **data}

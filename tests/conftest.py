@@ -1,0 +1,19 @@
+"""Settings of the whole suite."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_one_seed() -> None:
+    """Small networks run faster on one thread, and every test starts from the same random state."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs write their logs into the current folder."""
+    monkeypatch.chdir(str(tmp_path))
