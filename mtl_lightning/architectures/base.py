@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
-from mtl_lightning.types import ConfigurationError, Features, InputSpec, sample_inputs
+from mtl_lightning.architectures.sizes import size_or_outputs
+from mtl_lightning.types import ConfigurationError, Features, InputSpec
 
 
 class Encoder(nn.Module):
@@ -18,6 +19,11 @@ class Encoder(nn.Module):
 
     Subclasses take the spec as their first argument and set ``out_features``, the shape of the features without B.
     Any other ``nn.Module`` does as well: its output size is found by trying it.
+
+    Attributes:
+        out_features: the shape of the features, without B.
+        stages: an ``nn.Sequential`` which, run on the inputs, gives the features; only encoders that are a sequence
+            of layers have it. Architectures that share layer by layer join the tasks between these stages.
     """
 
     out_features: tuple[int, ...]
@@ -42,8 +48,8 @@ class Linear(Head):
             self.map = nn.Conv2d(in_features[0], out_features, 1)
         else:
             raise ConfigurationError(
-                f"Linear head: expected features (D,) or (D, H, W) a row, found {in_features}; choose another head in "
-                "`heads`, or let the encoder pool or flatten."
+                f"A linear map takes features (D,) or (D, H, W) a row, found {tuple(in_features)}; choose another head "
+                "in `heads`, or let the encoder pool or flatten."
             )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -73,9 +79,13 @@ class Architecture(nn.Module, ABC):
         return {}
 
 
-EncoderArgument: TypeAlias = Callable[[InputSpec], Encoder] | nn.Module
 HeadFactory: TypeAlias = Callable[[tuple[int, ...], int], Head] | Callable[[tuple[int, ...], int], nn.Module]
-ArchitectureArgument: TypeAlias = Callable[[InputSpec | None, list[str]], Architecture] | nn.Module
+if TYPE_CHECKING:  # Python may pass whatever makes a network, a class of the user's own included
+    EncoderArgument: TypeAlias = Callable[..., nn.Module] | nn.Module
+    ArchitectureArgument: TypeAlias = Callable[..., nn.Module] | nn.Module
+else:  # the YAML parser tries these in turn: a short name means ours, and only ours are factories of sizes
+    EncoderArgument: TypeAlias = Callable[[InputSpec], Encoder] | nn.Module
+    ArchitectureArgument: TypeAlias = Callable[[InputSpec | None, list[str]], Architecture] | nn.Module
 
 
 class PlainNetwork(Architecture):
@@ -88,23 +98,28 @@ class PlainNetwork(Architecture):
     def __init__(self, network: nn.Module, spec: InputSpec | None, tasks: Sequence[str]) -> None:
         super().__init__()
         self.network = network
-        output = None if hasattr(network, "out_features") else probe(network, spec)
+        output = size_or_outputs(network, spec)
         self.final = isinstance(output, Mapping)
-        self.feature_sizes = {}
-        if isinstance(output, Mapping):
-            if missing := [task for task in tasks if task not in output]:
-                raise ConfigurationError(
-                    f"{type(network).__name__} returns a dict of final outputs: expected one per task, found "
-                    f"{sorted(output)}, none for {missing}."
-                )
-        else:
-            self.feature_sizes = dict.fromkeys(
-                tasks, feature_size(network, spec) if output is None else tuple(output.shape[1:])
+        self.feature_sizes = {} if isinstance(output, Mapping) else dict.fromkeys(tasks, output)
+        if isinstance(output, Mapping) and (missing := [task for task in tasks if task not in output]):
+            raise ConfigurationError(
+                f"{type(network).__name__} returns a dict of final outputs: expected one per task, found "
+                f"{list(output)}, none for {missing}."
             )
 
     def forward(self, inputs: Any, tasks: Sequence[str]) -> Features:
         """Return the network's output, for each of ``tasks``."""
         output = self.network(inputs)
+        if isinstance(output, Mapping) != self.final:
+            expected = (
+                "a dict of the tasks' outputs, as in its trial run"
+                if self.final
+                else "a tensor of features, as its trial run or its `out_features` says"
+            )
+            raise ConfigurationError(
+                f"{type(self.network).__name__}: expected {expected}, found {type(output).__name__}. What a network "
+                "returns must not depend on its mode; one that returns a dict must not declare `out_features`."
+            )
         return Features({task: output[task] if self.final else output for task in tasks})
 
     def task_parameters(self) -> dict[str, list[nn.Parameter]]:
@@ -113,106 +128,91 @@ class PlainNetwork(Architecture):
         return {task: list(parameters) for task, parameters in declared().items()} if declared is not None else {}
 
 
+# ---------------------------------------------------------------------------------------------------- making the parts
 def build_encoder(encoder: EncoderArgument, spec: InputSpec | None) -> nn.Module:
     """Return the encoder itself, or make it: only :class:`Encoder` classes are given the spec.
 
-    A user's own class takes no sizes and is made without arguments; any other callable is called with the spec.
+    A user's own class, or a ``functools.partial`` of one, takes no sizes and is made without further arguments; any
+    other callable is called with the spec.
     """
     if isinstance(encoder, nn.Module):
         return encoder
-    if inspect.isclass(encoder) and not issubclass(encoder, Encoder):
+    cls = _class_behind(encoder)
+    if cls is not None and not issubclass(cls, Encoder):
         return made_without_arguments(encoder)
-    return encoder(_need(spec, encoder))
+    return _made(encoder, _need(spec, encoder))
 
 
 def build_architecture(argument: ArchitectureArgument, spec: InputSpec | None, tasks: Sequence[str]) -> Architecture:
-    """Return the architecture itself, or make it, or adapt a plain network; the rules of :func:`build_encoder`."""
-    if inspect.isclass(argument) and not issubclass(argument, Architecture):
+    """Return the architecture itself, or make it, or adapt a plain network; the rules of :func:`build_encoder`.
+
+    Raises:
+        ConfigurationError: if it cannot be made, or has no features for one of ``tasks``.
+    """
+    cls = _class_behind(argument)
+    if cls is not None and issubclass(cls, Encoder):
+        raise ConfigurationError(
+            f"{cls.__name__} is an encoder: expected an architecture, which says how tasks share it. Use "
+            f"`partial(SharedBottom, encoder={cls.__name__})`; in YAML give it as `encoder` in the `init_args` of one."
+        )
+    if isinstance(argument, nn.Module):
+        made: nn.Module = argument
+    elif cls is not None and not issubclass(cls, Architecture):
         made = made_without_arguments(argument)
-    elif isinstance(argument, nn.Module):
-        made = argument
     else:
-        made = argument(spec, list(tasks))
-    return made if isinstance(made, Architecture) else PlainNetwork(made, spec, tasks)
+        made = _made(argument, spec, list(tasks))
+    architecture = made if isinstance(made, Architecture) else PlainNetwork(made, spec, tasks)
+    sizes = getattr(architecture, "feature_sizes", {})
+    if not architecture.final and (missing := [task for task in tasks if task not in sizes]):
+        raise ConfigurationError(
+            f"{type(architecture).__name__}: expected `feature_sizes` of every task, found those of {list(sizes)}, "
+            f"none for {missing}."
+        )
+    return architecture
 
 
-def made_without_arguments(cls: type) -> nn.Module:
-    """Make a user's network class, which takes no sizes from the data.
+def made_without_arguments(factory: Callable[..., Any]) -> nn.Module:
+    """Make a user's network from its class or a partial of it, which take no sizes from the data.
 
     Raises:
         ConfigurationError: if it needs arguments, or makes something that is no ``nn.Module``.
     """
     try:
-        made = cls()
+        return _made(factory)
     except TypeError as error:
         raise ConfigurationError(
-            f"{cls.__name__} is a class of your own, which is made without arguments: {error}. Pass an instance, or a "
-            "`functools.partial` with its arguments inside a function of (input_spec, tasks)."
+            f"{_name(factory)} takes no sizes from the data, so it is made without arguments: {error}. Pass an "
+            "instance, or a `functools.partial` with its arguments; in YAML give them as `init_args`."
         ) from error
+
+
+def _made(factory: Any, *args: Any) -> nn.Module:
+    if not callable(factory):
+        raise ConfigurationError(f"Expected a network, or a class or function that makes one, found {factory!r}.")
+    made = factory(*args)
     if not isinstance(made, nn.Module):
-        raise ConfigurationError(f"Expected a network (an `nn.Module`), found {cls.__name__}.")
+        raise ConfigurationError(
+            f"Expected {_name(factory)} to make a network (an `nn.Module`), found {type(made).__name__}."
+        )
     return made
 
 
-def feature_size(encoder: nn.Module, spec: InputSpec | None) -> tuple[int, ...]:
-    """Return the shape of an encoder's features without B: its ``out_features``, or what one trial run shows."""
-    declared = getattr(encoder, "out_features", None)
-    if declared is not None:
-        return as_size(declared)
-    output = probe(encoder, spec)
-    if not isinstance(output, Tensor):
-        raise ConfigurationError(
-            f"Encoder {type(encoder).__name__}: expected a tensor (B, D, *) of features, found "
-            f"{type(output).__name__}; give it as the `architecture` if it returns the tasks' outputs."
-        )
-    return tuple(output.shape[1:])
+def _class_behind(factory: Any) -> type | None:
+    """Return the class that a class or a ``functools.partial`` of one makes."""
+    made = factory.func if isinstance(factory, functools.partial) else factory
+    return made if inspect.isclass(made) else None
 
 
-def as_size(out_features: int | Sequence[int]) -> tuple[int, ...]:
-    """Read ``out_features`` as a shape without B."""
-    return (out_features,) if isinstance(out_features, int) else tuple(out_features)
-
-
-def probe(network: nn.Module, spec: InputSpec | None) -> Any:
-    """Run ``network`` once on two made rows, in eval mode; its buffers, mode and the random state are restored."""
-    if spec is None:
-        raise ConfigurationError(
-            f"Cannot tell the output size of {type(network).__name__}: expected an `input_spec` or an `out_features` "
-            "attribute on the network, found neither."
-        )
-    parameter = next(network.parameters(), None)
-    inputs = sample_inputs(spec)
-    if parameter is not None:
-        inputs = _like(inputs, parameter)
-    modes = {module: module.training for module in network.modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            return network.eval()(inputs)
-    except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
-        raise ConfigurationError(
-            f"{type(network).__name__} does not run on two rows of {spec}: {error}. Fix its sizes, or set "
-            "`out_features` on it if it cannot run on made inputs."
-        ) from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-
-
-def _like(inputs: Any, parameter: Tensor) -> Any:
-    if isinstance(inputs, Mapping):
-        return {name: _like(value, parameter) for name, value in inputs.items()}
-    dtype = parameter.dtype if inputs.is_floating_point() and parameter.is_floating_point() else inputs.dtype
-    return inputs.to(parameter.device, dtype)
+def _name(factory: Any) -> str:
+    if isinstance(factory, functools.partial):  # the parser makes partial(make, Class)
+        return _name(next((arg for arg in factory.args if inspect.isclass(arg)), factory.func))
+    return str(getattr(factory, "__name__", factory))
 
 
 def _need(spec: InputSpec | None, part: Any) -> InputSpec:
     if spec is None:
         raise ConfigurationError(
-            f"{getattr(part, '__name__', part)} takes its sizes from the data: expected an `input_spec`, found none. "
+            f"{_name(part)} takes its sizes from the data: expected an `input_spec`, found none. "
             "Pass `input_spec` to the module, or give your datamodule an `input_spec` attribute."
         )
     return spec
