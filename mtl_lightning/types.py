@@ -26,11 +26,13 @@ __all__ = [
     "InputSpec",
     "Likelihood",
     "MtlLightningError",
+    "MtlLightningWarning",
     "NotDescribableError",
     "TableSpec",
     "TargetError",
     "TargetSpec",
     "TensorSpec",
+    "constructor_arguments",
     "describe",
     "input_spec_from_dict",
     "input_spec_to_dict",
@@ -42,6 +44,10 @@ __all__ = [
 # --------------------------------------------------------------------------------------------------------------- errors
 class MtlLightningError(Exception):
     """Base of this library's errors; the command line shows one as a message without a traceback."""
+
+
+class MtlLightningWarning(UserWarning):
+    """A run that works but will hardly learn, said in words; to filter with ``warnings.filterwarnings``."""
 
 
 class ConfigurationError(MtlLightningError, ValueError):
@@ -243,8 +249,18 @@ def _describe_partial(part: functools.partial[Any]) -> dict[str, Any]:
     return _class_with_arguments(found[0], (), part.keywords)
 
 
+def constructor_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that ``cls(*args, **kwargs)`` was given, by name."""
+    signature = inspect.signature(cls.__init__)  # type: ignore[misc]  # of the class itself, wherever it is inherited
+    bound = signature.bind_partial(None, *args, **kwargs)  # a partial lacks what it will be called with
+    named: dict[str, Any] = {}
+    for name, value in list(bound.arguments.items())[1:]:
+        named |= value if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD else {name: value}
+    return named
+
+
 def _class_with_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    named = dict(inspect.signature(cls).bind(*args, **kwargs).arguments) if args else dict(kwargs)
+    named = constructor_arguments(cls, args, kwargs)
     described = {"class_path": _dotted_path(cls)}
     return described | ({"init_args": {key: describe(value) for key, value in named.items()}} if named else {})
 

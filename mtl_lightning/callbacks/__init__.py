@@ -1,1 +1,17 @@
-"""Callbacks."""
+"""What watches a run from outside: symptoms of wrong learning rates, and predictions as a table.
+
+The first two see which groups of parameters learn badly, and say so in words, with the group's learning rate:
+
+>>> from lightning.pytorch import Trainer
+>>> from mtl_lightning.callbacks import DeadUnits, PredictionWriter, UpdateRatio
+>>> trainer = Trainer(callbacks=[DeadUnits(every_n_steps=100), UpdateRatio(), PredictionWriter("out.parquet")])
+
+In YAML: ``trainer: {callbacks: [{class_path: DeadUnits, init_args: {every_n_steps: 100}}]}``. A callback sees the
+module, its groups and its optimizers, never a particular task or balancer, and it changes nothing of a run.
+"""
+
+from mtl_lightning.callbacks.dead_units import DeadUnits
+from mtl_lightning.callbacks.prediction_writer import PredictionWriter
+from mtl_lightning.callbacks.update_ratio import UpdateRatio
+
+__all__ = ["DeadUnits", "PredictionWriter", "UpdateRatio"]

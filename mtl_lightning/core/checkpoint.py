@@ -6,7 +6,6 @@ command line at a resume. All of it loads with ``weights_only=True``.
 
 from __future__ import annotations
 
-import inspect
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from lightning.pytorch.cli import instantiate_module
 from mtl_lightning.types import (
     ConfigurationError,
     NotDescribableError,
+    constructor_arguments,
     describe,
     input_spec_from_dict,
     input_spec_to_dict,
@@ -50,12 +50,8 @@ def describe_constructor(module: MultiTaskModule) -> tuple[dict[str, Any], dict[
     The input spec is saved by itself, because the module may find it out later.
     """
     args, kwargs = module._made_with or ((), {})
-    bound = inspect.signature(type(module)).bind(*args, **kwargs)
     object.__setattr__(module, "_made_with", None)
-    arguments: dict[str, Any] = {}
-    for name, value in bound.arguments.items():
-        kind = bound.signature.parameters[name].kind
-        arguments |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
+    arguments = constructor_arguments(type(module), args, kwargs)
     arguments.pop("input_spec", None)
     return describe_arguments(arguments)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from mtl_lightning.core.batches import check_targets, micro_batches, targets_of, weight_of
-from mtl_lightning.core.step import full_precision
+from mtl_lightning.core.step import at_least_float32, full_precision
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch
 
@@ -60,14 +60,14 @@ class Evaluation(nn.Module):
         targets = targets_of(batch)
         for index, (name, task) in enumerate(tasks.items()):
             if name in targets:
-                output = outputs[name].float() if outputs[name].dtype.itemsize < 4 else outputs[name]
+                output = at_least_float32(outputs[name])
                 weight = weight_of(batch, name)
                 self.losses.update(index, task.loss(output, targets[name], weight), task.count(targets[name], weight))
                 task.update(cast("MetricCollection", self.metrics[name]), output, targets[name])
 
     def compute(self, prefix: str) -> dict[str, Tensor]:
         """Return ``<prefix>/loss``, ``<prefix>/loss/<task>`` and ``<prefix>/<metric>/<task>``; then start afresh."""
-        means, counts = self.losses.compute()
+        means, counts = (vector.reshape(-1) for vector in self.losses.compute())  # torchmetrics squeezes T = 1
         values: dict[str, Tensor] = {}
         labelled = counts > 0
         values[f"{prefix}/loss"] = means[labelled].sum()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
@@ -42,36 +42,33 @@ def find_roles(module: nn.Module, tasks: Sequence[str]) -> Roles:
     """Read the roles off a module that has ``architecture``, ``heads``, ``tasks`` and ``balancer``.
 
     Raises:
-        ConfigurationError: if a parameter belongs to two tasks.
+        ConfigurationError: if a parameter belongs to two tasks, or to one although it is shared.
     """
     architecture = module.architecture
     assert isinstance(architecture, Architecture)  # for the type checker; the module builds it
     owner: dict[int, str] = {}
 
-    def claim(task: str, parameters: Iterable[nn.Parameter]) -> None:
+    def claim(role: str, parameters: Iterable[nn.Parameter]) -> None:
         for parameter in parameters:
-            if owner.setdefault(id(parameter), task) != task:
+            if owner.setdefault(id(parameter), role) != role:
                 name = next(n for n, p in module.named_parameters() if p is parameter)
                 raise ConfigurationError(
-                    f"Parameter {name!r} is in two roles: expected one task, found {owner[id(parameter)]!r} and "
-                    f"{task!r}. Do not list it in `task_parameters()`, or do not tie it, so that it is shared."
+                    f"Parameter {name!r} is in two roles: expected one, found {owner[id(parameter)]!r} and {role!r}. "
+                    "Do not tie it; what several tasks use belongs in the architecture, outside `task_parameters()`."
                 )
 
     for task, parameters in architecture.task_parameters().items():
         known_name(task, tasks, f"{type(architecture).__name__}.task_parameters()")
         claim(task, parameters)
-    children = dict(module.named_children())
-    for part in ("heads", "tasks"):
-        for task, child in children[part].named_children():
+    claim(SHARED, [p for p in architecture.parameters() if id(p) not in owner])
+    for part in (module.heads, module.tasks):
+        for task, child in cast("nn.ModuleDict", part).items():  # `named_children` would leave out a tied head
             claim(task, child.parameters())
     roles = Roles(tasks={task: {} for task in tasks})
+    known = {SHARED: roles.shared, **roles.tasks}
     for name, parameter in module.named_parameters():
-        if id(parameter) in owner:
-            roles.tasks[owner[id(parameter)]][name] = parameter
-        elif name.startswith("architecture."):
-            roles.shared[name] = parameter
-        else:
-            (roles.balancer if name.startswith("balancer.") else roles.unknown)[name] = parameter
+        other = roles.balancer if name.startswith("balancer.") else roles.unknown
+        known.get(owner.get(id(parameter), ""), other)[name] = parameter
     return roles
 
 

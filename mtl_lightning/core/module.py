@@ -119,7 +119,7 @@ class MultiTaskModule(Described, LightningModule):
 
     # ---------------------------------------------------------------------------------------------------- construction
     def _build(self) -> None:
-        """Make the architecture, the heads, the roles and the groups; needs the input spec."""
+        """Make the architecture and the heads, which may need the input spec, then the roles and the groups."""
         names = list(self.tasks)
         self.architecture: Architecture = build_architecture(self._architecture, self.input_spec, names)
         del self._architecture
@@ -135,7 +135,12 @@ class MultiTaskModule(Described, LightningModule):
             default: HeadFactory = self._heads.get(DEFAULT, Linear)
             heads = {name: self._heads.get(name, default)(sizes[name], self.tasks[name].output_size) for name in names}
         self.heads = nn.ModuleDict(heads)
-        self.roles = find_roles(self, names)
+        if type(self).__init__ is MultiTaskModule.__init__:  # else the subclass may add layers after this constructor
+            self._find_groups()
+
+    def _find_groups(self) -> None:
+        """Give every parameter its role and its group."""
+        self.roles = find_roles(self, list(self.tasks))
         self.groups = assign_groups(self.roles, self._patterns)
         for name in self.gradient_clip:
             known_name(name, dict.fromkeys([*self.groups, BALANCER]), "gradient_clip")
@@ -185,7 +190,8 @@ class MultiTaskModule(Described, LightningModule):
         return self.optimizers()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Make one optimizer and scheduler per group, behind one of each."""
+        """Make one optimizer and scheduler per group, behind one of each; parameters may have been added till now."""
+        self._find_groups()
         optimizer = build_optimizers(self.groups, self._optimizers, self.roles, sparse_parameters(self))
         scheduler = CompositeScheduler(optimizer, self._schedulers, DEFAULT)
         if not scheduler.schedulers:
@@ -302,7 +308,7 @@ class MultiTaskModule(Described, LightningModule):
         """Return each task's prediction, in original units; a batch may hold inputs only."""
         inputs = batch["inputs"] if isinstance(batch, Mapping) and "inputs" in batch else batch
         outputs = self(inputs)
-        return {name: task.predict(outputs[name].float()) for name, task in self.tasks.items()}
+        return {name: task.predict(step.at_least_float32(outputs[name])) for name, task in self.tasks.items()}
 
     def _step_plateaus(self) -> None:
         scheduler = cast("Any", self.lr_schedulers())

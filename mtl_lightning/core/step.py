@@ -37,10 +37,11 @@ def update(module: MultiTaskModule, window: Sequence[Batch]) -> Tensor | None:
     leave_absent_untouched(module, counts)
     row = record.collect(module, losses, aux, objective, counts, present)
     module.pending_row, module.last_losses = row, losses
-    optimizer = module.composite_optimizer()
+    optimizer, skipped = module.composite_optimizer(), module.skipped
     optimizer.step()
     optimizer.zero_grad()
-    module.balancer.after_update(lambda: recompute(module, window, counts))
+    if module.skipped == skipped:
+        module.balancer.after_update(lambda: recompute(module, window, counts))
     record.write(module, row)
     module.pending_row = None
     module.step_schedulers("step", module.trainer.global_step)
@@ -133,12 +134,17 @@ def window_losses(
             task.loss(outputs[name], targets[name], weight_of(batch, name)) / counts[name] if name in names else zero
             for name, task in module.tasks.items()
         ]
-        return torch.stack(losses), {name: value.float() for name, value in aux.items()}
+        return torch.stack(losses), {name: at_least_float32(value) for name, value in aux.items()}
 
 
 def full_precision(module: MultiTaskModule) -> AbstractContextManager[Any]:
     """Switch autocast off: losses and what follows from them are never below float32."""
     return torch.autocast(module.device.type, enabled=False)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Return a half-precision tensor as float32, any other as it is."""
+    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
 def _sum(aux: Mapping[str, Tensor], parts: int) -> Tensor | float:
@@ -182,29 +188,54 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 # ----------------------------------------------------------------------------------------- between gradient and step
 def finish_gradients(module: MultiTaskModule) -> None:
-    """Do what needs the unscaled gradients: record their norms, refuse non-finite ones, clip per group."""
-    groups = {name: [p.grad for p in named.values() if p.grad is not None] for name, named in module.groups.items()}
+    """Do what needs the unscaled gradients: record their norms, refuse or skip non-finite ones, clip per group."""
+    groups = {
+        name: [_values(p.grad) for p in named.values() if p.grad is not None] for name, named in module.groups.items()
+    }
     if module.pending_row is not None:
         module.pending_row.add_norms(groups)
-    if module.on_nonfinite == "raise" and module.scaler is None:
-        _refuse_nonfinite(module, groups)
+    if module.on_nonfinite != "ignore" and (bad := _nonfinite_groups(groups)):
+        if module.on_nonfinite == "skip":
+            _skip(module)
+        elif module.scaler is None:  # a gradient scaler meets overflows all the time, and skips these updates itself
+            _refuse(module, bad)
+    if module.on_nonfinite == "skip" and module.pending_row is not None:
+        module.pending_row.host["train/skipped"] = module.skipped
     for name, value in module.gradient_clip.items():
         if name in groups:
             nn.utils.clip_grad_norm_(list(module.groups[name].values()), value)
 
 
-def _refuse_nonfinite(module: MultiTaskModule, groups: Mapping[str, list[Tensor]]) -> None:
+def _values(grad: Tensor) -> Tensor:
+    """Return a gradient, or the values of a sparse one, which norms do not take."""
+    return grad.coalesce().values() if grad.is_sparse else grad
+
+
+def _nonfinite_groups(groups: Mapping[str, list[Tensor]]) -> list[str]:
+    """Return the groups with inf or nan in a gradient: one host sync where there are none."""
     total = nn.utils.get_total_norm([grad for grads in groups.values() for grad in grads])
     if torch.isfinite(total):
-        return
+        return []
+    return [name for name, grads in groups.items() if not all(torch.isfinite(grad).all() for grad in grads)]
+
+
+def _skip(module: MultiTaskModule) -> None:
+    """Leave nothing to step: no weight decay, no momentum. The step itself still counts, as under a gradient scaler."""
+    module.skipped += 1
+    for named in module.groups.values():
+        for parameter in named.values():
+            parameter.grad = None
+
+
+def _refuse(module: MultiTaskModule, bad: list[str]) -> None:
     finite = torch.isfinite(module.last_losses).tolist()
     tasks = [name for name, good in zip(module.tasks, finite, strict=True) if not good]
     for name, named in module.roles.tasks.items():
         if name not in tasks and any(p.grad is not None and not torch.isfinite(p.grad).all() for p in named.values()):
             tasks.append(name)
-    bad = [name for name, grads in groups.items() if not all(torch.isfinite(g).all() for g in grads)]
     raise NonFiniteError(
         f"Update {module.trainer.global_step + 1}: expected finite gradients, found inf or nan in the groups {bad}; "
         f"the loss or the head of {tasks or 'no single task'} is not finite. Lower that group's learning rate, clip "
-        "its gradient (`gradient_clip`), or look for extreme values in its targets; `on_nonfinite: ignore` goes on."
+        "its gradient (`gradient_clip`), or look for extreme values in its targets; `on_nonfinite: skip` leaves such "
+        "updates out."
     )

@@ -1,1 +1,31 @@
-"""Tasks."""
+"""Tasks: one target each, with its loss, its metrics, its uncertainty term, and what other tasks may read of it.
+
+A task is made from what the data knows of the target (a :class:`~mtl_lightning.types.TargetSpec`), so that nobody
+repeats a size. Its loss is a sum over labelled elements; whoever divides it by the count has the mean. Missing labels
+are ``nan`` in float targets and ``-100`` in integer ones:
+
+>>> import torch
+>>> from mtl_lightning.tasks import Regression
+>>> from mtl_lightning.types import TargetSpec
+>>> depth = Regression(TargetSpec(units="metres"), loss="l1")
+>>> output, target = torch.zeros(3, depth.output_size), torch.tensor([1.0, float("nan"), 3.0])
+>>> depth.loss(output, target) / depth.count(target)
+tensor(2.)
+
+In YAML a task is chosen in place of the one that the data declares, by its target's name::
+
+    tasks:
+      depth: {class_path: Regression, init_args: {loss: huber, standardize: true}}
+
+A task of your own is a subclass of :class:`Task`.
+"""
+
+from mtl_lightning.tasks.base import Task
+from mtl_lightning.tasks.classification import (
+    BinaryClassification,
+    MulticlassClassification,
+    MultilabelClassification,
+)
+from mtl_lightning.tasks.regression import Regression
+
+__all__ = ["BinaryClassification", "MulticlassClassification", "MultilabelClassification", "Regression", "Task"]

@@ -1,0 +1,183 @@
+"""Predictions in one Parquet file, a column per task, as they are made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence, Sized
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
+
+from mtl_lightning.callbacks.diagnosis import multi_task
+from mtl_lightning.callbacks.parquet import Part, columns_of, merge, record_batch
+from mtl_lightning.core import MultiTaskModule
+from mtl_lightning.types import ConfigurationError
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes what ``trainer.predict`` gives to one Parquet file: a row per row of the data, in the loader's order.
+
+    Columns, for the tasks ``left`` (classes) and ``size`` (a number)::
+
+        left              int64
+        left.probability  fixed_size_list<float>[10]
+        size              float
+
+    A prediction (B,) is a column with the task's name, (B, D) one of lists of the fixed size D. Where a task predicts
+    several things, its ``"label"`` (or the first of them) is the column ``<task>`` and the others are
+    ``<task>.<key>``. The schema's metadata has, under the key ``b"mtl_lightning"``, JSON with ``units``, ``names`` (of
+    classes, labels or outputs) and ``sigmas`` (the learned noise scales, in the units of the targets), each by task::
+
+        table = pyarrow.parquet.read_table("predictions.parquet")
+        sigmas = json.loads(table.schema.metadata[b"mtl_lightning"])["sigmas"]
+
+    Rows are written while they come, and memory stays bounded if the trainer is told not to keep them too:
+    ``trainer.predict(..., return_predictions=False)``. The file appears under its name when it is complete; one that
+    was there before is replaced then. After a failure there is none.
+
+    Several predict dataloaders give a file each, with ``_0``, ``_1``, ..., or their names in a dict, before the
+    suffix. Several processes write a part each, which the first one puts together at the end, without the rows that a
+    sampler made up to share them out evenly; all must see the same directory.
+
+    Args:
+        path: of the file; by default ``predictions.parquet`` in the logger's directory of the run, or in the trainer's
+            ``default_root_dir`` without a logger.
+
+    Attributes:
+        paths: the files written by the last ``predict``.
+
+    Raises:
+        ConfigurationError: for predictions that are no table (dense ones), for rows that several processes do not
+            share out in turn, and at ``setup`` for a module that is no ``MultiTaskModule``.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        super().__init__("batch")
+        self.path = None if path is None else Path(path)
+        self.paths: list[Path] = []
+        self._targets: list[Path] = []  # one per dataloader
+        self._lengths: list[int] = []  # rows of their datasets; of interest to several processes only
+        self._parts: dict[int, Part] = {}  # by dataloader, of this process
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse other modules."""
+        super().setup(trainer, pl_module, stage)
+        multi_task(pl_module, self)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Decide on the files."""
+        directory = trainer.log_dir or trainer.default_root_dir  # asks all processes, so it comes first
+        path = self.path or Path(directory) / "predictions.parquet"
+        if path.is_dir():
+            raise ConfigurationError(f"PredictionWriter: expected the path of a file, found the directory {path}.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        loaders = CombinedLoader(trainer.predict_dataloaders, "sequential").flattened
+        self._targets = [path.with_stem(path.stem + end) for end in _endings(trainer.predict_dataloaders, len(loaders))]
+        self._lengths = [_rows_of(loader) for loader in loaders] if trainer.world_size > 1 else []
+        self._parts, self.paths = {}, []
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Add the predictions of a batch."""
+        if not isinstance(prediction, Mapping) or not prediction:
+            raise ConfigurationError(
+                "PredictionWriter: expected `predict_step` to return {task: tensor} or {task: {key: tensor}}, found "
+                f"{type(prediction).__name__}. Leave the callback out to write something else."
+            )
+        if dataloader_idx not in self._parts:
+            path = _part_of(self._targets[dataloader_idx], trainer.global_rank)
+            self._parts[dataloader_idx] = Part(path, _metadata(multi_task(pl_module, self)))
+        self._parts[dataloader_idx].write(record_batch(columns_of(prediction)))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Complete the files and give them their names."""
+        module = multi_task(pl_module, self)
+        for index, target in enumerate(self._targets):
+            part = self._parts.get(index)
+            if part is not None:
+                part.close()
+            shares = _shares(module, 0 if part is None else part.rows)  # all parts are closed, when this is known
+            if trainer.is_global_zero and any(shares):
+                self._complete(index, target, shares)
+            trainer.strategy.barrier("PredictionWriter")
+            if any(shares):
+                self.paths.append(target)
+                rank_zero_info(f"Predictions are in {target}.")
+        self._parts = {}
+
+    def _complete(self, index: int, target: Path, shares: Sequence[int]) -> None:
+        """Put the parts of all processes together under the target's name."""
+        parts = [_part_of(target, rank) if rows else None for rank, rows in enumerate(shares)]
+        if len(parts) == 1:
+            os.replace(_part_of(target, 0), target)
+            return
+        if lost := [str(part) for part in parts if part is not None and not part.exists()]:
+            raise ConfigurationError(
+                f"PredictionWriter: expected the parts of all processes, did not find {lost}. Choose a `path` in a "
+                "directory that all of them see."
+            )
+        merged = target.with_name(f".{target.name}.merged")
+        try:
+            merge(parts, merged, self._lengths[index])
+            os.replace(merged, target)
+        finally:
+            for leftover in (merged, *parts):
+                if leftover is not None:
+                    leftover.unlink(missing_ok=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave nothing unfinished behind."""
+        for part in self._parts.values():
+            part.discard()
+        self._parts = {}
+
+
+def _endings(loaders: Any, number: int) -> list[str]:
+    """Return what tells the files of several dataloaders apart."""
+    if number == 1:
+        return [""]
+    named = isinstance(loaders, Mapping) and len(loaders) == number
+    return [f"_{name}".replace(os.sep, "-") for name in (loaders if named else range(number))]
+
+
+def _rows_of(loader: Any) -> int:
+    dataset = getattr(loader, "dataset", None)
+    if not isinstance(dataset, Sized):
+        raise ConfigurationError(
+            "PredictionWriter: expected a dataset with a length, so that several processes can put its rows in order, "
+            f"found {type(dataset).__name__}. Predict with one process."
+        )
+    return len(dataset)
+
+
+def _part_of(target: Path, rank: int) -> Path:
+    """Return where a process writes until the file is complete: hidden, in the same directory."""
+    return target.with_name(f".{target.name}.part{rank}")
+
+
+def _shares(module: MultiTaskModule, rows: int) -> list[int]:
+    """Return the number of rows that each process has written."""
+    mine = torch.zeros(module.world_size, dtype=torch.int64, device=module.device)
+    mine[0 if module.world_size == 1 else module.global_rank] = rows
+    shares: list[int] = module.all_sum(mine).tolist()
+    return shares
+
+
+def _metadata(module: MultiTaskModule) -> dict[str, Any]:
+    return {
+        "units": {name: task.spec.units for name, task in module.tasks.items()},
+        "names": {name: list(task.spec.names) for name, task in module.tasks.items()},
+        "sigmas": module.sigmas(original_units=True),
+    }

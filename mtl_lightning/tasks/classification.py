@@ -1,0 +1,217 @@
+"""Classification of a row: yes or no, one of K classes, or any of M labels."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import (
+    BinaryAccuracy,
+    BinaryAUROC,
+    BinaryF1Score,
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MultilabelAccuracy,
+    MultilabelAUROC,
+    MultilabelF1Score,
+)
+
+from mtl_lightning.tasks.base import MetricFactories
+from mtl_lightning.tasks.likelihoods import SOFTMAX, Reduction
+from mtl_lightning.tasks.options import at_least_two, single_label, smoothing, weights
+from mtl_lightning.tasks.rows import MISSING, RowTask
+from mtl_lightning.tasks.yes_no import YesNoTask
+from mtl_lightning.types import ConfigurationError, TargetSpec
+
+
+class BinaryClassification(YesNoTask):
+    """One yes-or-no label a row, learned by binary cross-entropy (in nats).
+
+    Targets (B,) or (B, 1): integers or bools, 0, 1, or -100 for missing; or floats, 0, 1, or nan for missing.
+
+    Metrics: ``accuracy``, ``auroc``, ``f1`` (of the label 1), all between 0 and 1, higher is better.
+
+    Args:
+        spec: its shape is ``()``; ``classes``, where given, is 2.
+        pos_weight: factor on the loss of rows whose label is 1, such as (number of 0) / (number of 1).
+        label_smoothing: e in [0, 1) moves the wanted probabilities from 0 and 1 to e / 2 and 1 - e / 2.
+        metrics: metrics by name, in place of the default ones; they are fed probabilities and labels of shape (N,).
+
+    Raises:
+        ConfigurationError: for another spec, or options out of range.
+    """
+
+    def __init__(
+        self,
+        spec: TargetSpec,
+        *,
+        pos_weight: float | None = None,
+        label_smoothing: float = 0.0,
+        metrics: MetricFactories | None = None,
+    ) -> None:
+        single_label(spec, "BinaryClassification")
+        if spec.classes not in (None, 2):
+            raise ConfigurationError(
+                f"BinaryClassification: expected 2 classes in the TargetSpec, or none given, found {spec.classes}. Use "
+                "MulticlassClassification for more."
+            )
+        super().__init__(
+            spec,
+            columns=None,
+            pos_weight=pos_weight,
+            label_smoothing=label_smoothing,
+            reduction="mean",
+            metrics=metrics,
+        )
+
+    def default_metrics(self) -> MetricFactories:
+        """Return accuracy, area under the ROC curve (exact, so it keeps an epoch's predictions) and F1."""
+        return {"accuracy": BinaryAccuracy, "auroc": BinaryAUROC, "f1": BinaryF1Score}
+
+
+class MulticlassClassification(RowTask):
+    """One of K classes a row, learned by softmax cross-entropy (in nats).
+
+    Targets (B,) or (B, 1): integers 0..K-1, or ``ignore_index`` for missing.
+
+    Metrics: ``accuracy`` (over rows) and ``f1`` (mean over classes), between 0 and 1, higher is better.
+
+    Args:
+        spec: ``classes`` is K, at least 2; its shape is ``()``.
+        ignore_index: marks a missing label.
+        class_weights: K factors on the loss of rows by their class. The mean loss divides by the number of rows, not,
+            as ``torch.nn.CrossEntropyLoss`` does, by their summed weight.
+        label_smoothing: e in [0, 1) spreads e of the wanted probability evenly over all classes.
+        metrics: metrics by name, in place of the default ones; they are fed probabilities (N, K) and classes (N,).
+
+    Raises:
+        ConfigurationError: for another spec, or options out of range.
+    """
+
+    dtypes = "an integer dtype"
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        spec: TargetSpec,
+        *,
+        ignore_index: int = MISSING,
+        class_weights: list[float] | None = None,
+        label_smoothing: float = 0.0,
+        metrics: MetricFactories | None = None,
+    ) -> None:
+        single_label(spec, "MulticlassClassification")
+        size = at_least_two(spec.classes, "MulticlassClassification")
+        super().__init__(spec, columns=None, output_size=size, likelihood=SOFTMAX, metrics=metrics)
+        self.ignore_index = ignore_index
+        self.values = f"classes 0..{size - 1} or {ignore_index} for missing"
+        self.label_smoothing = smoothing(label_smoothing)
+        self.register_buffer("class_weights", weights("class_weights", class_weights, size), persistent=False)
+
+    def accepts(self, dtype: torch.dtype) -> bool:
+        """Integers only."""
+        return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+
+    def is_labelled(self, elements: Tensor) -> Tensor:
+        """``ignore_index`` is a missing label; compared as int64, since a uint8 would wrap a negative one."""
+        return elements.long() != self.ignore_index
+
+    def is_valid(self, elements: Tensor) -> Tensor:
+        """Classes are 0..K-1."""
+        return ~self.is_labelled(elements) | ((elements >= 0) & (elements < self.output_size))
+
+    def losses(self, output: Tensor, elements: Tensor, mask: Tensor) -> Tensor:
+        """Return the cross-entropy of each row, in nats."""
+        weight = None if self.class_weights is None else self.class_weights.to(output.dtype)
+        # An invalid class makes `count` nan, which is reported in words; unclamped, it would stop a GPU for good.
+        classes = elements.long().clamp(0, self.output_size - 1)
+        return F.cross_entropy(output, classes, weight, reduction="none", label_smoothing=self.label_smoothing)
+
+    def predict(self, output: Tensor) -> dict[str, Tensor]:
+        """Map outputs (B, K) to the classes' probabilities (B, K) and the likeliest class as the label (B,)."""
+        probability = self.for_metrics(output)
+        return {"probability": probability, "label": probability.argmax(-1)}
+
+    def estimate(self, output: Tensor) -> Tensor:
+        """Map outputs (B, K) to the classes' probabilities (B, K)."""
+        return self.outputs(output).softmax(-1)
+
+    def for_metrics(self, output: Tensor) -> Tensor:
+        """Metrics see probabilities."""
+        return self.precise(output).softmax(-1)
+
+    def default_metrics(self) -> MetricFactories:
+        """Return the accuracy over rows and the mean F1 over classes."""
+        size = self.output_size
+        return {
+            "accuracy": partial(MulticlassAccuracy, num_classes=size, average="micro"),
+            "f1": partial(MulticlassF1Score, num_classes=size, average="macro"),
+        }
+
+
+class MultilabelClassification(YesNoTask):
+    """M yes-or-no labels a row, each of which may be missing, learned by binary cross-entropy (in nats).
+
+    Targets (B, M): integers or bools, 0, 1, or -100 for missing; or floats, 0, 1, or nan for missing. Every labelled
+    entry is one element of the loss.
+
+    Metrics: ``accuracy`` (over labelled entries), ``auroc`` and ``f1`` (means over labels), between 0 and 1, higher is
+    better.
+
+    Args:
+        spec: M, at least 2, is its ``classes``, or the D of its shape ``(D,)``.
+        pos_weight: factor on the loss of entries whose label is 1: one for all labels, or M.
+        label_smoothing: e in [0, 1) moves the wanted probabilities from 0 and 1 to e / 2 and 1 - e / 2.
+        reduction: ``"sum"`` counts the task once per label in the uncertainty term, ``"mean"`` counts it as one
+            (:func:`~mtl_lightning.tasks.likelihoods.of_reduction`).
+        metrics: metrics by name, in place of the default ones; they are fed probabilities and labels (N, M), where -100
+            is a missing label: give them ``ignore_index: -100``.
+
+    Raises:
+        ConfigurationError: for another spec, or options out of range.
+    """
+
+    def __init__(
+        self,
+        spec: TargetSpec,
+        *,
+        pos_weight: float | list[float] | None = None,
+        label_smoothing: float = 0.0,
+        reduction: Reduction = "mean",
+        metrics: MetricFactories | None = None,
+    ) -> None:
+        size = at_least_two(spec.classes if spec.classes or not spec.shape else spec.shape[0], type(self).__name__)
+        if spec.shape not in ((), (size,)):
+            raise ConfigurationError(
+                f"MultilabelClassification: expected the shape ({size},) for {size} labels in the TargetSpec, found "
+                f"{spec.shape}."
+            )
+        super().__init__(
+            spec,
+            columns=size,
+            pos_weight=pos_weight,
+            label_smoothing=label_smoothing,
+            reduction=reduction,
+            metrics=metrics,
+        )
+
+    def default_metrics(self) -> MetricFactories:
+        """Return the accuracy over entries, and the means over labels of the area under the ROC curve and of F1."""
+        size = self.output_size
+        return {
+            "accuracy": partial(MultilabelAccuracy, num_labels=size, average="micro", ignore_index=MISSING),
+            "auroc": partial(MultilabelAUROC, num_labels=size, ignore_index=MISSING),
+            "f1": partial(MultilabelF1Score, num_labels=size, ignore_index=MISSING),
+        }
+
+    def update(self, metrics: MetricCollection, output: Tensor, target: Tensor) -> None:
+        """Feed the rows that have a label to ``metrics``; does nothing where there is none."""
+        elements = self.elements(target)
+        mask = self.is_labelled(elements)
+        rows = mask.any(1)
+        if rows.any():
+            labels = torch.where(mask, elements, MISSING).long()
+            metrics.update(self.for_metrics(output.detach())[rows], labels[rows])

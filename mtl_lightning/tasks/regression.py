@@ -1,0 +1,213 @@
+"""Regression of a number, or a vector of numbers, per row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import MeanAbsoluteError, MeanSquaredError
+from typing_extensions import Self
+
+from mtl_lightning.tasks.base import MetricFactories
+from mtl_lightning.tasks.likelihoods import GAUSSIAN, HUBER, LAPLACE, Reduction, of_reduction
+from mtl_lightning.tasks.rows import RowTask
+from mtl_lightning.types import ConfigurationError, Likelihood, TargetSpec
+
+ElementwiseLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+class Regression(RowTask):
+    """A number (B,), or a vector (B, D), per row; targets are floats, ``nan`` where a label is missing.
+
+    With ``standardize`` the loss, its sigma and :meth:`estimate` are in standardised units: every output has mean 0
+    and standard deviation 1 over the training split. :meth:`predict` and the metrics are in the target's own units
+    (``spec.units``) in either case.
+
+    Metrics: ``mae`` and ``rmse``, in the target's units, lower is better; over all labelled numbers of all outputs.
+
+    Args:
+        spec: its shape is ``()`` for a number, with targets (B,) or (B, 1), and ``(D,)`` for a vector.
+        loss: of the residual r: ``"mse"`` is ``r^2``; ``"l1"`` is ``|r|``; ``"huber"`` is ``r^2 / 2`` as far as
+            ``|r| = delta`` and ``delta * (|r| - delta / 2)`` beyond. Or a function of outputs and targets, both (B,) or
+            both (B, D), that returns one loss per element; in YAML its dotted path.
+        delta: where Huber's loss turns from square to linear, in the units of the loss.
+        likelihood: the uncertainty term as a ``Likelihood`` or its three fields; required with a loss of your own,
+            and in place of the usual term with another.
+        standardize: fit each output's mean and standard deviation with :meth:`fit_target`; a constant output is only
+            shifted. Without it the units of the loss are the target's.
+        reduction: ``"sum"`` counts a vector once per output in the uncertainty term, ``"mean"`` counts it as one
+            (:func:`~mtl_lightning.tasks.likelihoods.of_reduction`).
+        metrics: metrics by name, in place of the default ones; they are fed predictions and targets of shape (N,).
+
+    Raises:
+        ConfigurationError: for a shape with more axes, an unknown loss, or an own loss without a likelihood.
+    """
+
+    dtypes = "a floating-point dtype"
+    values = "finite numbers or nan for missing"
+    target_mean: Tensor
+    target_std: Tensor
+    target_fitted: Tensor
+
+    def __init__(
+        self,
+        spec: TargetSpec,
+        *,
+        loss: Literal["mse", "l1", "huber"] | ElementwiseLoss = "mse",
+        delta: float = 1.0,
+        likelihood: Likelihood | None = None,
+        standardize: bool = False,
+        reduction: Reduction = "mean",
+        metrics: MetricFactories | None = None,
+    ) -> None:
+        if len(spec.shape) > 1 or 0 in spec.shape:
+            raise ConfigurationError(
+                f"Regression: expected a number () or a vector (D,) per row in the TargetSpec, found {spec.shape}."
+            )
+        size = spec.shape[0] if spec.shape else 1
+        elementwise, term = _loss_and_term(loss, delta, likelihood)
+        super().__init__(
+            spec,
+            columns=size if spec.shape else None,
+            output_size=size,
+            likelihood=of_reduction(term, size, reduction),
+            metrics=metrics,
+        )
+        self.elementwise, self.standardize = elementwise, standardize
+        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        self.register_buffer("target_mean", torch.zeros(size, dtype=dtype), persistent=standardize)
+        self.register_buffer("target_std", torch.ones(size, dtype=dtype), persistent=standardize)
+        self.register_buffer("target_fitted", torch.tensor(not standardize), persistent=standardize)
+        self._fitted = not standardize  # the value of `target_fitted`, readable without a host sync
+        self.register_load_state_dict_post_hook(_read_fitted)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+    # ----------------------------------------------------------------------------------------------------- the target
+    def accepts(self, dtype: torch.dtype) -> bool:
+        """Floats only: in integers ``-100`` could be a number as well as a missing label."""
+        return dtype.is_floating_point
+
+    def is_labelled(self, elements: Tensor) -> Tensor:
+        """Everything but ``nan`` is a label."""
+        return ~elements.isnan()
+
+    def is_valid(self, elements: Tensor) -> Tensor:
+        """Everything but infinity is valid."""
+        return ~elements.isinf()
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the statistics are fitted, or not needed."""
+        return self._fitted
+
+    @property
+    def target_scale(self) -> float:
+        """Target's units per unit of the loss: the root mean square of the outputs' standard deviations."""
+        return float(self.target_std.square().mean().sqrt())
+
+    @torch.no_grad()
+    def fit_target(self, target: Tensor) -> None:
+        """Fit the mean and the standard deviation of each output over the labelled values of the training split.
+
+        Args:
+            target: the whole split's target, (N,), (N, 1) or (N, D). The standard deviation divides by the number of
+                labelled values, so that standardised targets have a variance of exactly 1; it is 1 for an output
+                whose values are all equal.
+
+        Raises:
+            TargetError: if the target is not valid.
+        """
+        if self._fitted:
+            return
+        self.check(target)
+        values = self.elements(target).detach().cpu().double().reshape(-1, self.output_size)
+        mask = ~values.isnan()
+        number = mask.sum(0).clamp(min=1)
+        mean = torch.where(mask, values, 0.0).sum(0) / number
+        std = (torch.where(mask, values - mean, 0.0).square().sum(0) / number).sqrt().to(self.target_std.dtype)
+        highest, lowest = (torch.where(mask, values, end) for end in (-torch.inf, torch.inf))
+        varies = (highest.amax(0) > lowest.amin(0)) & (std > 0)
+        self.target_mean.copy_(mean)
+        self.target_std.copy_(torch.where(varies, std, 1.0))
+        self.target_fitted.fill_(True)
+        self._fitted = True
+
+    # ----------------------------------------------------------------------------------------------------- the output
+    def losses(self, output: Tensor, elements: Tensor, mask: Tensor) -> Tensor:
+        """Return the loss of each element, in standardised units where the target is standardised."""
+        self._expect_fitted()
+        if self.standardize:
+            elements = (elements - self.target_mean) / self.target_std
+        output = output[:, 0] if self.columns is None else output
+        # Cut off where there is no label: a loss of the user's own may have a gradient there that is inf or nan.
+        return self.elementwise(torch.where(mask, output, 0.0), elements.to(output.dtype))
+
+    def predict(self, output: Tensor) -> Tensor:
+        """Map outputs (B, K) to numbers (B,), or vectors (B, D), in the target's units."""
+        self._expect_fitted()
+        values = self.precise(output) * self.target_std + self.target_mean
+        return values[:, 0] if self.columns is None else values
+
+    def estimate(self, output: Tensor) -> Tensor:
+        """Map outputs (B, K) to themselves: the numbers in the units of the loss."""
+        return self.outputs(output)
+
+    def for_metrics(self, output: Tensor) -> Tensor:
+        """Metrics see what users see."""
+        return self.predict(output)
+
+    def default_metrics(self) -> MetricFactories:
+        """Return the mean absolute error and the root of the mean squared error."""
+        return {"mae": MeanAbsoluteError, "rmse": partial(MeanSquaredError, squared=False)}
+
+    def _expect_fitted(self) -> None:
+        if not self._fitted:
+            raise ConfigurationError(
+                "Regression(standardize=True): expected its mean and standard deviation to be fitted, found none. Call "
+                "`fit_target` with the training split's target, or load a checkpoint that holds them."
+            )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Follow ``.to()``, but keep the statistics at float32 or better: half precision would round predictions."""
+
+        def keep_precision(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            halved = moved.dtype in (torch.float16, torch.bfloat16)
+            return tensor.to(moved.device) if halved else moved
+
+        super()._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return self
+
+
+def _loss_and_term(
+    loss: str | ElementwiseLoss, delta: float, likelihood: Likelihood | None
+) -> tuple[ElementwiseLoss, Likelihood]:
+    """Return the elementwise loss and its uncertainty term, before any reduction."""
+    named: dict[str, tuple[ElementwiseLoss, Likelihood]] = {
+        "mse": (partial(F.mse_loss, reduction="none"), GAUSSIAN),
+        "l1": (partial(F.l1_loss, reduction="none"), LAPLACE),
+        "huber": (partial(F.huber_loss, reduction="none", delta=delta), HUBER),
+    }
+    if not delta > 0:
+        raise ConfigurationError(f"Regression: expected a positive `delta`, found {delta}.")
+    if isinstance(loss, str):
+        if loss not in named:
+            raise ConfigurationError(
+                f"Regression: expected `loss` to be a function or in {list(named)}, found {loss!r}."
+            )
+        elementwise, usual = named[loss]
+        return elementwise, usual if likelihood is None else Likelihood(*likelihood)
+    if likelihood is None:
+        raise ConfigurationError(
+            "Regression: expected a `likelihood` together with a loss of your own, found none. Give the a, b and scale "
+            "of its term a * exp(-s) * L + b * s, such as (0.5, 0.5, 'log_var') for a squared error."
+        )
+    return loss, Likelihood(*likelihood)
+
+
+def _read_fitted(task: Regression, _incompatible_keys: object) -> None:
+    """Read the flag that a state dict has just brought along."""
+    task._fitted = bool(task.target_fitted)

@@ -1,0 +1,100 @@
+"""Every exported task with every spec that it takes, and every kind of target that its ``check`` takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mtl_lightning import tasks
+from mtl_lightning.tasks import Task
+from mtl_lightning.types import ConfigurationError, TargetError, TargetSpec
+
+SPECS = {
+    "scalar": TargetSpec(),
+    "classes": TargetSpec(classes=4, names=("a", "b", "c", "d")),
+    "vector": TargetSpec(shape=(3,), units="mm"),
+    "labels": TargetSpec(shape=(3,), classes=3),
+    "pixels": TargetSpec(shape=(4, 5), classes=4),
+}
+KINDS: dict[str, Callable[[tuple[int, ...], int], Tensor]] = {
+    "bits": lambda shape, _: torch.randint(0, 2, shape),
+    "bools": lambda shape, _: torch.randint(0, 2, shape).bool(),
+    "bits-as-floats": lambda shape, _: torch.randint(0, 2, shape).float(),
+    "classes": lambda shape, classes: torch.randint(0, classes, shape),
+    "small-integers": lambda shape, classes: torch.randint(0, classes, shape, dtype=torch.int16),
+    "numbers": lambda shape, _: 5 + 3 * torch.randn(shape),
+    "doubles": lambda shape, _: 5 + 3 * torch.randn(shape, dtype=torch.float64),
+}
+ROWS = 8
+EXPORTED = [getattr(tasks, name) for name in tasks.__all__]
+CLASSES = [cls for cls in EXPORTED if inspect.isclass(cls) and issubclass(cls, Task) and not inspect.isabstract(cls)]
+
+
+class Case:
+    """A class of tasks with a spec and a kind of target that go together."""
+
+    def __init__(self, cls: Any, spec: TargetSpec, kind: str) -> None:
+        self.cls, self.spec, self.kind = cls, spec, kind
+
+    def task(self, **options: Any) -> Task:
+        task: Task = self.cls(self.spec, **options)
+        return task
+
+    def target(self, rows: int = ROWS) -> Tensor:
+        shape = (rows, *(self.spec.shape or ()))
+        return KINDS[self.kind](shape, self.spec.classes or 2)
+
+    def output(self, rows: int = ROWS, dtype: torch.dtype = torch.float32) -> Tensor:
+        pixels = self.spec.shape if len(self.spec.shape) > 1 else ()
+        return torch.randn(rows, self.task().output_size, *pixels, dtype=dtype).requires_grad_()
+
+    @property
+    def can_miss(self) -> bool:
+        return self.kind != "bools"
+
+
+def find_cases() -> list[Any]:
+    """Return every (class, spec, kind) that goes together; each class must accept something."""
+    torch.manual_seed(0)
+    found: list[Any] = []
+    for cls in CLASSES:
+        before = len(found)
+        for spec_name, spec in SPECS.items():
+            for kind in KINDS:
+                case = Case(cls, spec, kind)
+                try:
+                    case.task().check(case.target(200))
+                except (ConfigurationError, TargetError):
+                    continue
+                found.append(pytest.param(case, id=f"{cls.__name__}-{spec_name}-{kind}"))
+        assert len(found) > before, f"{cls.__name__} accepts none of these specs and targets"
+    return found
+
+
+def is_case(value: object) -> bool:
+    return isinstance(value, Case) and value.can_miss
+
+
+CASES = find_cases()
+every_case = pytest.mark.parametrize("case", CASES)
+every_case_that_can_miss = pytest.mark.parametrize("case", [case for case in CASES if is_case(case.values[0])])
+
+
+def without_labels(target: Tensor, rows: Any) -> Tensor:
+    """A copy of the target whose ``rows`` (a mask or indices) are missing."""
+    target = target.clone()
+    target[rows] = float("nan") if target.is_floating_point() else -100
+    return target
+
+
+def refuses(cls: Any, spec: TargetSpec) -> bool:
+    try:
+        cls(spec)
+    except ConfigurationError:
+        return True
+    return False

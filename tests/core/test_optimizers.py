@@ -1,0 +1,268 @@
+"""The composite optimizer and the composite scheduler by themselves, without a trainer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import LBFGS, SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, ReduceLROnPlateau, StepLR
+
+from mtl_lightning.core import Schedule
+from mtl_lightning.core.optimizers import CompositeOptimizer, CompositeScheduler, needs_closure
+from mtl_lightning.types import ConfigurationError
+
+
+def parameters(*sizes: int) -> list[nn.Parameter]:
+    torch.manual_seed(1)
+    return [nn.Parameter(torch.randn(size)) for size in sizes]
+
+
+def make(trunk: list[nn.Parameter], head: list[nn.Parameter]) -> CompositeOptimizer:
+    return CompositeOptimizer({"trunk": Adam(trunk, lr=0.1), "head": make_head(head)})
+
+
+def make_head(head: list[nn.Parameter]) -> Optimizer:
+    """SGD with a rate of its own for all but the first parameter."""
+    split: list[dict[str, Any]] = [{"params": head[:1]}, {"params": head[1:], "lr": 0.5}]
+    return SGD(split, lr=0.2, momentum=0.9)
+
+
+def set_gradients(*groups: list[nn.Parameter]) -> None:
+    for group in groups:
+        for parameter in group:
+            parameter.grad = parameter.detach() * 2
+
+
+# ------------------------------------------------------------------------------------------------------- the composite
+def test_one_step_is_a_step_of_each_optimizer() -> None:
+    trunk, head = parameters(3, 2), parameters(4, 5)
+    alone, alone_head = parameters(3, 2), parameters(4, 5)
+    composite = make(trunk, head)
+    optimizers: list[Optimizer] = [Adam(alone, lr=0.1), make_head(alone_head)]
+    for _ in range(5):
+        set_gradients(trunk, head, alone, alone_head)
+        composite.step()
+        for optimizer in optimizers:
+            optimizer.step()
+    for found, expected in zip([*trunk, *head], [*alone, *alone_head], strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_parameter_groups_are_named_and_shared() -> None:
+    composite = make(parameters(3), parameters(4, 5))
+    assert [group["name"] for group in composite.param_groups] == ["trunk", "head/0", "head/1"]
+    composite.param_groups[2]["lr"] = 7.0
+    assert composite.optimizers["head"].param_groups[1]["lr"] == 7.0
+    composite.optimizers["trunk"].param_groups[0]["lr"] = 8.0
+    assert composite.param_groups[0]["lr"] == 8.0
+
+
+def test_zero_grad_clears_all_groups() -> None:
+    trunk, head = parameters(3), parameters(4, 5)
+    composite = make(trunk, head)
+    set_gradients(trunk, head)
+    composite.zero_grad()
+    assert [p.grad for p in [*trunk, *head]] == [None, None, None]
+
+
+def test_the_closure_is_called_once_before_any_step() -> None:
+    trunk, head = parameters(3), parameters(4, 5)
+    composite = make(trunk, head)
+    before = [p.detach().clone() for p in [*trunk, *head]]
+    seen: list[list[Tensor]] = []
+
+    def closure() -> float:
+        seen.append([p.detach().clone() for p in [*trunk, *head]])
+        set_gradients(trunk, head)
+        return 3.0
+
+    assert composite.step(closure) == 3.0
+    assert len(seen) == 1
+    assert all(torch.equal(a, b) for a, b in zip(seen[0], before, strict=True))
+    assert not torch.equal(trunk[0], before[0])
+
+
+def test_a_state_dict_is_flat_and_continues_the_same_run() -> None:
+    runs = [(parameters(3), parameters(4, 5)) for _ in range(2)]
+    (trunk, head), (other_trunk, other_head) = runs
+    first, second = make(trunk, head), make(other_trunk, other_head)
+    for _ in range(3):
+        set_gradients(trunk, head)
+        first.step()
+    first.param_groups[0]["lr"] = 0.03
+    for old, new in zip([*trunk, *head], [*other_trunk, *other_head], strict=True):
+        new.data.copy_(old.data)
+    saved = first.state_dict()
+    assert sorted(saved) == ["param_groups", "state"]
+    assert sorted(saved["state"]) == [0, 1, 2]
+    second.load_state_dict(copy.deepcopy(saved))
+    assert second.optimizers["trunk"].param_groups[0]["lr"] == 0.03
+    for _ in range(3):
+        set_gradients(trunk, head, other_trunk, other_head)
+        first.step()
+        second.step()
+    for old, new in zip([*trunk, *head], [*other_trunk, *other_head], strict=True):
+        assert torch.equal(old, new)
+
+
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [
+        pytest.param({"trunk": (3,), "top": (4,)}, r"the checkpoint \{'trunk': 1, 'head': 2\}", id="another name"),
+        pytest.param(
+            {"trunk": (3,), "head": (4, 5, 6)}, r"the module has \{'trunk': 1, 'head': 3\}", id="another size"
+        ),
+        pytest.param({"head": (4, 5), "trunk": (3,)}, r"the module has \{'head': 2, 'trunk': 1\}", id="another order"),
+        pytest.param({"trunk": (3,)}, r"the module has \{'trunk': 1\}", id="one less"),
+    ],
+)
+def test_other_groups_are_refused(other: Mapping[str, tuple[int, ...]], found: str) -> None:
+    saved = CompositeOptimizer({"trunk": Adam(parameters(3)), "head": SGD(parameters(4, 5))}).state_dict()
+    changed = CompositeOptimizer({name: SGD(parameters(*sizes)) for name, sizes in other.items()})
+    with pytest.raises(ConfigurationError, match=rf"The optimizer groups changed between save and load: .*{found}"):
+        changed.load_state_dict(saved)
+
+
+def test_the_state_of_another_plain_optimizer_is_refused() -> None:
+    composite = CompositeOptimizer({"trunk": Adam(parameters(3))})
+    with pytest.raises(ConfigurationError, match=r"the checkpoint \{None: 1\}"):
+        composite.load_state_dict(Adam(parameters(3)).state_dict())
+
+
+def test_groups_cannot_be_added_later() -> None:
+    composite = make(parameters(3), parameters(4, 5))
+    with pytest.raises(ConfigurationError, match="add it to `groups`"):
+        composite.add_param_group({"params": parameters(2)})
+
+
+def test_a_parameter_cannot_be_in_two_optimizers() -> None:
+    trunk = parameters(3)
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        CompositeOptimizer({"a": Adam(trunk), "b": Adam(trunk)})
+
+
+@pytest.mark.parametrize(("make_one", "needs"), [(SGD, False), (Adam, False), (LBFGS, True)])
+def test_optimizers_that_need_a_closure(make_one: Any, needs: bool) -> None:
+    assert needs_closure(make_one(parameters(3))) == needs
+
+
+# ------------------------------------------------------------------------------------------------------------ schedules
+def scheduled(schedule: Any, name: str = "trunk") -> tuple[CompositeOptimizer, CompositeScheduler]:
+    optimizer = CompositeOptimizer({"trunk": SGD(parameters(3), lr=1.0), "head": SGD(parameters(4), lr=1.0)})
+    return optimizer, CompositeScheduler(optimizer, {name: schedule}, "default")
+
+
+def rates(schedule: Any, interval: str, steps: int, metrics: Mapping[str, Any] | None = None) -> list[float]:
+    """The trunk's rate at each of the first steps."""
+    optimizer, scheduler = scheduled(schedule)
+    found = []
+    for index in range(1, steps + 1):
+        found.append(optimizer.optimizers["trunk"].param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step(interval, index, metrics or {})
+    assert optimizer.optimizers["head"].param_groups[0]["lr"] == 1.0
+    return found
+
+
+@pytest.mark.parametrize(
+    ("schedule", "interval", "expected"),
+    [
+        pytest.param(partial(StepLR, step_size=2), "epoch", [1, 1, 0.1, 0.1, 0.01], id="by epoch by default"),
+        pytest.param(partial(StepLR, step_size=2), "step", [1] * 5, id="not by step"),
+        pytest.param(
+            Schedule(partial(ExponentialLR, gamma=0.5), interval="step"),
+            "step",
+            [1, 0.5, 0.25, 0.125, 0.0625],
+            id="by step",
+        ),
+        pytest.param(
+            Schedule(partial(ExponentialLR, gamma=0.5), interval="step", frequency=2),
+            "step",
+            [1, 1, 0.5, 0.5, 0.25],
+            id="every second step",
+        ),
+        pytest.param(
+            Schedule(partial(StepLR, step_size=1), interval="step", warmup=3),
+            "step",
+            [0.01, 0.34, 0.67, 1.0, 0.1],
+            id="warm-up",
+        ),
+    ],
+)
+def test_rates_over_time(schedule: Any, interval: str, expected: list[float]) -> None:
+    assert rates(schedule, interval, 5) == pytest.approx(expected)
+
+
+def test_default_schedules_every_group() -> None:
+    optimizer, scheduler = scheduled(partial(StepLR, step_size=1), name="default")
+    optimizer.step()
+    scheduler.step("epoch", 1, {})
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1]
+
+
+def test_a_plateau_by_step_reads_its_metric() -> None:
+    schedule = Schedule(partial(ReduceLROnPlateau, patience=0, factor=0.5), interval="step", monitor="train/loss")
+    assert rates(schedule, "step", 4, {"train/loss": torch.tensor(1.0)}) == [1, 1, 0.5, 0.25]
+    with pytest.raises(
+        ConfigurationError, match=r"`schedulers\.trunk` monitors 'train/loss', .* found \['train/lass'\]"
+    ):
+        rates(schedule, "step", 1, {"train/lass": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        pytest.param(ReduceLROnPlateau, r"`schedulers\.trunk`: ReduceLROnPlateau needs a `monitor`", id="no monitor"),
+        pytest.param(
+            Schedule(ReduceLROnPlateau, monitor="val/loss", warmup=3),
+            "warm-up cannot precede ReduceLROnPlateau",
+            id="warm-up",
+        ),
+        pytest.param(
+            Schedule(partial(StepLR, step_size=1), interval="week"),  # type: ignore[arg-type]  # the point of the test
+            r"expected interval 'step' or 'epoch', .* found 'week', 1 and 0",
+            id="interval",
+        ),
+        pytest.param(Schedule(partial(StepLR, step_size=1), frequency=0), "found 'epoch', 0 and 0", id="frequency"),
+        pytest.param(
+            Schedule(partial(StepLR, step_size=1), warmup=-1), "found 'epoch', 1 and -1", id="negative warm-up"
+        ),
+    ],
+)
+def test_schedules_that_cannot_be_right(schedule: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        scheduled(schedule)
+
+
+def test_a_schedule_of_no_group() -> None:
+    message = r"`schedulers`: expected one of \['trunk', 'head', 'default'\], found 'trnuk'\. Did you mean 'trunk'\?"
+    with pytest.raises(ConfigurationError, match=message):
+        scheduled(partial(StepLR, step_size=1), name="trnuk")
+
+
+def test_the_schedulers_states_are_saved_by_group() -> None:
+    schedule = Schedule(partial(CosineAnnealingLR, T_max=10), interval="step", warmup=2)
+    (first, one), (second, two) = scheduled(schedule), scheduled(schedule)
+    for index in range(5):
+        first.step()
+        one.step("step", index, {})
+    two.load_state_dict(one.state_dict())
+    second.load_state_dict(first.state_dict())
+    for index in range(5):
+        for optimizer, scheduler in ((first, one), (second, two)):
+            optimizer.step()
+            scheduler.step("step", index, {})
+        assert first.param_groups[0]["lr"] == second.param_groups[0]["lr"]
+
+
+def test_other_scheduled_groups_are_refused() -> None:
+    saved = scheduled(partial(StepLR, step_size=1), name="trunk")[1].state_dict()
+    other = scheduled(partial(StepLR, step_size=1), name="head")[1]
+    with pytest.raises(ConfigurationError, match=r"the module schedules \['head'\], the checkpoint \['trunk'\]"):
+        other.load_state_dict(saved)
