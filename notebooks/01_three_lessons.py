@@ -34,7 +34,8 @@ from mtl_lightning.callbacks import DeadUnits
 from mtl_lightning.data import MultiDigit, SyntheticRegression
 from mtl_lightning.tasks import Regression
 
-logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+for name in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(name).setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module="lightning")
 torch.set_num_threads(1)
 

@@ -36,8 +36,10 @@ class Layer:
         """Take note of an output (B, D, *), or (B, *, D) behind a linear layer; a forward hook."""
         if not isinstance(output, Tensor) or output.dim() < 2 or not output.numel():
             return
-        unit = output.dim() - 1 if isinstance(self.feeder, _UNITS_LAST) else 1
-        peak = output.detach().amax([axis for axis in range(output.dim()) if axis != unit])
+        peak = output.detach().amax(0)  # rows first: three times as fast, for pictures, as all axes at once
+        unit = peak.dim() - 1 if isinstance(self.feeder, _UNITS_LAST) else 0
+        if peak.dim() > 1:
+            peak = peak.amax([axis for axis in range(peak.dim()) if axis != unit])
         before = self.peaks.get(len(peak))
         self.peaks[len(peak)] = peak if before is None else torch.maximum(before, peak)
 

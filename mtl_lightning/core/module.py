@@ -114,6 +114,7 @@ class MultiTaskModule(Described, LightningModule):
         self.pending_row: record.Row | None = None
         self.last_losses = torch.zeros(len(tasks))
         self._random_state: Mapping[str, Any] | None = None
+        self._metrics_before: Mapping[str, Any] = {}
         if input_spec is not None or isinstance(architecture, Architecture) or hasattr(architecture, "out_features"):
             self._build()
 
@@ -276,6 +277,10 @@ class MultiTaskModule(Described, LightningModule):
             plain.restore_random_state(self._random_state)
             self._random_state = None
 
+    def on_train_epoch_start(self) -> None:
+        """Remember the metrics of earlier epochs, which no plateau scheduler is to take for new ones."""
+        self._metrics_before = dict(self.trainer.callback_metrics)
+
     def on_train_epoch_end(self) -> None:
         """Step plateau schedulers of epochs without a validation; look for tasks that nobody labelled."""
         self._step_plateaus()
@@ -313,7 +318,7 @@ class MultiTaskModule(Described, LightningModule):
     def _step_plateaus(self) -> None:
         scheduler = cast("Any", self.lr_schedulers())
         if isinstance(scheduler, CompositeScheduler):
-            scheduler.step_plateaus(self.current_epoch, self.trainer)
+            scheduler.step_plateaus(self.trainer, self._metrics_before)
 
     # ------------------------------------------------------------------------------------------------------ checkpoint
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -189,18 +189,26 @@ class CompositeScheduler:
             if scheduler.interval == interval and index % scheduler.frequency == 0 and not waits:
                 scheduler.step(metrics)
 
-    def step_plateaus(self, epoch: int, trainer: Trainer) -> None:
-        """Step the plateau schedulers by epoch, once an epoch, as soon as their metric is known.
+    def step_plateaus(self, trainer: Trainer, before: Mapping[str, Any]) -> None:
+        """Step the plateau schedulers by epoch, once an epoch, as soon as their metric has been logged anew.
 
         Called at the end of a validation, so that a checkpoint written there holds the new rates, and at the end of
         the epoch. An epoch without a validation steps no scheduler that watches one.
+
+        Args:
+            trainer: whose metrics are read.
+            before: its metrics at the start of the epoch.
         """
-        metrics = trainer.callback_metrics
-        every = trainer.check_val_every_n_epoch
+        epoch, metrics, every = trainer.current_epoch, trainer.callback_metrics, trainer.check_val_every_n_epoch
         must_be_known = not trainer.validating and (every is None or (epoch + 1) % every == 0)
         for scheduler in self.schedulers.values():
             waits = scheduler.on_plateau and scheduler.interval == "epoch" and scheduler.last_epoch < epoch
-            due = waits and (epoch + 1) % scheduler.frequency == 0
-            if due and (must_be_known or scheduler.monitor in metrics):
+            monitor = str(scheduler.monitor)
+            is_new = monitor in metrics and metrics[monitor] is not before.get(monitor)
+            if (
+                waits
+                and (epoch + 1) % scheduler.frequency == 0
+                and (is_new or (must_be_known and monitor not in metrics))
+            ):
                 scheduler.last_epoch = epoch
                 scheduler.step(metrics)

@@ -138,4 +138,4 @@ def finish(module: MultiTaskModule) -> None:
 def hyperparameters(module: MultiTaskModule) -> dict[str, Any]:
     """Return what made the module and its data, as far as it is plain data, nested."""
     data, _ = describe_arguments({"data": getattr(module.trainer, "datamodule", None)})
-    return {"model": dict(module.hparams_initial), **data}
+    return {"model": dict(module.hparams_initial), **{key: value for key, value in data.items() if value}}

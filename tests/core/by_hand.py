@@ -110,11 +110,24 @@ class HandLoop:
         for optimizer in self.optimizers:
             optimizer.step()
 
-    def train(self, epochs: int, windows: Sequence[Sequence[Batch]]) -> HandLoop:
+    def train(
+        self,
+        epochs: int,
+        windows: Sequence[Sequence[Batch]],
+        after_update: Callable[[], None] = lambda: None,
+        after_epoch: Callable[[], None] = lambda: None,
+    ) -> HandLoop:
         for _ in range(epochs):
             for window in windows:
                 self.update(window)
+                after_update()
+            after_epoch()
         return self
+
+    @torch.no_grad()
+    def evaluate(self, batches: Sequence[Batch]) -> Tensor:
+        """The sum of the tasks' losses over a whole split."""
+        return torch.stack(list(self.means(batches).values())).sum()
 
 
 def labelled(task: str, output: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,165 @@
+"""What a run writes: real event files and CSV files are read back."""
+
+from __future__ import annotations
+
+import csv
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from torch.optim import SGD, Adam
+
+from mtl_lightning import MultiTaskModule
+from mtl_lightning.balancing import FixedWeighting, UncertaintyWeighting
+from tests.helpers import FACTORIES, TinyData, fit, make_batches, make_module, with_gaps
+
+TASKS = tuple(FACTORIES)
+GROUPS = ("shared", *TASKS, "balancer")
+RATES = {"default": partial(Adam, lr=1e-3), "kind": partial(SGD, lr=0.1), "balancer": partial(Adam, lr=1e-2)}
+
+
+def events(folder: Path) -> EventAccumulator:
+    """Read all event files below a folder that hold the run's scalars."""
+    (file,) = {path.parent for path in folder.rglob("events.out.tfevents.*")}
+    accumulator = EventAccumulator(str(file), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+class Witness(Callback):
+    """Notes, after each update, what the module itself says."""
+
+    def __init__(self) -> None:
+        self.before: list[dict[str, float]] = []
+        self.losses: list[torch.Tensor] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        assert isinstance(pl_module, MultiTaskModule)
+        self.before.append(pl_module.sigmas())
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        assert isinstance(pl_module, MultiTaskModule)
+        self.losses.append(pl_module.last_losses)
+
+
+def test_every_tag_is_written_on_the_axis_of_updates(tmp_path: Path) -> None:
+    module = make_module(balancer=UncertaintyWeighting, optimizers=RATES)
+    fit(module, TinyData(n=40), max_epochs=2, logger=TensorBoardLogger(tmp_path), log_every_n_steps=2)
+    written = events(tmp_path)
+    train = {f"train/{kind}/{task}" for kind in ("loss", "sigma", "weight") for task in TASKS}
+    train |= {f"train/{kind}/{group}" for kind in ("lr", "grad_norm") for group in GROUPS}
+    val = {"val/loss", *(f"val/loss/{task}" for task in TASKS), "val/accuracy/kind", "val/f1/kind"}
+    val |= {f"val/{metric}/{task}" for metric in ("mae", "rmse") for task in ("number", "vector")}
+    scalars = {tag for tag in written.Tags()["scalars"] if not tag.startswith("hp/")}
+    assert scalars == {*train, *val, "train/loss", "epoch"}
+    for tag in (*train, "train/loss"):
+        assert [event.step for event in written.Scalars(tag)] == [1, 3, 5, 7, 9], tag
+    assert [event.step for event in written.Scalars("val/loss")] == [4, 9]
+    assert [event.value for event in written.Scalars("train/lr/kind")] == pytest.approx([0.1] * 5)
+
+
+def test_the_written_values_belong_to_one_update(tmp_path: Path) -> None:
+    witness = Witness()
+    module = make_module(balancer=UncertaintyWeighting, optimizers=RATES)
+    logger = TensorBoardLogger(tmp_path)
+    fit(module, make_batches(6), logger=logger, log_every_n_steps=1, callbacks=[witness])
+    written = events(tmp_path)
+    for step in range(6):
+        row = {tag: written.Scalars(tag)[step].value for tag in written.Tags()["scalars"] if tag.startswith("train/")}
+        objective = 0.0
+        for index, (task, likelihood) in enumerate((name, module.tasks[name].likelihood) for name in TASKS):
+            sigma, loss = witness.before[step][task], float(witness.losses[step][index])
+            assert row[f"train/sigma/{task}"] == pytest.approx(sigma, rel=1e-6)
+            assert row[f"train/loss/{task}"] == pytest.approx(loss, rel=1e-6)
+            s = 2 * math.log(sigma) if likelihood.scale == "log_var" else math.log(sigma / math.sqrt(2))
+            assert row[f"train/weight/{task}"] == pytest.approx(likelihood.a * math.exp(-s), rel=1e-5)
+            objective += likelihood.a * math.exp(-s) * loss + likelihood.b * s
+        assert row["train/loss"] == pytest.approx(objective, rel=1e-5)
+
+
+def test_the_gradient_norm_is_that_of_the_unclipped_gradient(tmp_path: Path) -> None:
+    sizes: list[float] = []
+
+    class Norm(Callback):
+        def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            assert isinstance(pl_module, MultiTaskModule)
+            grads = [p.grad for p in pl_module.groups["shared"].values() if p.grad is not None]
+            sizes.append(float(torch.cat([grad.reshape(-1) for grad in grads]).norm()))
+
+    logger = TensorBoardLogger(tmp_path)
+    module = make_module(gradient_clip={"shared": 1e-3})
+    fit(module, make_batches(3), logger=logger, log_every_n_steps=1, callbacks=[Norm()])
+    assert [event.value for event in events(tmp_path).Scalars("train/grad_norm/shared")] == pytest.approx(sizes)
+
+
+def test_an_absent_task_is_not_written(tmp_path: Path) -> None:
+    batches = [batch if index else {**batch, "targets": {}} for index, batch in enumerate(make_batches(3))]
+    batches[0]["targets"] = {"kind": make_batches(3)[0]["targets"]["kind"]}
+    fit(make_module(), batches, logger=TensorBoardLogger(tmp_path), log_every_n_steps=1)
+    written = events(tmp_path)
+    assert [event.step for event in written.Scalars("train/loss/kind")] == [0, 1, 2]
+    assert [event.step for event in written.Scalars("train/loss/number")] == [1, 2]
+
+
+def test_the_layout_overlays_tasks(tmp_path: Path) -> None:
+    fit(make_module(), make_batches(2), logger=TensorBoardLogger(tmp_path))
+    written = events(tmp_path)
+    layout = layout_pb2.Layout.FromString(written.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
+    assert charts["losses"] == ["^train/loss/.*"]
+    assert charts["sigmas"] == ["^train/sigma/.*"]
+
+
+def test_hyperparameters_stand_beside_the_final_metrics(tmp_path: Path) -> None:
+    module = make_module(balancer=partial(FixedWeighting, weights=[1.0, 2.0, 3.0]))
+    trainer = fit(module, TinyData(n=24), logger=TensorBoardLogger(tmp_path, default_hp_metric=False))
+    written = events(tmp_path)
+    assert written.Scalars("hp/val/loss")[-1].value == pytest.approx(float(trainer.callback_metrics["val/loss"]))
+    assert "_hparams_/session_start_info" in written.summary_metadata
+    summary = written.summary_metadata["_hparams_/session_start_info"].plugin_data.content.decode("latin-1")
+    assert "model/balancer/class_path" in summary
+    assert "mtl_lightning.balancing.FixedWeighting" in summary
+
+
+def test_any_logger_several_and_none(tmp_path: Path) -> None:
+    loggers = [TensorBoardLogger(tmp_path / "board"), CSVLogger(tmp_path / "table")]
+    fit(make_module(), make_batches(4), logger=loggers, log_every_n_steps=2)
+    with (Path(loggers[1].log_dir or "") / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert [int(row["step"]) for row in rows] == [1, 3]
+    board = [event.value for event in events(tmp_path / "board").Scalars("train/loss/kind")]
+    assert [float(row["train/loss/kind"]) for row in rows] == pytest.approx(board)
+    assert (Path(loggers[1].log_dir or "") / "hparams.yaml").read_text().startswith("model:\n  architecture:")
+    trainer = fit(make_module(), make_batches(4), logger=False)
+    assert trainer.global_step == 4
+
+
+def test_callbacks_can_monitor_training_without_a_logger() -> None:
+    trainer = fit(make_module(balancer=UncertaintyWeighting), with_gaps(make_batches(3)), logger=False)
+    assert {"train/loss", "train/loss/kind", "train/sigma/kind"} <= trainer.callback_metrics.keys()
+
+
+def test_the_progress_bar_shows_a_loss_per_task(capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = fit(make_module(), make_batches(3), enable_progress_bar=True)
+    assert {"loss", "loss/number", "loss/vector", "loss/kind"} <= trainer.progress_bar_metrics.keys()
+    assert "loss/kind" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_learning_rate_monitor_names_the_groups(tmp_path: Path) -> None:
+    fit(
+        make_module(balancer=UncertaintyWeighting, optimizers=RATES),
+        make_batches(2),
+        logger=TensorBoardLogger(tmp_path),
+        log_every_n_steps=1,
+        callbacks=[LearningRateMonitor()],
+    )
+    named = {tag.rpartition("/")[2] for tag in events(tmp_path).Tags()["scalars"] if tag.startswith("lr-")}
+    assert named == set(GROUPS)
