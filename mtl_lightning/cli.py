@@ -169,7 +169,9 @@ def metrics_table(trainer: Trainer, module: MultiTaskModule) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------ nearest names
-_UNKNOWN_OPTION = r"[Oo]ption '([\w.]+)'|[Kk]ey '([\w.]+)' is not|[Uu]nrecognized arguments: --([\w.]+)|but got {'(\w+)'"
+_UNKNOWN_OPTION = (
+    r"[Oo]ption '([\w.]+)'|[Kk]ey '([\w.]+)' is not|[Uu]nrecognized arguments: --([\w.]+)|but got {'(\w+)'"
+)
 _UNKNOWN_CLASS = r"import path string: (\w+)|has no attribute '(\w+)'"
 """How the parser speaks of names that it does not know."""
 

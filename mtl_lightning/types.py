@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
 
@@ -215,8 +216,10 @@ def describe(part: Any) -> Any:
     Raises:
         NotDescribableError: for other instances, lambdas and everything local, which only code can rebuild.
     """
-    if part is None or isinstance(part, bool | int | float | str):
+    if part is None or isinstance(part, bool | str):
         return part
+    if isinstance(part, Integral | Real):  # numbers of NumPy too, which no checkpoint could hold as they are
+        return int(part) if isinstance(part, Integral) else float(part)
     if isinstance(part, Path):
         return str(part)
     if isinstance(part, list | tuple | set | frozenset):
@@ -234,7 +237,10 @@ def describe(part: Any) -> Any:
         return {"class_path": _dotted_path(part)}
     if inspect.isfunction(part) or inspect.isbuiltin(part):
         return _dotted_path(part)
-    raise NotDescribableError(f"Expected a class, a partial of one or plain data, found an instance: {part!r}.")
+    shown, *more = repr(part).splitlines()
+    raise NotDescribableError(
+        f"Expected a class, a partial of one or plain data, found an instance: {shown}{' ...' if more else ''}."
+    )
 
 
 def _describe_partial(part: functools.partial[Any]) -> dict[str, Any]:
@@ -250,12 +256,23 @@ def _describe_partial(part: functools.partial[Any]) -> dict[str, Any]:
 
 
 def constructor_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that ``cls(*args, **kwargs)`` was given, by name."""
-    signature = inspect.signature(cls.__init__)  # type: ignore[misc]  # of the class itself, wherever it is inherited
+    """Return the arguments that ``cls(*args, **kwargs)`` was given, by name.
+
+    A constructor with ``*args`` is taken to hand them on to that of its base class, first.
+    """
+    return _by_name([base for base in cls.__mro__ if "__init__" in base.__dict__], args, kwargs)
+
+
+def _by_name(classes: Sequence[type], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    signature = inspect.signature(classes[0].__init__)  # type: ignore[misc]  # of the class that defines it
     bound = signature.bind_partial(None, *args, **kwargs)  # a partial lacks what it will be called with
     named: dict[str, Any] = {}
     for name, value in list(bound.arguments.items())[1:]:
-        named |= value if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD else {name: value}
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            named |= _by_name(classes[1:], value, {})
+        else:
+            named |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
     return named
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torchjd.aggregation import Aggregator
 from typing_extensions import Self
 
-from mtl_lightning.types import Likelihood
+from mtl_lightning.types import ConfigurationError, Likelihood
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -25,9 +26,11 @@ class Balancer(nn.Module):
     Attributes:
         affine: a promise that :meth:`objective` is affine in the losses at fixed state, so that micro-batches and
             processes add up. A subclass that writes its own objective must make the promise again.
+        rows: whether it needs one gradient per task, which :meth:`combine` makes one.
     """
 
     affine: bool = True
+    rows: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Withdraw the promise ``affine`` from a subclass that overrides the objective and does not repeat it."""
@@ -53,6 +56,14 @@ class Balancer(nn.Module):
         An absent task's loss is 0 and must count for nothing: neither it nor any term of its learned state.
         """
         return torch.where(present, losses, 0.0).sum()
+
+    def combine(self, jacobian: Tensor, present: Tensor) -> Tensor:
+        """Map rows (P, D), the weighed gradients of the P present tasks over D shared parameters, to one (D,)."""
+        return jacobian.sum(0)
+
+    def wants_rows(self, micro_batches: int) -> bool:
+        """Whether an update of so many micro-batches needs one gradient per task; the core's only question."""
+        return self.rows or (not self.affine and micro_batches > 1)
 
     def owned(self) -> dict[int, list[nn.Parameter]]:
         """Return the learned parameters of each task's index; left untouched while that task is absent."""
@@ -80,3 +91,27 @@ class Balancer(nn.Module):
 
         super()._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return self
+
+
+BalancerArgument: TypeAlias = Callable[[int], Balancer] | Aggregator
+
+
+def build_balancer(argument: BalancerArgument | Balancer, num_tasks: int) -> Balancer:
+    """Make a balancer from its class or factory; a torchjd aggregator is adapted.
+
+    Raises:
+        ConfigurationError: if it makes something else.
+    """
+    from mtl_lightning.balancing.torchjd import TorchJD  # which is a Balancer itself
+
+    made: Any = argument if isinstance(argument, nn.Module) else argument(num_tasks)
+    if isinstance(made, Aggregator):
+        return TorchJD(num_tasks, aggregator=made)
+    if not isinstance(made, Balancer):
+        raise ConfigurationError(
+            f"`balancer`: expected a Balancer class, a function of the number of tasks that makes one, or a torchjd "
+            f"aggregator, found {made!r}."
+        )
+    if made.num_tasks != num_tasks:
+        raise ConfigurationError(f"`balancer`: expected one for {num_tasks} tasks, found one for {made.num_tasks}.")
+    return made

@@ -1,4 +1,4 @@
-"""A module's own part of a checkpoint: plain data that rebuilds it, and the random state of the process.
+"""A module's own part of a checkpoint: plain data that rebuilds it, and what an interrupted run goes on with.
 
 Everything is under one key, so that Lightning's ``hyper_parameters`` stay empty: filled ones would override the
 command line at a resume. All of it loads with ``weights_only=True``.
@@ -59,16 +59,19 @@ def describe_constructor(module: MultiTaskModule) -> tuple[dict[str, Any], dict[
 def save(module: MultiTaskModule, checkpoint: dict[str, Any]) -> None:
     """Add the module's part to a checkpoint that Lightning is about to write."""
     data = getattr(module._trainer, "datamodule", None)
-    described, _ = describe_arguments({"data": data})
+    described, _ = describe_arguments({"data": data, "schema": getattr(data, "schema", None)})
     checkpoint[KEY] = {
         "config": module.config,
         "by_code": module.by_code,
         "input_spec": input_spec_to_dict(module.input_spec),
         "data": described.get("data"),
-        "schema": getattr(data, "schema", None),
+        "schema": described.get("schema"),
         "rng": random_state(),
+        "window": started_window(module),
         "skipped": module.skipped,
     }
+    for key in {"optimizer_states", "lr_schedulers"} & checkpoint.keys():
+        checkpoint[key] = _without_numpy(checkpoint[key])
 
 
 def load(cls: type[Module], path: str | Path, overrides: Mapping[str, Any], map_location: Any, strict: bool) -> Module:
@@ -98,6 +101,31 @@ def load(cls: type[Module], path: str | Path, overrides: Mapping[str, Any], map_
         ) from error
     module.load_state_dict(checkpoint["state_dict"], strict=strict)
     return module
+
+
+def _without_numpy(value: Any) -> Any:
+    """Turn NumPy's numbers, such as the learning rates of a sweep, into plain ones, which load everywhere."""
+    if isinstance(value, dict):
+        return {key: _without_numpy(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_without_numpy, value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def started_window(module: MultiTaskModule) -> list[Any]:
+    """Return the micro-batches that wait for the rest of their window.
+
+    Empty, so that a resumed run goes on without them, if there are several processes, of which only one writes the
+    checkpoint, or if they hold more than tensors and plain data, which would make the checkpoint unreadable.
+    """
+    window = [dict(batch) for batch in module.window]
+    return window if module.world_size == 1 and all(map(_is_plain, window)) else []
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    return type(value) in (torch.Tensor, str, int, float, bool, type(None))
 
 
 def random_state() -> dict[str, Any]:

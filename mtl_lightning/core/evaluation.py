@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from mtl_lightning.core.batches import check_targets, micro_batches, targets_of, weight_of
-from mtl_lightning.core.step import at_least_float32, full_precision
+from mtl_lightning.core.gradient import at_least_float32, full_precision
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch
 
@@ -84,14 +84,13 @@ class Evaluation(nn.Module):
 
 
 def step(module: MultiTaskModule, stage: str, batch: Any, dataloader_idx: int) -> None:
-    """Add a batch of one dataloader to its metrics; targets are checked on the first one."""
+    """Add a batch of one dataloader to its metrics, once its targets are checked: metrics read them on the host too."""
     evaluations = module.evaluations[stage]
     while len(evaluations) <= dataloader_idx:
         evaluations.append(Evaluation(module.tasks, stage).to(module.device))
     evaluation = evaluations[dataloader_idx]
     for item in micro_batches(batch, module.tasks):
-        if not evaluation.started:
-            check_targets(item, module.tasks)
+        check_targets(item, module.tasks)
         outputs, _ = module.run(item["inputs"], list(targets_of(item)))
         with full_precision(module):
             evaluation.update(module.tasks, item, outputs)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -22,10 +22,11 @@ from mtl_lightning.architectures.base import (
     Linear,
     build_architecture,
 )
-from mtl_lightning.balancing.base import Balancer
+from mtl_lightning.balancing.base import Balancer, BalancerArgument, build_balancer
 from mtl_lightning.core import checkpoint as plain
 from mtl_lightning.core import evaluation, record, step
 from mtl_lightning.core.batches import LabelWatch, first_batch, micro_batches
+from mtl_lightning.core.gradient import at_least_float32
 from mtl_lightning.core.graph import Edge, TaskGraph, check_task_names, head_sizes, known_name, run_heads
 from mtl_lightning.core.groups import (
     BALANCER,
@@ -40,7 +41,6 @@ from mtl_lightning.core.trainer_arguments import TrainerArguments
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch, ConfigurationError, Described, InputSpec, spec_of
 
-BalancerArgument: TypeAlias = Callable[[int], Balancer]
 _NONFINITE = ("raise", "skip", "ignore")
 
 
@@ -105,7 +105,7 @@ class MultiTaskModule(Described, LightningModule):
         self._architecture, self._heads, self._patterns = architecture, dict(heads or {}), groups
         self._optimizers = optimizers or {DEFAULT: partial(Adam, lr=1e-3), BALANCER: partial(Adam, lr=1e-2)}
         self._schedulers = dict(schedulers or {})
-        self.balancer = balancer(len(tasks))
+        self.balancer = build_balancer(balancer, len(tasks))
         self.balancer.bind({name: task.likelihood for name, task in self.tasks.items()})
         self.evaluations: dict[str, list[evaluation.Evaluation]] = {"val": [], "test": []}  # no weights: not submodules
         self.window: list[Batch] = []
@@ -113,7 +113,7 @@ class MultiTaskModule(Described, LightningModule):
         self.skipped = 0
         self.pending_row: record.Row | None = None
         self.last_losses = torch.zeros(len(tasks))
-        self._random_state: Mapping[str, Any] | None = None
+        self._interrupted: Mapping[str, Any] = {}  # our part of the checkpoint that a run is resumed from
         self._metrics_before: Mapping[str, Any] = {}
         if input_spec is not None or isinstance(architecture, Architecture) or hasattr(architecture, "out_features"):
             self._build()
@@ -164,6 +164,10 @@ class MultiTaskModule(Described, LightningModule):
     def scaler(self) -> Any:
         """The gradient scaler of 16-mixed precision, or None."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def loss_scale(self) -> Tensor | float:
+        """What the gradient scaler multiplies losses by; 1 without one."""
+        return 1.0 if self.scaler is None else cast("Tensor", self.scaler.scale(torch.ones((), device=self.device)))
 
     @property
     def world_size(self) -> int:
@@ -257,7 +261,8 @@ class MultiTaskModule(Described, LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Take over what the trainer refuses under manual optimization; the last hook before its check."""
-        here = [callback for callback in self.trainer.callbacks if isinstance(callback, TrainerArguments)]
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # set outside its __init__
+        here = [callback for callback in callbacks if isinstance(callback, TrainerArguments)]
         self.trainer_arguments = here[0] if here else TrainerArguments()
         self.trainer_arguments.take(self.trainer)
         return [] if here else [self.trainer_arguments]
@@ -272,10 +277,11 @@ class MultiTaskModule(Described, LightningModule):
         record.start(self)
 
     def on_train_start(self) -> None:
-        """Put back the random state of an interrupted run, after the loaders were set up."""
-        if self._random_state is not None:
-            plain.restore_random_state(self._random_state)
-            self._random_state = None
+        """Put back the window and the random state of an interrupted run, after the loaders were set up."""
+        self.window = [self.trainer.strategy.batch_to_device(batch) for batch in self._interrupted.get("window", [])]
+        if "rng" in self._interrupted:
+            plain.restore_random_state(self._interrupted["rng"])
+        self._interrupted = {}
 
     def on_train_epoch_start(self) -> None:
         """Remember the metrics of earlier epochs, which no plateau scheduler is to take for new ones."""
@@ -313,7 +319,7 @@ class MultiTaskModule(Described, LightningModule):
         """Return each task's prediction, in original units; a batch may hold inputs only."""
         inputs = batch["inputs"] if isinstance(batch, Mapping) and "inputs" in batch else batch
         outputs = self(inputs)
-        return {name: task.predict(step.at_least_float32(outputs[name])) for name, task in self.tasks.items()}
+        return {name: task.predict(at_least_float32(outputs[name])) for name, task in self.tasks.items()}
 
     def _step_plateaus(self) -> None:
         scheduler = cast("Any", self.lr_schedulers())
@@ -326,9 +332,12 @@ class MultiTaskModule(Described, LightningModule):
         plain.save(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the random state for the start of training."""
-        saved = checkpoint.get(plain.KEY, {})
-        self._random_state, self.skipped = saved.get("rng"), saved.get("skipped", 0)
+        """Keep what the start of training needs, and make room for weights in float64."""
+        if self.trainer.precision == "64-true":
+            self.double()  # the trainer loads them before it does so, and would round them
+        if self.trainer.state.fn == "fit":
+            self._interrupted = checkpoint.get(plain.KEY, {})
+            self.skipped = self._interrupted.get("skipped", 0)
 
     @classmethod
     def load_from_checkpoint(

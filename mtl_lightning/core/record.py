@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from mtl_lightning.core.checkpoint import describe_arguments
+from mtl_lightning.core.gradient import Losses
 
 if TYPE_CHECKING:
     from mtl_lightning.core.module import MultiTaskModule
@@ -54,22 +55,15 @@ def _asked_for(module: MultiTaskModule, update: int) -> bool:
     return every > 0 and update % every == 0
 
 
-def collect(
-    module: MultiTaskModule,
-    losses: Tensor,
-    aux: Mapping[str, Tensor],
-    objective: Tensor,
-    counts: Mapping[str, float],
-    present: Tensor,
-) -> Row | None:
+def collect(module: MultiTaskModule, seen: Losses, counts: Mapping[str, float], present: Tensor) -> Row | None:
     """Take the row of an update before its step, so that losses, weights and sigmas belong together.
 
-    ``losses`` (T,), ``aux`` and ``objective`` () are this process's parts. None on steps that nobody asks for.
+    None on steps that nobody asks for.
     """
     if not (due(module) or module.trainer.is_last_batch):
         return None
     row = Row()
-    parts = torch.cat([losses.reshape(-1), objective.reshape(1) / module.world_size])
+    parts = torch.cat([seen.tasks, seen.objective.reshape(1) / module.world_size])
     totals = module.all_sum(parts)
     here = [index for index, name in enumerate(module.tasks) if counts[name]]
     names = [name for name in module.tasks if counts[name]]
@@ -79,7 +73,7 @@ def collect(
     sigmas = module.balancer.sigmas()
     if sigmas is not None:
         row.add([f"train/sigma/{name}" for name in module.tasks], sigmas)
-    for name, value in aux.items():
+    for name, value in seen.aux.items():
         row.add([f"train/aux/{name}"], value)
     for name, optimizer in module.group_optimizers.items():
         row.host[f"train/lr/{name}"] = float(optimizer.param_groups[0]["lr"])

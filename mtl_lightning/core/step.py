@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from mtl_lightning.core import record
 from mtl_lightning.core.batches import check_targets, targets_of, weight_of
+from mtl_lightning.core.gradient import differentiate, window_losses
 from mtl_lightning.types import Batch, MtlLightningError, TargetError
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ def update(module: MultiTaskModule, window: Sequence[Batch]) -> Tensor | None:
         return None
     module.labels.labelled.update(task for task, count in counts.items() if count)
     present = torch.tensor([counts[task] > 0 for task in module.tasks], device=module.device)
-    losses, aux, objective = backward(module, window, counts, present)
+    seen = differentiate(module, window, counts, present)
     leave_absent_untouched(module, counts)
-    row = record.collect(module, losses, aux, objective, counts, present)
-    module.pending_row, module.last_losses = row, losses
+    row = record.collect(module, seen, counts, present)
+    module.pending_row, module.last_losses = row, seen.tasks
     optimizer, skipped = module.composite_optimizer(), module.skipped
     optimizer.step()
     optimizer.zero_grad()
@@ -45,7 +46,7 @@ def update(module: MultiTaskModule, window: Sequence[Batch]) -> Tensor | None:
     record.write(module, row)
     module.pending_row = None
     module.step_schedulers("step", module.trainer.global_step)
-    return objective
+    return seen.objective
 
 
 # -------------------------------------------------------------------------------------------------------------- labels
@@ -61,9 +62,13 @@ def count_labels(module: MultiTaskModule, window: Sequence[Batch]) -> dict[str, 
     totals = [zero] * len(module.tasks)
     for batch in window:
         targets = targets_of(batch)
-        for index, (name, task) in enumerate(module.tasks.items()):
-            if name in targets:
-                totals[index] = totals[index] + task.count(targets[name], weight_of(batch, name))
+        try:
+            for index, (name, task) in enumerate(module.tasks.items()):
+                if name in targets:
+                    totals[index] = totals[index] + task.count(targets[name], weight_of(batch, name))
+        except TargetError:  # a wrong dtype or shape
+            check_targets(batch, module.tasks)  # names the task
+            raise
     counts: list[float] = module.all_sum(torch.stack(totals)).tolist()
     if any(map(math.isnan, counts)):
         for batch in window:
@@ -73,84 +78,7 @@ def count_labels(module: MultiTaskModule, window: Sequence[Batch]) -> dict[str, 
     return dict(zip(module.tasks, counts, strict=True))
 
 
-# ------------------------------------------------------------------------------------------------------------ gradient
-def backward(
-    module: MultiTaskModule, window: Sequence[Batch], counts: Mapping[str, float], present: Tensor
-) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """Leave the gradient of the balanced objective in ``.grad``.
-
-    An affine objective is differentiated micro-batch by micro-batch, which adds up; any other one is differentiated
-    once, at the losses of the whole window and all processes.
-
-    Returns:
-        This process's part of the losses (T,), its auxiliary losses, and of the objective (); detached.
-    """
-    balancer, world = module.balancer, module.world_size
-    last, parts = len(window) - 1, len(window)
-    kept: list[tuple[Tensor, dict[str, Tensor]]] = []
-    total = torch.zeros((), device=module.device)
-    affine = balancer.affine
-    for index, batch in enumerate(window):
-        losses, aux = window_losses(module, batch, counts)
-        kept.append(
-            (losses.detach(), {name: value.detach() for name, value in aux.items()}) if affine else (losses, aux)
-        )
-        if affine:
-            scale = parts * world
-            objective = balancer.objective(losses * scale if scale > 1 else losses, present)
-            objective = (objective / parts if parts > 1 else objective) + _sum(aux, parts)
-            with nullcontext() if index == last else module.no_gradient_sync():
-                module.manual_backward(objective)
-            total = total + objective.detach()
-    losses = torch.stack([losses for losses, _ in kept]).sum(0) if parts > 1 else kept[0][0]
-    if not affine:
-        scaled = losses * world
-        exact = scaled + (module.all_sum(losses.detach()) - scaled).detach() if world > 1 else scaled
-        objective = balancer.objective(exact, present)
-        for _, aux in kept:
-            objective = objective + _sum(aux, parts)
-        module.manual_backward(objective)
-        total = objective.detach()
-    means = {
-        name: sum((aux[name].detach() for _, aux in kept), start=torch.zeros_like(total)) / parts for name in kept[0][1]
-    }
-    return losses.detach(), means, total
-
-
-def window_losses(
-    module: MultiTaskModule, batch: Batch, counts: Mapping[str, float]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Forward one micro-batch and return its part of the window's mean losses (T,), and its auxiliary losses.
-
-    A task that is present anywhere is run wherever its target is given, labelled or not, so that every process
-    builds the same graph.
-    """
-    targets = targets_of(batch)
-    names = [name for name in module.tasks if name in targets and counts[name] > 0]
-    outputs, aux = module.run(batch["inputs"], names)
-    with full_precision(module):
-        zero = torch.zeros((), device=module.device)
-        losses = [
-            task.loss(outputs[name], targets[name], weight_of(batch, name)) / counts[name] if name in names else zero
-            for name, task in module.tasks.items()
-        ]
-        return torch.stack(losses), {name: at_least_float32(value) for name, value in aux.items()}
-
-
-def full_precision(module: MultiTaskModule) -> AbstractContextManager[Any]:
-    """Switch autocast off: losses and what follows from them are never below float32."""
-    return torch.autocast(module.device.type, enabled=False)
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """Return a half-precision tensor as float32, any other as it is."""
-    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
-
-
-def _sum(aux: Mapping[str, Tensor], parts: int) -> Tensor | float:
-    return sum(aux.values()) / parts if aux else 0.0
-
-
+# --------------------------------------------------------------------------------------------------------- absent tasks
 def leave_absent_untouched(module: MultiTaskModule, counts: Mapping[str, float]) -> None:
     """Set the gradients of absent tasks to None, so that no optimizer moves them: neither by momentum nor decay.
 
@@ -171,7 +99,7 @@ def leave_absent_untouched(module: MultiTaskModule, counts: Mapping[str, float])
 def recompute(module: MultiTaskModule, window: Sequence[Batch], counts: Mapping[str, float]) -> Tensor:
     """Return the window's losses (T,) over all processes at the new weights; buffers and random state untouched."""
     with torch.no_grad(), frozen(module):
-        parts = [window_losses(module, batch, counts)[0] for batch in window]
+        parts = [torch.stack(window_losses(module, batch, counts)[0]) for batch in window]
         return module.all_sum(torch.stack(parts).sum(0))
 
 
