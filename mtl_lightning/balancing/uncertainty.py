@@ -142,9 +142,11 @@ class UncertaintyWeighting(Balancer):
         In training with ``init="first_batch"`` it first sets s of the tasks that are present for the first time.
         """
         losses = torch.where(present, losses, 0.0)
-        if self.training and not self.affine:
-            self._start(losses.detach(), present)
+        new = self._start(losses.detach(), present) if self.training and not self.affine else None
         s = torch.cat(list(self.log_vars))
+        if new is not None:
+            # at its optimum the gradient of s is rounding noise, which Adam would blow up to a full step: make it 0
+            s = torch.where(new, s.detach(), s)
         terms = self.a * torch.exp(-s) * losses + self._regularizer.value(s, self.b, self.power)
         return torch.where(present, terms, 0.0).sum()
 
@@ -173,14 +175,18 @@ class UncertaintyWeighting(Balancer):
             self.power[index] = powers[likelihood.scale]
 
     @torch.no_grad()
-    def _start(self, losses: Tensor, present: Tensor) -> None:
-        """Set s of the tasks that are present, and were not before, to its optimum for ``losses`` (T,)."""
+    def _start(self, losses: Tensor, present: Tensor) -> Tensor:
+        """Set s of the tasks that are present, and were not before, to its optimum for ``losses`` (T,).
+
+        Returns which tasks these are, (T,) bool.
+        """
         ready = present & ~self.started & losses.isfinite()
         optimum = self._optimum(losses)
         for index, s in enumerate(self.log_vars):
             s.copy_(torch.where(ready[index], optimum[index], s))
         self.started |= ready
         self.affine = bool(self.started.all())
+        return ready
 
     def _optimum(self, losses: Tensor) -> Tensor:
         """Return the s (T,) within bounds at which the objective is smallest.

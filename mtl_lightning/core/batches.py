@@ -26,7 +26,9 @@ def micro_batches(item: Any, tasks: Iterable[str]) -> list[Batch]:
             "Expected a batch {'inputs': ..., 'targets': {task: tensor}} or a dict of such batches by dataset, found "
             f"{type(item).__name__}. Return dicts from your dataset."
         )
-    several = "inputs" not in item and all(value is None or "inputs" in value for value in item.values())
+    several = "inputs" not in item and all(
+        value is None or (isinstance(value, Mapping) and "inputs" in value) for value in item.values()
+    )
     batches = [batch for batch in item.values() if batch is not None] if several and item else [item]
     for batch in batches:
         _check_keys(batch, list(tasks))
@@ -35,7 +37,9 @@ def micro_batches(item: Any, tasks: Iterable[str]) -> list[Batch]:
 
 def _check_keys(batch: Mapping[str, Any], tasks: list[str]) -> None:
     if "inputs" not in batch or (unknown := [key for key in batch if key not in _KEYS]):
-        raise BatchError(f"A batch has the keys 'inputs', 'targets' and perhaps 'weights': found {sorted(batch)}.")
+        raise BatchError(
+            f"A batch has the keys 'inputs', 'targets' and perhaps 'weights': found {sorted(map(str, batch))}."
+        )
     targets = batch.get("targets")
     if not isinstance(targets, Mapping):
         raise BatchError(f"Expected batch['targets'] to be a dict {{task: tensor}}, found {type(targets).__name__}.")

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.optim import LBFGS, SGD, Adam, AdamW
+from torch import nn
+from torch.optim import AdamW
 
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.architectures import Architecture, SharedBottom
 from mtl_lightning.balancing import UncertaintyWeighting
-from mtl_lightning.core.groups import build_optimizers
 from mtl_lightning.core.optimizers import CompositeOptimizer
 from mtl_lightning.types import ConfigurationError, Features, InputSpec
 from tests.helpers import fit, make_batches, make_module, weights_of
@@ -214,92 +213,3 @@ def test_a_frozen_encoder_is_owned_by_its_group_and_unchanged() -> None:
     )
     owned = {id(p) for group in module.trainer.optimizers[0].param_groups for p in group["params"]}
     assert owned == {id(p) for p in module.parameters()}
-
-
-# ---------------------------------------------------------------------------------------------------------- optimizers
-@pytest.mark.parametrize(
-    ("optimizers", "message"),
-    [
-        pytest.param(
-            {"default": Adam, "knid": Adam},
-            r"`optimizers`: .* found 'knid'\. Did you mean 'kind'\?",
-            id="unknown group",
-        ),
-        pytest.param(
-            {"shared": Adam, "number": Adam},
-            r"No optimizer is given for the groups \['vector', 'kind'\]: .* `default`, found \['number', 'shared'\]",
-            id="none for a group",
-        ),
-        pytest.param(
-            {"default": Adam, "kind": LBFGS},
-            r"`optimizers\.kind`: LBFGS re-evaluates the loss in a closure",
-            id="LBFGS",
-        ),
-    ],
-)
-def test_optimizers_that_cannot_be_right(optimizers: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        fit(make_module(optimizers=optimizers), make_batches(1))
-
-
-def test_the_balancers_optimizer_may_be_given_though_it_learns_nothing() -> None:
-    module = make_module(optimizers={"default": Adam, "balancer": SGD})
-    assert "balancer" not in optimizer_of(module).optimizers
-
-
-@pytest.mark.parametrize(
-    "groups", [None, {"all": ["*"]}, {"mix": ["balancer.*", "task:kind"]}], ids=["own", "all", "mixed"]
-)
-@pytest.mark.parametrize("make", [AdamW, partial(AdamW, weight_decay=0.5), partial(SGD, weight_decay=0.5)])
-def test_log_variances_never_decay(make: Any, groups: dict[str, list[str]] | None) -> None:
-    module = make_module(balancer=UncertaintyWeighting, groups=groups, optimizers={"default": partial(make, lr=0.1)})
-    decays = {id(p): group["weight_decay"] for group in optimizer_of(module).param_groups for p in group["params"]}
-    assert {decays[id(p)] for p in module.balancer.parameters()} == {0.0}
-    assert all(decays[id(p)] > 0 for name, p in module.named_parameters() if not name.startswith("balancer."))
-
-
-def fused(module: MultiTaskModule) -> dict[str, Any]:
-    return {group["name"]: group.get("fused", "no such option") for group in optimizer_of(module).param_groups}
-
-
-class Embedding(nn.Embedding):
-    """A user's network of integers (B, 1)."""
-
-    out_features = 6
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return super().forward(inputs[:, 0])
-
-
-def test_fused_kernels_are_used_where_the_user_left_it_open() -> None:
-    optimizers = {
-        "shared": Adam,
-        "number": partial(Adam, fused=False),
-        "vector": partial(AdamW, foreach=True),
-        "kind": torch.optim.RMSprop,  # has none
-    }
-    found = fused(make_module(optimizers=optimizers))
-    assert found == {"shared": True, "number": False, "vector": None, "kind": "no such option"}
-
-
-@pytest.mark.parametrize("sparse", [False, True])
-def test_fused_kernels_are_not_used_for_sparse_gradients(sparse: bool) -> None:
-    module = make_module(architecture=Embedding(5, 6, sparse=sparse), optimizers={"default": SGD})
-    found = fused(module)
-    assert found == {"shared": None if sparse else True, "number": True, "vector": True, "kind": True}
-
-
-def test_sparse_gradients_are_stepped() -> None:
-    module = make_module(architecture=Embedding(5, 6, sparse=True), optimizers={"default": partial(SGD, lr=0.1)})
-    before = weights_of(module.double())
-    (batch,) = make_batches(1)
-    fit(module, [{**batch, "inputs": torch.tensor([[1], [1], [3], [3], [1], [1], [3], [3]])}])
-    after = weights_of(module)["architecture.network.weight"]
-    moved = (after != before["architecture.network.weight"]).any(1)
-    assert moved.tolist() == [False, True, False, True, False]
-
-
-def test_optimizers_can_be_made_without_a_trainer() -> None:
-    module = make_module()
-    made = build_optimizers(module.groups, {"default": SGD}, module.roles, sparse=set())
-    assert [type(optimizer) for optimizer in made.optimizers.values()] == [SGD] * 4

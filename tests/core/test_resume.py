@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.optim import SGD, Adam, AdamW
@@ -19,7 +18,7 @@ from mtl_lightning import MultiTaskModule, Schedule
 from mtl_lightning.architectures import MLP, SharedBottom
 from mtl_lightning.balancing import UncertaintyWeighting
 from mtl_lightning.types import ConfigurationError
-from tests.helpers import TinyData, assert_same, fit, make_module
+from tests.helpers import TinyData, assert_same, fit, make_module, make_trainer
 
 EPOCHS = 4  # of 8 batches, the last of them half full
 NOISY = partial(SharedBottom, encoder=partial(MLP, hidden=[8, 6], activation=nn.Tanh, dropout=0.3))
@@ -83,7 +82,7 @@ def saved() -> list[Path]:
 )
 @pytest.mark.parametrize("accumulate", [1, 3], ids=["one batch", "three batches"])
 def test_from_an_epochs_end(saver: dict[str, Any], accumulate: int) -> None:
-    options = {"accumulate_grad_batches": accumulate, "gradient_clip_val": 1.0}
+    options: dict[str, Any] = {"accumulate_grad_batches": accumulate, "gradient_clip_val": 1.0}
     whole = run(saver=saver, **options)
     paths = saved()
     assert len(paths) == EPOCHS
@@ -110,11 +109,10 @@ def test_a_run_that_was_stopped_is_resumed_from_its_last_checkpoint() -> None:
     assert_same_end(run(saved()[-1]), whole)
 
 
-class Interrupted(ModelCheckpoint):
+class Interrupted(Callback):
     """Saves after one batch of the run, wherever in a window it is."""
 
     def __init__(self, batch: int) -> None:
-        super().__init__("saved")
         self.batch = batch
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -122,7 +120,7 @@ class Interrupted(ModelCheckpoint):
             trainer.save_checkpoint("saved/inside.ckpt")
 
 
-@pytest.mark.parametrize("batch", [10, 11])
+@pytest.mark.parametrize("batch", [9, 10, 14])
 def test_from_the_middle_of_a_window(batch: int) -> None:
     module, data = build()
     whole = module, fit(module, data, callbacks=[Interrupted(batch)], accumulate_grad_batches=3, max_epochs=EPOCHS)
@@ -135,7 +133,7 @@ def test_from_the_middle_of_a_window(batch: int) -> None:
     [
         pytest.param(
             {"groups": {"pair": ["task:number", "task:kind"]}},
-            r"The optimizer groups changed between save and load: the module has \{.*'pair': 4.*the checkpoint \{.*'kind': 2",
+            r"The optimizer groups changed between save and load: .* has \{.*'pair': 4.*checkpoint \{.*'kind': 2",
             id="merged",
         ),
         pytest.param(
@@ -147,7 +145,7 @@ def test_from_the_middle_of_a_window(batch: int) -> None:
 )
 def test_other_groups_than_the_checkpoints(change: dict[str, Any], message: str) -> None:
     run(saver={}, max_epochs=1)
-    module, data = build(**change, schedulers=None)
+    module, data = build(**change, schedulers=None, optimizers={"default": Adam})
     with pytest.raises(ConfigurationError, match=message):
         fit(module, data, ckpt_path=str(saved()[0]), max_epochs=2)
 
@@ -169,8 +167,14 @@ def test_a_resumed_run_does_not_forget_what_it_skipped() -> None:
     assert other.skipped == 7
 
 
-def test_the_state_of_a_checkpoint_is_a_copy() -> None:
-    """Loading it twice gives the same run twice."""
-    run(saver={}, max_epochs=1)
-    first, second = run(saved()[0]), run(saved()[0])
-    assert_same_end(first, copy.copy(second))
+def test_a_checkpoint_that_was_only_validated_leaves_nothing_for_the_next_training() -> None:
+    options: dict[str, Any] = {"accumulate_grad_batches": 3, "precision": "32-true"}
+    module, data = build()
+    fit(module, data, callbacks=[Interrupted(5)], **options)
+    validated, _ = build(seed=99)
+    make_trainer(precision="32-true").validate(validated, data, ckpt_path="saved/inside.ckpt", verbose=False)
+    loaded = MultiTaskModule.load_from_checkpoint("saved/inside.ckpt")
+    for again in (validated, loaded):
+        torch.manual_seed(5)
+        fit(again, data, **options)
+    assert_same(validated.state_dict(), loaded.state_dict())

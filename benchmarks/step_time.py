@@ -1,0 +1,81 @@
+"""Time one training step of ``MultiTaskModule`` beside raw PyTorch and plain Lightning, all in one run.
+
+``python -m benchmarks.step_time [workload ...] [--rounds N] [--steps N] [--warmup N]`` prints a table per workload.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from benchmarks.loops import FLOOR, FUSED, OURS, RECORDING, variants
+from benchmarks.timing import Spread, Times, interleave, one_thread
+from benchmarks.workloads import WORKLOADS
+
+GOALS: dict[tuple[str, str], dict[str, float]] = {
+    (OURS, FLOOR): {"W1_T8": 1.00, "W1_T32": 1.00, "W3": 0.85},
+    (OURS, FUSED): {"W1_T8": 1.08, "W3": 1.05},
+    (RECORDING, OURS): {"W1_T8": 1.05, "W1_T32": 1.05, "W2": 1.05, "W3": 1.05},
+}
+"""The largest ratio of a variant to another one that is good enough, by workload."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the options, measure, print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_time", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("workloads", nargs="*", metavar="workload", help=f"some of {', '.join(WORKLOADS)}; else all")
+    parser.add_argument("--rounds", type=_positive, default=9, help="blocks of every variant (9)")
+    parser.add_argument("--steps", type=_positive, default=20, help="timed steps in a block (20)")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before them that are not timed (3)")
+    options = parser.parse_args(argv)
+    if unknown := [name for name in options.workloads if name not in WORKLOADS]:
+        parser.error(f"expected workloads among {', '.join(WORKLOADS)}, found {', '.join(unknown)}")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")  # Lightning's advice on trainers, once per block
+    for name in options.workloads or WORKLOADS:
+        times = measure(name, options.rounds, options.steps, options.warmup)
+        for line in report(name, times):
+            print(line, flush=True)
+
+
+def measure(name: str, rounds: int, steps: int, warmup: int) -> Times:
+    """Run every variant on a workload."""
+    workload = WORKLOADS[name]
+    loops = variants(workload)
+    floor = loops.pop(FLOOR)
+    with one_thread():
+        return interleave(floor, loops, workload.batches(), rounds=rounds, steps=steps, warmup=warmup)
+
+
+def report(name: str, times: Times) -> Iterator[str]:
+    """Yield a table of ratios in Markdown, and what became of the goals."""
+    rounds, step = len(times.ratios[OURS]), 1e3 * median(times.floor)
+    yield f"\n### {name}: {WORKLOADS[name].num_tasks} tasks, {rounds} rounds; a step of the floor {step:.1f} ms\n"
+    yield "| one training step | to the raw loop, one Adam | to the raw loop, one fused Adam |"
+    yield "| --- | --- | --- |"
+    yield f"| {FLOOR} | 1 | |"
+    for variant in times.ratios:
+        yield f"| {variant} | {_text(times.to_floor(variant))} | {_text(times.to(variant, FUSED))} |"
+    yield ""
+    for (variant, other), limits in GOALS.items():
+        if name in limits:
+            ratio = times.to_floor(variant) if other == FLOOR else times.to(variant, other)
+            verdict = "met" if ratio.median <= limits[name] else "missed"
+            yield f"- {variant} to {other}: {_text(ratio)}, goal {limits[name]:.2f}: {verdict}"
+
+
+def _text(ratio: Spread) -> str:
+    return f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    main()

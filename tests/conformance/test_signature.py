@@ -1,0 +1,62 @@
+"""An update is the same on one process, on two, and on accumulated micro-batches: proven on labels missing unevenly."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.conformance.signature import CASES, ROWS, batches, join, split, train
+from tests.helpers import assert_same
+
+TOLERANCE = {"64-true": 1e-10, "32-true": 1e-5}
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str, str], dict[str, Tensor]]]:
+    """What each of two processes ends with, for every case; one launch by torchrun."""
+    folder = tmp_path_factory.mktemp("two")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    script = ["-m", "tests.conformance.signature", str(folder)]
+    done = subprocess.run([*launcher, *script], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+def test_the_union_of_the_parts_is_the_whole() -> None:
+    whole = batches()
+    for batch, a, b in zip(whole, split(whole, 0, 2), split(whole, 1, 2), strict=True):
+        joined = join(a, b)
+        assert torch.equal(joined["inputs"], batch["inputs"])
+        for name, target in batch["targets"].items():
+            assert torch.equal(joined["targets"][name].nan_to_num(-1), target.nan_to_num(-1))
+    labelled = [[int((part["targets"]["kind"] >= 0).sum()) for part in split(whole, i, 2)] for i in (0, 1)]
+    assert sum(labelled[0]) < 0.7 * sum(labelled[1]) < 0.7 * len(whole) * ROWS / 2
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_two_processes(
+    case: tuple[str, str, str], two_processes: list[dict[tuple[str, str, str], dict[str, Tensor]]]
+) -> None:
+    first, second = (ended[case] for ended in two_processes)
+    assert_same(first, second)
+    assert_same(first, train(case, batches()), atol=TOLERANCE[case[2]])
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_two_micro_batches(case: tuple[str, str, str]) -> None:
+    whole = batches()
+    halves = [half for pair in zip(split(whole, 0, 2), split(whole, 1, 2), strict=True) for half in pair]
+    assert_same(train(case, halves, accumulate_grad_batches=2), train(case, whole), atol=TOLERANCE[case[2]])
+
+
+def test_the_comparison_can_fail() -> None:
+    case = CASES[0]
+    naive = train(case, split(batches(), 0, 2))
+    with pytest.raises(AssertionError):
+        assert_same(naive, train(case, batches()), atol=1e-3)
