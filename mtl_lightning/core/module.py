@@ -37,7 +37,7 @@ from mtl_lightning.core.groups import (
     sparse_parameters,
 )
 from mtl_lightning.core.optimizers import CompositeOptimizer, CompositeScheduler, Schedule
-from mtl_lightning.core.trainer_arguments import TrainerArguments
+from mtl_lightning.core.trainer_arguments import TrainerArguments, replacements
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch, ConfigurationError, Described, InputSpec, spec_of
 
@@ -255,9 +255,12 @@ class MultiTaskModule(Described, LightningModule):
 
     def step_schedulers(self, interval: str, index: int) -> None:
         """Step the schedulers that are due; plateau ones by epoch wait for the validation."""
-        scheduler = cast("Any", self.lr_schedulers())
-        if isinstance(scheduler, CompositeScheduler):
-            scheduler.step(interval, index, self.trainer.callback_metrics)
+        for config in self.trainer.lr_scheduler_configs:
+            scheduler: Any = config.scheduler
+            if isinstance(scheduler, CompositeScheduler):
+                scheduler.step(interval, index, self.trainer.callback_metrics)
+            elif config.interval == interval and index % config.frequency == 0 and not config.reduce_on_plateau:
+                self.lr_scheduler_step(scheduler, None)  # a callback's: the learning-rate finder's, SWA's
 
     def configure_callbacks(self) -> list[Callback]:
         """Take over what the trainer refuses under manual optimization; the last hook before its check."""
@@ -265,7 +268,7 @@ class MultiTaskModule(Described, LightningModule):
         here = [callback for callback in callbacks if isinstance(callback, TrainerArguments)]
         self.trainer_arguments = here[0] if here else TrainerArguments()
         self.trainer_arguments.take(self.trainer)
-        return [] if here else [self.trainer_arguments]
+        return [*replacements(callbacks), *([] if here else [self.trainer_arguments])]
 
     def on_fit_start(self) -> None:
         """Refuse tasks whose statistics were never fitted, and write the charts' layout."""

@@ -140,11 +140,13 @@ def _values(grad: Tensor) -> Tensor:
 
 
 def _nonfinite_groups(groups: Mapping[str, list[Tensor]]) -> list[str]:
-    """Return the groups with inf or nan in a gradient: one host sync where there are none."""
-    total = nn.utils.get_total_norm([grad for grads in groups.values() for grad in grads])
-    if torch.isfinite(total):
+    """Return the groups whose gradient norm is inf or nan: one host sync where there are none.
+
+    A finite gradient whose norm overflows counts as well: no optimizer could use it, and its loss is infinite.
+    """
+    if torch.isfinite(nn.utils.get_total_norm([grad for grads in groups.values() for grad in grads])):
         return []
-    return [name for name, grads in groups.items() if not all(torch.isfinite(grad).all() for grad in grads)]
+    return [name for name, grads in groups.items() if not torch.isfinite(nn.utils.get_total_norm(grads))] or [*groups]
 
 
 def _skip(module: MultiTaskModule) -> None:
@@ -162,8 +164,8 @@ def _refuse(module: MultiTaskModule, bad: list[str]) -> None:
         if name not in tasks and any(p.grad is not None and not torch.isfinite(p.grad).all() for p in named.values()):
             tasks.append(name)
     raise NonFiniteError(
-        f"Update {module.trainer.global_step + 1}: expected finite gradients, found inf or nan in the groups {bad}; "
-        f"the loss or the head of {tasks or 'no single task'} is not finite. Lower that group's learning rate, clip "
-        "its gradient (`gradient_clip`), or look for extreme values in its targets; `on_nonfinite: skip` leaves such "
-        "updates out."
+        f"Update {module.trainer.global_step + 1}: expected finite gradients, found a norm of inf or nan in the groups "
+        f"{bad}; the loss or the head of {tasks or 'no single task'} is not finite. Lower that group's learning rate, "
+        "clip its gradient (`gradient_clip`), or look for extreme values in its targets; `on_nonfinite: skip` leaves "
+        "such updates out."
     )

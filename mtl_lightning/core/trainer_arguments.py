@@ -1,8 +1,12 @@
-"""Arguments of the trainer that Lightning refuses under manual optimization, taken over and given back."""
+"""What Lightning refuses or forgets under manual optimization, taken over and given back."""
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 
 
 class TrainerArguments(Callback):
@@ -11,6 +15,8 @@ class TrainerArguments(Callback):
     Lightning refuses both for a module with manual optimization, before it calls ``setup``. They are hidden from
     that check. The accumulation is given back right after it, because the trainer's counters need it; clipping when
     the trainer is done, because Lightning would refuse the module's own clipping beside it.
+
+    It also lets a ``ModelCheckpoint(train_time_interval=...)`` save, which under manual optimization never does.
     """
 
     def take(self, trainer: Trainer) -> None:
@@ -24,6 +30,17 @@ class TrainerArguments(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the accumulation back to the trainer's counters."""
         trainer.accumulate_grad_batches = self.accumulate_grad_batches
+        # it advises to save the weights of before the step, which automatic optimization does not either
+        warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Call timed checkpoints as under automatic optimization, where they look at the clock."""
+        automatic: Any = _Automatic(pl_module)
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
+                callback.on_train_batch_end(trainer, automatic, outputs, batch, batch_idx)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give both back."""
@@ -36,3 +53,33 @@ class TrainerArguments(Callback):
     def _give_back(self, trainer: Trainer) -> None:
         trainer.accumulate_grad_batches = self.accumulate_grad_batches
         trainer.gradient_clip_val = self.gradient_clip_val
+
+
+class ManualAccumulationScheduler(GradientAccumulationScheduler):
+    """Lightning's scheduler of the accumulation, without its refusal of manual optimization.
+
+    Lightning puts it in the place of the user's, because a callback that a module returns replaces its base class.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check what the base class checks, as if the optimization were automatic."""
+        automatic: Any = _Automatic(pl_module)
+        super().on_train_start(trainer, automatic)
+
+
+class _Automatic:
+    """A module as it would be under automatic optimization."""
+
+    automatic_optimization = True
+
+    def __init__(self, module: LightningModule) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def replacements(callbacks: list[Callback]) -> list[Callback]:
+    """Return the callbacks that take the place of those which refuse manual optimization."""
+    refusing = [c for c in callbacks if type(c) is GradientAccumulationScheduler]
+    return [ManualAccumulationScheduler(callback.scheduling) for callback in refusing]

@@ -30,7 +30,7 @@ def layer(feeder: nn.Module) -> Layer:
     return Layer("name", nn.ReLU(), feeder, "shared")
 
 
-# --------------------------------------------------------------------------------------------------------- what feeds it
+# -------------------------------------------------------------------------------------------------------- what feeds it
 def test_each_activation_belongs_to_the_layer_before_it() -> None:
     module = make_module(tasks=make_tasks("number", "kind"), architecture=SharedBottom, heads={"number": MLPHead})
     encoder = "architecture.encoder.stages"
@@ -55,7 +55,7 @@ def test_a_normalisation_layer_feeds_what_follows_it() -> None:
 
 
 def test_an_activation_at_the_start_of_a_head_belongs_to_the_head() -> None:
-    heads = {"default": lambda size, outputs: nn.Sequential(nn.ReLU(), nn.Linear(*size, outputs))}
+    heads = {"default": lambda size, outputs: nn.Sequential(nn.ReLU(), nn.Linear(size[0], outputs))}
     module = make_module(tasks=make_tasks("number", "kind"), architecture=network(), heads=heads)
     assert found(module) == [
         ("heads.number.0", "heads.number.1", "number"),

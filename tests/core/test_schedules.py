@@ -142,19 +142,13 @@ def test_unknown_groups_are_refused_before_the_first_batch() -> None:
         fit(module, TRAIN)
 
 
-def test_the_schedulers_of_others_are_not_in_the_way() -> None:
+def test_the_schedulers_of_others_are_stepped_as_under_automatic_optimization() -> None:
     """A user's ``configure_optimizers`` on top of ours, with a scheduler of the trainer's own kind."""
 
     class Mine(MultiTaskModule):
         def configure_optimizers(self) -> Any:
             optimizer = super().configure_optimizers()
             return {"optimizer": optimizer, "lr_scheduler": StepLR(optimizer, step_size=1)}  # type: ignore[arg-type]
-
-        def on_train_epoch_end(self) -> None:
-            super().on_train_epoch_end()
-            schedulers = self.lr_schedulers()
-            assert isinstance(schedulers, StepLR)
-            schedulers.step()
 
     module, rates = make_module(Mine, optimizers=OPTIMIZERS), Rates()
     fit(module, TRAIN, callbacks=[rates], logger=CSVLogger("."), max_epochs=2)
