@@ -14,7 +14,7 @@ from mtl_lightning.callbacks.diagnosis import Diagnosis, multi_task, rate_of, ti
 from mtl_lightning.core import MultiTaskModule
 from mtl_lightning.types import ConfigurationError
 
-_LOW_SAMPLES = 2  # running, before a warning: a single low one may be chance
+_LOW_SAMPLES = 2  # before a warning: a single one may be chance
 _AS_MEANT = 0.1  # of the group's highest rate; below it, a warm-up or a schedule holds the rate down on purpose
 
 
@@ -43,13 +43,13 @@ class UpdateRatio(Diagnosis):
 
     The norms are Euclidean, over the parameters of the group that got a gradient in this update, weight decay and
     clipping included. A group without a gradient (its tasks are absent, its parameters frozen) has no value, nor one
-    whose weights are all 0. A warning needs two samples running below the threshold. It is not given
+    whose weights are all 0. A warning needs two samples, all so far being below the threshold: a group that has once
+    moved faster in this run (before an interruption, too) has no rate that is too small, but has converged, or its
+    gradient has vanished, or a schedule has ended. Samples do not count
 
-    - to a group that has once moved faster in this run, before an interruption too: its rate was not too small, so it
-      has converged, its gradient has vanished, or a schedule ended;
-    - on the strength of samples at which a warm-up or a schedule held the rate below a tenth of the group's highest;
-    - on the strength of samples whose gradient is exactly 0, which no rate could turn into an update, or is not
-      finite, for which a step is skipped.
+    - while a warm-up or a schedule holds the rate below a tenth of the group's highest;
+    - if the gradient is exactly 0, which no rate could turn into an update, or not finite, so that a gradient scaler
+      skips the step.
 
     On a sampled update the parameters are copied once, in float32 or better, and the host waits for the device once.
     With several processes the first one's parameters are measured; all have the same, unless they are sharded.
@@ -69,7 +69,7 @@ class UpdateRatio(Diagnosis):
         self.threshold = threshold
         self._moved: set[str] = set()  # groups that have once moved faster than the threshold
         self._highest: dict[str, float] = {}  # the highest rate of each group so far
-        self._low: dict[str, int] = {}  # samples running below the threshold
+        self._low: dict[str, int] = {}  # samples below the threshold, of groups that have not moved
         self._snapshots: dict[str, _Snapshot] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -98,8 +98,9 @@ def step(module: MultiTaskModule, stage: str, batch: Any, dataloader_idx: int) -
 
 def finish(module: MultiTaskModule, stage: str, loaders: Any) -> None:
     """Log what the stage's metrics say; several dataloaders are told apart by their name or number."""
-    started = [evaluation for evaluation in module.evaluations[stage] if evaluation.started]
-    names = list(loaders) if isinstance(loaders, Mapping) else [str(index) for index in range(len(started))]
-    for evaluation, name in zip(started, names, strict=True):
-        values = evaluation.compute(stage if len(names) == 1 else f"{stage}/{name}")
-        module.log_dict(values, sync_dist=module.world_size > 1)
+    evaluations = module.evaluations[stage]  # one alone for loaders that give joint batches, {name: batch}
+    names = list(loaders if isinstance(loaders, Mapping) else range(len(evaluations)))
+    for index, evaluation in enumerate(evaluations):
+        if evaluation.started:
+            values = evaluation.compute(stage if len(evaluations) == 1 else f"{stage}/{names[index]}")
+            module.log_dict(values, sync_dist=module.world_size > 1)

@@ -113,6 +113,7 @@ class MultiTaskModule(Described, LightningModule):
         self.skipped = 0
         self.pending_row: record.Row | None = None
         self.last_losses = torch.zeros(len(tasks))
+        self._rate_factor, self._rates_found = 1.0, False
         self._interrupted: Mapping[str, Any] = {}  # our part of the checkpoint that a run is resumed from
         self._metrics_before: Mapping[str, Any] = {}
         if input_spec is not None or isinstance(architecture, Architecture) or hasattr(architecture, "out_features"):
@@ -194,10 +195,31 @@ class MultiTaskModule(Described, LightningModule):
         """Return the optimizer that steps all groups and counts as one global step."""
         return self.optimizers()
 
+    @property
+    def lr(self) -> float:
+        """The default group's learning rate, for a learning-rate finder.
+
+        What the finder sets is a factor on the rates of all groups: these keep their ratios.
+        """
+        return self._default_rate * self._rate_factor
+
+    @lr.setter
+    def lr(self, found: float) -> None:
+        self._rate_factor, self._rates_found = found / self._default_rate, True
+
+    @property
+    def _default_rate(self) -> float:
+        rates = build_optimizers(self.groups, self._optimizers, self.roles, set()).configured
+        by_default = [rate for name, rate in rates.items() if name not in self._optimizers]
+        return (by_default or list(rates.values()))[0]
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make one optimizer and scheduler per group, behind one of each; parameters may have been added till now."""
         self._find_groups()
         optimizer = build_optimizers(self.groups, self._optimizers, self.roles, sparse_parameters(self))
+        if self._rate_factor != 1.0:
+            optimizer.set_rates(self._rate_factor)
+        self._rates_found = False
         scheduler = CompositeScheduler(optimizer, self._schedulers, DEFAULT)
         if not scheduler.schedulers:
             return optimizer
@@ -282,9 +304,20 @@ class MultiTaskModule(Described, LightningModule):
     def on_train_start(self) -> None:
         """Put back the window and the random state of an interrupted run, after the loaders were set up."""
         self.window = [self.trainer.strategy.batch_to_device(batch) for batch in self._interrupted.get("window", [])]
+        if self._rates_found:
+            self._use_found_rates()
         if "rng" in self._interrupted:
             plain.restore_random_state(self._interrupted["rng"])
         self._interrupted = {}
+
+    def _use_found_rates(self) -> None:
+        """Give the groups their ratios back: a learning-rate finder wrote one rate into all of them."""
+        self._rates_found = False
+        optimizer = cast("CompositeOptimizer", self.optimizers(use_pl_optimizer=False))
+        optimizer.set_rates(self._rate_factor)
+        scheduler: Any = self.lr_schedulers()
+        if isinstance(scheduler, CompositeScheduler):
+            scheduler.schedulers = CompositeScheduler(optimizer, self._schedulers, DEFAULT).schedulers
 
     def on_train_epoch_start(self) -> None:
         """Remember the metrics of earlier epochs, which no plateau scheduler is to take for new ones."""

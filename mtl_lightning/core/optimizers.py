@@ -37,6 +37,13 @@ class CompositeOptimizer(Optimizer):
         for optimizer in self.optimizers.values():
             self.state.update(optimizer.state)
         self._link()
+        self.configured = {name: float(o.param_groups[0]["lr"]) for name, o in self.optimizers.items()}
+
+    def set_rates(self, factor: float) -> None:
+        """Set every group's learning rate to its configured one times ``factor``, for its schedulers to start from."""
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] = self.configured[name] * factor
 
     def _link(self) -> None:
         """Give the optimizers this one's state and groups; loading a state dict replaces both."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
+
+from mtl_lightning.types import ConfigurationError
 
 
 class TrainerArguments(Callback):
@@ -37,7 +40,7 @@ class TrainerArguments(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Call timed checkpoints as under automatic optimization, where they look at the clock."""
-        automatic: Any = _Automatic(pl_module)
+        automatic: Any = SimpleNamespace(automatic_optimization=True)
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
                 callback.on_train_batch_end(trainer, automatic, outputs, batch, batch_idx)
@@ -62,21 +65,11 @@ class ManualAccumulationScheduler(GradientAccumulationScheduler):
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check what the base class checks, as if the optimization were automatic."""
-        automatic: Any = _Automatic(pl_module)
-        super().on_train_start(trainer, automatic)
-
-
-class _Automatic:
-    """A module as it would be under automatic optimization."""
-
-    automatic_optimization = True
-
-    def __init__(self, module: LightningModule) -> None:
-        self._module = module
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
+        """Refuse a second source of the same number, as the base class does."""
+        if trainer.accumulate_grad_batches != 1:
+            raise ConfigurationError(
+                "Expected either `Trainer(accumulate_grad_batches=...)` or a GradientAccumulationScheduler, found both."
+            )
 
 
 def replacements(callbacks: list[Callback]) -> list[Callback]:

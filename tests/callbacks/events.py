@@ -15,7 +15,7 @@ from mtl_lightning.types import MtlLightningWarning
 
 def scalars(logger: TensorBoardLogger, prefix: str) -> dict[str, list[tuple[int, float]]]:
     """The (step, value) pairs of every tag under ``prefix`` in the logger's event files."""
-    logger.experiment.flush()  # type: ignore[operator]  # what it is without a process group
+    logger.experiment.flush()
     events = EventAccumulator(str(Path(logger.log_dir)), size_guidance={"scalars": 0})
     events.Reload()
     tags = [tag for tag in events.Tags()["scalars"] if tag.startswith(prefix)]

@@ -66,22 +66,18 @@ def watched(callback: DeadUnits, batches: list[Batch], *thresholds: float, **opt
 # ------------------------------------------------------------------------------------------------------ what is written
 def test_the_fraction_of_each_group_is_written_at_the_steps_of_the_windows_ends(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
-    module = make_module(
-        architecture=nn.Sequential(switched(INPUTS, 6, 1), nn.ReLU()),
-        heads={"number": head(3), "kind": head(0)},
-        optimizers=STILL,
-    )
-    network = module.architecture.network[0][2]  # its six features: one dead of them
-    nn.init.zeros_(network.weight)
-    network.bias.data = torch.tensor([-1.0, 1, 1, 1, 1, 1])
+    network = nn.Sequential(switched(INPUTS, 6, 1), nn.ReLU())
+    last = network.get_submodule("0.2")
+    last.load_state_dict({"weight": torch.zeros(6, UNITS), "bias": torch.tensor([-1.0, -1, 1, 1, 1, 1])})
+    module = make_module(architecture=network, heads={"number": head(3), "kind": head(0)}, optimizers=STILL)
     trainer = fit(module, make_batches(20), callbacks=[DeadUnits(6, window=2)], logger=logger)
-    expected = {"shared": (1 + 1) / (8 + 6), "number": 3 / 8, "kind": 0.0}  # `vector` has a linear head
-    assert scalars(logger, "diagnose/") == {
-        f"diagnose/dead_units/{group}": [(step, pytest.approx(value)) for step in (5, 11, 17)]
-        for group, value in expected.items()
-    }
-    found = {tag.rpartition("/")[2]: float(v) for tag, v in trainer.callback_metrics.items() if "diagnose" in tag}
-    assert found == pytest.approx(expected)
+    expected = {"shared": (1 + 2) / (8 + 6), "number": 3 / 8, "kind": 0.0}  # `vector` has a linear head
+    tags = {f"diagnose/dead_units/{group}": value for group, value in expected.items()}
+    read = scalars(logger, "diagnose/")
+    assert {tag: [step for step, _ in pairs] for tag, pairs in read.items()} == {tag: [5, 11, 17] for tag in tags}
+    assert all(value == pytest.approx(tags[tag]) for tag, pairs in read.items() for _, value in pairs)
+    found = {tag: float(value) for tag, value in trainer.callback_metrics.items() if "diagnose" in tag}
+    assert found == pytest.approx(tags)
 
 
 def test_every_logger_is_written_to(tmp_path: Path) -> None:
@@ -150,7 +146,7 @@ def test_classes_of_activations_can_be_given() -> None:
             return inputs.clamp(min=0.0)
 
     deep = nn.Sequential(open_at(1.0, -1.0)[0], Ours())
-    module = make_module(architecture=deep, optimizers=STILL)
+    module = make_module(tasks=make_tasks("number"), architecture=deep, optimizers=STILL)
     for callback, expected in ((DeadUnits(2, 2), {}), (DeadUnits(2, 2, activations=[Ours]), {"shared": 0.5})):
         trainer = fit(module, [passing([0.0])] * 2, callbacks=[callback])
         found = {t.rpartition("/")[2]: float(v) for t, v in trainer.callback_metrics.items() if "diagnose" in t}
@@ -197,17 +193,16 @@ def test_it_can_be_switched_off_and_leaves_networks_without_relu_alone(every: in
 
 
 def test_a_window_that_was_interrupted_is_dropped(tmp_path: Path) -> None:
-    def run(updates: int, ckpt_path: str | None = None) -> Trainer:
+    def run(updates: int, *callbacks: Callback, ckpt_path: str | None = None) -> Trainer:
         module = make_module(heads={"number": head(2)}, optimizers=STILL)
-        saver = ModelCheckpoint(tmp_path, filename="five", every_n_train_steps=5, save_top_k=-1)
-        callbacks = [DeadUnits(6, window=4), saver]
-        batches = make_batches(6)
-        return fit(module, batches, callbacks=callbacks, max_steps=updates, max_epochs=-1, ckpt_path=ckpt_path)
+        watching = [DeadUnits(6, window=4), *callbacks]
+        options: dict[str, Any] = {"max_steps": updates, "max_epochs": -1, "ckpt_path": ckpt_path}
+        return fit(module, make_batches(5), callbacks=watching, **options)
 
-    run(5)
+    run(5, ModelCheckpoint(tmp_path, filename="five"))
     resumed = str(tmp_path / "five.ckpt")
-    assert "diagnose/dead_units/number" not in run(11, resumed).callback_metrics
-    assert float(run(12, resumed).callback_metrics["diagnose/dead_units/number"]) == 2 / 8
+    assert "diagnose/dead_units/number" not in run(11, ckpt_path=resumed).callback_metrics
+    assert float(run(12, ckpt_path=resumed).callback_metrics["diagnose/dead_units/number"]) == 2 / 8
 
 
 def test_it_says_what_it_does_not_watch(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
@@ -318,7 +313,7 @@ def test_the_group_with_the_highest_rate_is_the_one_to_begin_with() -> None:
 
 def test_frozen_layers_are_counted_but_not_blamed_on_a_rate() -> None:
     module = make_module(heads={"number": head(8)}, optimizers=STILL)
-    module.heads["number"][0].requires_grad_(False)  # type: ignore[index, operator]  # a Sequential
+    module.get_submodule("heads.number.0").requires_grad_(False)
     with said() as texts:
         trainer = fit(module, make_batches(4), callbacks=[DeadUnits(2, 2)])
     assert texts == []
@@ -327,7 +322,7 @@ def test_frozen_layers_are_counted_but_not_blamed_on_a_rate() -> None:
 
 def test_a_nan_is_not_silence() -> None:
     module = make_module(heads={"number": head(0)}, optimizers=STILL, on_nonfinite="ignore")
-    module.heads["number"][0].bias.data[:] = torch.nan  # type: ignore[index, union-attr, operator]  # a Sequential
+    module.get_parameter("heads.number.0.bias").data[:] = torch.nan
     trainer = fit(module, make_batches(2), callbacks=[DeadUnits(2, 2)])
     assert float(trainer.callback_metrics["diagnose/dead_units/number"]) == 0.0
 
