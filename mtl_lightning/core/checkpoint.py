@@ -18,6 +18,7 @@ from lightning.pytorch.cli import instantiate_module
 
 from mtl_lightning.types import (
     ConfigurationError,
+    Described,
     NotDescribableError,
     constructor_arguments,
     describe,
@@ -44,7 +45,7 @@ def describe_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], di
     return config, by_code
 
 
-def describe_constructor(module: MultiTaskModule) -> tuple[dict[str, Any], dict[str, str]]:
+def describe_constructor(module: Described) -> tuple[dict[str, Any], dict[str, str]]:
     """Describe the arguments that a module, or a user's subclass of it, was made with; see :func:`describe_arguments`.
 
     The input spec is saved by itself, because the module may find it out later.

@@ -105,6 +105,15 @@ def test_a_schema_that_is_not_plain_is_left_out() -> None:
     assert torch.load(PATH, weights_only=True)["mtl_lightning"]["schema"] is None
 
 
+def test_a_checkpoint_of_the_weights_alone() -> None:
+    saver = ModelCheckpoint("saved", filename="model", save_weights_only=True)
+    module = make_module()
+    fit(module, BATCHES, precision="32-true", callbacks=[saver])
+    assert_alike(MultiTaskModule.load_from_checkpoint(PATH), module)
+    with pytest.raises(KeyError, match="contains only the model"):
+        fit(make_module(), BATCHES, max_epochs=2, precision="32-true", ckpt_path=PATH)
+
+
 def test_weights_only_may_be_said_but_not_denied() -> None:
     trained(make_module(), BATCHES)
     assert_alike(

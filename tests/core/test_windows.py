@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.optim import SGD, Adam
+from torch.utils.data import DataLoader, IterableDataset
 
 from mtl_lightning.architectures import SharedBottom
 from mtl_lightning.balancing import Balancer, UncertaintyWeighting
@@ -76,6 +77,21 @@ def test_labels_are_averaged_over_the_whole_window(case: str, accumulate: int) -
     windows = cut(CASES[case], accumulate)
     assert trainer.global_step == 5 * len(windows)
     by_hand = HandLoop(make_module(balancer=UncertaintyWeighting), BY_HAND, uncertainty=True).train(5, windows)
+    assert_same(weights_of(module), weights_of(by_hand.net), atol=TOLERANCE)
+
+
+class Stream(IterableDataset[Any]):
+    """Batches that cannot be counted beforehand."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(GAPS)
+
+
+def test_the_last_window_of_a_loader_without_a_length() -> None:
+    module = make_module(optimizers=SLOW_AND_FAST)
+    trainer = fit(module, DataLoader(Stream(), batch_size=None), max_epochs=5, accumulate_grad_batches=3)
+    assert trainer.global_step == 20
+    by_hand = HandLoop(make_module(), BY_HAND).train(5, cut(GAPS, 3))
     assert_same(weights_of(module), weights_of(by_hand.net), atol=TOLERANCE)
 
 
