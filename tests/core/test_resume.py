@@ -103,6 +103,19 @@ def test_from_the_middle_of_an_epoch(accumulate: int) -> None:
         assert_same_end(run(path, accumulate_grad_batches=accumulate), whole)
 
 
+def test_from_an_epochs_very_last_update() -> None:
+    """The resumed run leaves that epoch's validation out, as every Lightning run does; nothing else differs."""
+    unwatched = {name: schedule for name, schedule in OPTIONS["schedulers"].items() if name != "number"}
+
+    def train(seed: int, **options: Any) -> tuple[MultiTaskModule, Trainer]:
+        module, data = build(seed, schedulers=unwatched)
+        return module, fit(module, data, max_epochs=3, **options)
+
+    whole = train(0, callbacks=[ModelCheckpoint("saved", every_n_train_steps=8, save_top_k=-1)])
+    for path in saved()[:2]:
+        assert_same_end(train(99, ckpt_path=str(path)), whole)
+
+
 def test_a_run_that_was_stopped_is_resumed_from_its_last_checkpoint() -> None:
     whole = run()
     run(saver={}, max_epochs=2)
