@@ -155,8 +155,8 @@ _ = axis.legend()
 # ## 3. Estimates as features: a task reads another's estimate
 #
 # The third task is the sum of the two digits again, standardised. It is easy for a network that knows both digits, and
-# hard from pixels. With `reads` its head sees the estimates of `left` and `right` beside the shared features. The gradient stops in
-# between, so that the sum cannot bend the digits' heads to its own use.
+# hard from pixels. With `reads` its head sees the estimates of `left` and `right` beside the shared features. The
+# gradient stops in between, so that the sum cannot bend the digits' heads to its own use.
 
 # %%
 three = MultiDigit(sum=True)

@@ -15,7 +15,7 @@ from mtl_lightning.core import MultiTaskModule
 from mtl_lightning.types import ConfigurationError
 
 _LOW_SAMPLES = 2  # before a warning: a single one may be chance
-_AS_MEANT = 0.1  # of the group's highest rate; below it, a warm-up or a schedule holds the rate down on purpose
+_AS_MEANT = 0.1  # of the rate that a schedule started from; below it, the schedule holds the rate down on purpose
 
 
 class _Snapshot(NamedTuple):
@@ -47,7 +47,7 @@ class UpdateRatio(Diagnosis):
     moved faster in this run (before an interruption, too) has no rate that is too small, but has converged, or its
     gradient has vanished, or a schedule has ended. Samples do not count
 
-    - while a warm-up or a schedule holds the rate below a tenth of the group's highest;
+    - at a rate of 0, or while a warm-up or a schedule holds the rate below a tenth of what it started from;
     - if the gradient is exactly 0, which no rate could turn into an update, or not finite, so that a gradient scaler
       skips the step.
 
@@ -68,14 +68,13 @@ class UpdateRatio(Diagnosis):
             raise ConfigurationError(f"UpdateRatio: expected a `threshold` of at least 0, found {threshold}.")
         self.threshold = threshold
         self._moved: set[str] = set()  # groups that have once moved faster than the threshold
-        self._highest: dict[str, float] = {}  # the highest rate of each group so far
         self._low: dict[str, int] = {}  # samples below the threshold, of groups that have not moved
         self._snapshots: dict[str, _Snapshot] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse other modules, and forget an earlier run."""
         super().setup(trainer, pl_module, stage)
-        self._moved, self._highest, self._low, self._snapshots = set(), {}, {}, {}
+        self._moved, self._low, self._snapshots = set(), {}, {}
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """On a sampled update, take the snapshots."""
@@ -107,11 +106,10 @@ class UpdateRatio(Diagnosis):
 
     def _judge(self, module: MultiTaskModule, group: str, ratio: float, grad_norm: float, rate: float) -> None:
         """Warn of a group that has hardly moved, whenever it could have."""
-        configured = max(float(o.get("initial_lr", 0.0)) for o in module.group_optimizers[group].param_groups)
-        self._highest[group] = max(self._highest.get(group, 0.0), configured, rate)
         if ratio >= self.threshold:
             self._moved.add(group)
-        could_move = 0 < grad_norm < math.inf and rate > 0 and rate >= _AS_MEANT * self._highest[group]
+        started = max(float(o.get("initial_lr", 0.0)) for o in module.group_optimizers[group].param_groups)
+        could_move = 0 < grad_norm < math.inf and rate > 0 and rate >= _AS_MEANT * started
         if group in self._moved or not could_move:
             return
         self._low[group] = self._low.get(group, 0) + 1
@@ -130,12 +128,11 @@ class UpdateRatio(Diagnosis):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run must know to go on as if it had not been interrupted."""
-        return {"moved": sorted(self._moved), "highest": dict(self._highest), "low": dict(self._low)}
+        return {"moved": sorted(self._moved), "low": dict(self._low)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the state of an interrupted run."""
-        self._moved = set(state_dict["moved"])
-        self._highest, self._low = dict(state_dict["highest"]), dict(state_dict["low"])
+        self._moved, self._low = set(state_dict["moved"]), dict(state_dict["low"])
 
 
 def _copy(parameter: nn.Parameter) -> Tensor:

@@ -14,6 +14,9 @@ from torch.nn import functional as F
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import ConfigurationError
 
+SHARED, BALANCER, DEFAULT = "shared", "balancer", "default"
+"""Names of groups and of options for all groups, which no task can have."""
+
 
 @dataclass(frozen=True)
 class Edge:
@@ -104,7 +107,7 @@ def check_task_names(tasks: Iterable[str]) -> None:
     if not tasks:
         raise ConfigurationError("Expected at least one task, found none.")
     for name in tasks:
-        taken = name in ("shared", "balancer", "default") or hasattr(nn.ModuleDict, name)
+        taken = name in (SHARED, BALANCER, DEFAULT) or hasattr(nn.ModuleDict, name)
         if taken or not name or "." in name or "/" in name:
             raise ConfigurationError(
                 f"Task name {name!r}: expected one without '.' and '/', other than 'shared', 'balancer', 'default' and "

@@ -16,11 +16,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mtl_lightning.architectures.base import Architecture
-from mtl_lightning.core.graph import known_name
+from mtl_lightning.core.graph import BALANCER, DEFAULT, SHARED, known_name
 from mtl_lightning.core.optimizers import CompositeOptimizer, needs_closure
 from mtl_lightning.types import ConfigurationError
 
-SHARED, BALANCER, DEFAULT = "shared", "balancer", "default"
 Named: TypeAlias = dict[str, nn.Parameter]
 
 

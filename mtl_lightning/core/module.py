@@ -17,7 +17,6 @@ from mtl_lightning.core import evaluation, record, step
 from mtl_lightning.core.batches import LabelWatch, first_batch, micro_batches
 from mtl_lightning.core.gradient import at_least_float32
 from mtl_lightning.core.graph import known_name
-from mtl_lightning.core.groups import DEFAULT
 from mtl_lightning.core.network import Network
 from mtl_lightning.core.optimizers import CompositeOptimizer, CompositeScheduler
 from mtl_lightning.core.trainer_arguments import TrainerArguments, replacements
@@ -147,7 +146,7 @@ class MultiTaskModule(Network):
         optimizer.set_rates(self._rate_factor)
         scheduler: Any = self.lr_schedulers()
         if isinstance(scheduler, CompositeScheduler):
-            scheduler.schedulers = CompositeScheduler(optimizer, self._schedulers, DEFAULT).schedulers
+            scheduler.schedulers = CompositeScheduler(optimizer, self._schedulers).schedulers
 
     def on_train_epoch_start(self) -> None:
         """Remember the metrics of earlier epochs, which no plateau scheduler is to take for new ones."""

@@ -21,10 +21,17 @@ from mtl_lightning.architectures.base import (
 )
 from mtl_lightning.balancing.base import Balancer, BalancerArgument, build_balancer
 from mtl_lightning.core import checkpoint as plain
-from mtl_lightning.core.graph import Edge, TaskGraph, check_task_names, head_sizes, known_name, run_heads
-from mtl_lightning.core.groups import (
+from mtl_lightning.core.graph import (
     BALANCER,
     DEFAULT,
+    Edge,
+    TaskGraph,
+    check_task_names,
+    head_sizes,
+    known_name,
+    run_heads,
+)
+from mtl_lightning.core.groups import (
     assign_groups,
     build_optimizers,
     find_roles,
@@ -170,7 +177,7 @@ class Network(Described, LightningModule):
         if self._rate_factor != 1.0:
             optimizer.set_rates(self._rate_factor)
         self._rates_found = False
-        scheduler = CompositeScheduler(optimizer, self._schedulers, DEFAULT)
+        scheduler = CompositeScheduler(optimizer, self._schedulers)
         if not scheduler.schedulers:
             return optimizer
         return cast(

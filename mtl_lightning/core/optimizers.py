@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LRSchedulerCallable
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
-from mtl_lightning.core.graph import known_name
+from mtl_lightning.core.graph import BALANCER, DEFAULT, known_name
 from mtl_lightning.types import ConfigurationError
 
 
@@ -159,16 +159,15 @@ class GroupScheduler:
 class CompositeScheduler:
     """The groups' schedulers behind one, so that Lightning saves and restores them together."""
 
-    def __init__(
-        self, optimizer: CompositeOptimizer, schedules: Mapping[str, Schedule | LRSchedulerCallable], default: str
-    ) -> None:
-        for name in schedules:
-            known_name(name, [*optimizer.optimizers, default], "schedulers")
+    def __init__(self, optimizer: CompositeOptimizer, schedules: Mapping[str, Schedule | LRSchedulerCallable]) -> None:
+        for name in schedules:  # the balancer may learn nothing: changing it is one line
+            known_name(name, dict.fromkeys([*optimizer.optimizers, BALANCER, DEFAULT]), "schedulers")
         self.optimizer = optimizer
+        chosen = {name: schedules.get(name, schedules.get(DEFAULT)) for name in optimizer.optimizers}
         self.schedulers = {
-            name: GroupScheduler(name, schedules.get(name, schedules.get(default)), sub)  # type: ignore[arg-type]  # filtered below
-            for name, sub in optimizer.optimizers.items()
-            if name in schedules or default in schedules
+            name: GroupScheduler(name, schedule, optimizer.optimizers[name])
+            for name, schedule in chosen.items()
+            if schedule is not None
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -289,10 +290,10 @@ def test_there_is_one_warning_per_group_and_run() -> None:
 
 
 def test_one_dead_layer_among_healthy_ones_is_enough() -> None:
-    deep = nn.Sequential(switched(INPUTS, 6, 0, units=40), switched(6, 6, 8), nn.ReLU())
+    deep = nn.Sequential(switched(INPUTS, 6, 0, units=40), switched(6, 6, 7), switched(6, 6, 8), switched(6, 6, 8))
     module = make_module(architecture=deep, optimizers=STILL)
     (text,) = texts_of(module, DeadUnits(2, 2))
-    assert text.startswith("Group shared: 100 % of its 8 ReLU units in architecture.network.1.1 ")
+    assert text.startswith("Group shared: 100 % of its 8 ReLU units in architecture.network.2.1 ")  # the first worst
 
 
 def test_the_group_with_the_highest_rate_is_the_one_to_begin_with() -> None:
@@ -328,6 +329,16 @@ def test_a_nan_is_not_silence() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- the rest
+def test_classes_of_activations_can_be_given_in_yaml() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--callback", type=Callback)
+    options = {"activations": ["torch.nn.ReLU", "torch.nn.Hardtanh"], "every_n_steps": 20}
+    made = parser.instantiate_classes(
+        parser.parse_object({"callback": {"class_path": "DeadUnits", "init_args": options}})
+    )
+    assert made.callback.activations == (nn.ReLU, nn.Hardtanh)
+
+
 def test_units_that_fire_on_another_process_are_alive(tmp_path: Path) -> None:
     """Row i of the data opens unit i; each process sees every other row, both together see all but the last."""
     rows = [passing([float(i)])["inputs"][0] for i in range(4)]

@@ -155,7 +155,7 @@ def test_optimizers_that_need_a_closure(make_one: Any, needs: bool) -> None:
 # ------------------------------------------------------------------------------------------------------------ schedules
 def scheduled(schedule: Any, name: str = "trunk") -> tuple[CompositeOptimizer, CompositeScheduler]:
     optimizer = CompositeOptimizer({"trunk": SGD(parameters(3), lr=1.0), "head": SGD(parameters(4), lr=1.0)})
-    return optimizer, CompositeScheduler(optimizer, {name: schedule}, "default")
+    return optimizer, CompositeScheduler(optimizer, {name: schedule})
 
 
 def rates(schedule: Any, interval: str, steps: int, metrics: Mapping[str, Any] | None = None) -> list[float]:
@@ -241,7 +241,7 @@ def test_schedules_that_cannot_be_right(schedule: Any, message: str) -> None:
 
 
 def test_a_schedule_of_no_group() -> None:
-    message = r"`schedulers`: expected one of \['trunk', 'head', 'default'\], found 'trnuk'\. Did you mean 'trunk'\?"
+    message = r"`schedulers`: expected one of \['trunk', 'head', 'balancer', 'default'\], found 'trnuk'\. Did you mean 'trunk'\?"
     with pytest.raises(ConfigurationError, match=message):
         scheduled(partial(StepLR, step_size=1), name="trnuk")
 
