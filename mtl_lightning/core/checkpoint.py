@@ -6,7 +6,6 @@ command line at a resume. All of it loads with ``weights_only=True``.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +15,7 @@ import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch.cli import instantiate_module
 
+from mtl_lightning.core import resume
 from mtl_lightning.types import (
     ConfigurationError,
     Described,
@@ -67,8 +67,8 @@ def save(module: MultiTaskModule, checkpoint: dict[str, Any]) -> None:
         "input_spec": input_spec_to_dict(module.input_spec),
         "data": described.get("data"),
         "schema": described.get("schema"),
-        "rng": random_state(),
-        "window": started_window(module),
+        "processes": resume.states_of_processes(module),
+        "validation_is_due": resume.validation_is_due(module),
         "skipped": module.skipped,
     }
     for key in {"optimizer_states", "lr_schedulers"} & checkpoint.keys():
@@ -111,42 +111,3 @@ def _without_numpy(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(map(_without_numpy, value))
     return value.item() if isinstance(value, np.generic) else value
-
-
-def started_window(module: MultiTaskModule) -> list[Any]:
-    """Return the micro-batches that wait for the rest of their window.
-
-    Empty, so that a resumed run goes on without them, if there are several processes, of which only one writes the
-    checkpoint, or if they hold more than tensors and plain data, which would make the checkpoint unreadable.
-    """
-    window = [dict(batch) for batch in module.window]
-    return window if module.world_size == 1 and all(map(_is_plain, window)) else []
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(map(_is_plain, value.values()))
-    return type(value) in (torch.Tensor, str, int, float, bool, type(None))
-
-
-def random_state() -> dict[str, Any]:
-    """Return the state of python's, numpy's and torch's generators as plain data and tensors."""
-    numpy = np.random.get_state(legacy=False)
-    assert isinstance(numpy, dict)  # what `legacy=False` gives, for the type checker
-    numpy["state"] = {"key": numpy["state"]["key"].tolist(), "pos": numpy["state"]["pos"]}
-    state: dict[str, Any] = {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Put back what :func:`random_state` returned."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    numpy = state["numpy"]
-    key = np.array(numpy["state"]["key"], dtype=np.uint32)
-    np.random.set_state({**numpy, "state": {**numpy["state"], "key": key}})
-    torch.set_rng_state(state["torch"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])

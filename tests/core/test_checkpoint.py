@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import StepLR
 from mtl_lightning import Edge, MultiTaskModule, Schedule
 from mtl_lightning.architectures import MLPHead
 from mtl_lightning.balancing import UncertaintyWeighting
-from mtl_lightning.core.checkpoint import random_state, restore_random_state
+from mtl_lightning.core.resume import random_state, restore_random_state
 from mtl_lightning.tasks import Regression
 from mtl_lightning.types import ConfigurationError, TensorSpec
 from tests.core.saved import BATCHES, PATH, Doubling, assert_alike, single, trained

@@ -241,7 +241,8 @@ def test_schedules_that_cannot_be_right(schedule: Any, message: str) -> None:
 
 
 def test_a_schedule_of_no_group() -> None:
-    message = r"`schedulers`: expected one of \['trunk', 'head', 'balancer', 'default'\], found 'trnuk'\. Did you mean 'trunk'\?"
+    names = r"\['trunk', 'head', 'balancer', 'default'\]"
+    message = rf"`schedulers`: expected one of {names}, found 'trnuk'\. Did you mean 'trunk'\?"
     with pytest.raises(ConfigurationError, match=message):
         scheduled(partial(StepLR, step_size=1), name="trnuk")
 
