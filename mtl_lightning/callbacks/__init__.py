@@ -6,8 +6,9 @@ The first two see which groups of parameters learn badly, and say so in words, w
 >>> from mtl_lightning.callbacks import DeadUnits, PredictionWriter, UpdateRatio
 >>> trainer = Trainer(callbacks=[DeadUnits(every_n_steps=100), UpdateRatio(), PredictionWriter("out.parquet")])
 
-In YAML: ``trainer: {callbacks: [{class_path: DeadUnits, init_args: {every_n_steps: 100}}]}``. A callback sees the
-module, its groups and its optimizers, never a particular task or balancer, and it changes nothing of a run.
+The command line adds all three to every run and takes their options under the keys ``dead_units``, ``update_ratio``
+and ``predictions``; in a YAML for another program they are chosen by ``class_path``. A callback sees the module, its
+groups and its optimizers, never a particular task or balancer, and it changes nothing of a run.
 """
 
 from mtl_lightning.callbacks.dead_units import DeadUnits

@@ -13,6 +13,7 @@ from typing import TypeAlias, cast
 
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from mtl_lightning.architectures.base import Architecture
@@ -173,7 +174,8 @@ def _build_one(
 
 
 def _fusable(parameter: nn.Parameter) -> bool:
-    return parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda")
+    whole = not isinstance(parameter, DTensor)  # not every fused kernel takes sharded ones
+    return whole and parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda")
 
 
 def sparse_parameters(module: nn.Module) -> set[int]:

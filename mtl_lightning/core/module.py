@@ -13,12 +13,13 @@ from torch.optim import Optimizer
 from typing_extensions import Self
 
 from mtl_lightning.core import checkpoint as plain
-from mtl_lightning.core import evaluation, record, step
+from mtl_lightning.core import evaluation, record, resume, step
 from mtl_lightning.core.batches import LabelWatch, first_batch, micro_batches
 from mtl_lightning.core.gradient import at_least_float32
 from mtl_lightning.core.graph import known_name
 from mtl_lightning.core.network import Network
 from mtl_lightning.core.optimizers import CompositeOptimizer, CompositeScheduler
+from mtl_lightning.core.sharding import refuse_unsupported, shard
 from mtl_lightning.core.trainer_arguments import TrainerArguments, replacements
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch, ConfigurationError, spec_of
@@ -41,16 +42,20 @@ class MultiTaskModule(Network):
         self.pending_row: record.Row | None = None
         self.last_losses = torch.zeros(len(self.tasks))
         self._interrupted: Mapping[str, Any] = {}  # our part of the checkpoint that a run is resumed from
-        self._metrics_before: Mapping[str, Any] = {}
+        self.metrics_before: Mapping[str, Any] = {}
+        self.validated = False
 
     def configure_model(self) -> None:
-        """Build what waited for the first batch's sizes."""
+        """Build what waited for the first batch's sizes; shard the parts where the strategy asks for it."""
         if not hasattr(self, "heads"):
             self.input_spec = spec_of(first_batch(self.trainer)["inputs"])
             self._build()
+        shard(self)
 
     def setup(self, stage: str) -> None:
-        """Check the tasks against the datamodule's, and start with fresh metrics."""
+        """Refuse what cannot be right: strategies, tasks that the datamodule lacks; start with fresh metrics."""
+        if stage == "fit":
+            refuse_unsupported(self)
         declared: Mapping[str, Task] | None = getattr(getattr(self.trainer, "datamodule", None), "tasks", None)
         for name in self.tasks if declared is not None else ():
             known_name(name, declared or (), "tasks, which the datamodule declares")
@@ -85,6 +90,7 @@ class MultiTaskModule(Network):
     # -------------------------------------------------------------------------------------------------------- training
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
         """Add a batch to the window and, when it is complete, make one update from it."""
+        self.validated = False
         batches = micro_batches(batch, self.tasks)
         self.labels.see(batches, batch_idx)
         self.window += batches
@@ -131,12 +137,12 @@ class MultiTaskModule(Network):
         record.start(self)
 
     def on_train_start(self) -> None:
-        """Put back the window and the random state of an interrupted run, after the loaders were set up."""
-        self.window = [self.trainer.strategy.batch_to_device(batch) for batch in self._interrupted.get("window", [])]
+        """Put back this process's state of an interrupted run, after the loaders were set up."""
+        self.window = []
         if self._rates_found:
             self._use_found_rates()
-        if "rng" in self._interrupted:
-            plain.restore_random_state(self._interrupted["rng"])
+        if self._interrupted:
+            resume.restore(self, self._interrupted["processes"])
         self._interrupted = {}
 
     def _use_found_rates(self) -> None:
@@ -150,7 +156,7 @@ class MultiTaskModule(Network):
 
     def on_train_epoch_start(self) -> None:
         """Remember the metrics of earlier epochs, which no plateau scheduler is to take for new ones."""
-        self._metrics_before = dict(self.trainer.callback_metrics)
+        self.metrics_before = dict(self.trainer.callback_metrics)
 
     def on_train_epoch_end(self) -> None:
         """Step plateau schedulers of epochs without a validation; look for tasks that nobody labelled."""
@@ -169,8 +175,10 @@ class MultiTaskModule(Network):
     def on_validation_epoch_end(self) -> None:
         """Log ``val/loss``, ``val/loss/<task>``, ``val/<metric>/<task>``, then step plateau schedulers."""
         evaluation.finish(self, "val", self.trainer.val_dataloaders)
-        if not self.trainer.sanity_checking and self.trainer.state.fn == "fit" and self.trainer.is_last_batch:
-            self._step_plateaus()
+        if not self.trainer.sanity_checking and self.trainer.state.fn == "fit":
+            if self.trainer.is_last_batch:
+                self._step_plateaus()
+            self.validated = True
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the test metrics."""
@@ -189,7 +197,7 @@ class MultiTaskModule(Network):
     def _step_plateaus(self) -> None:
         scheduler = cast("Any", self.lr_schedulers())
         if isinstance(scheduler, CompositeScheduler):
-            scheduler.step_plateaus(self.trainer, self._metrics_before)
+            scheduler.step_plateaus(self.trainer, self.metrics_before)
 
     # ------------------------------------------------------------------------------------------------------ checkpoint
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -203,6 +211,8 @@ class MultiTaskModule(Network):
         if self.trainer.state.fn == "fit":
             self._interrupted = checkpoint.get(plain.KEY, {})
             self.skipped = self._interrupted.get("skipped", 0)
+            due = self._interrupted.get("validation_is_due", False) and self.trainer.enable_validation
+            resume.plan_validation(checkpoint["loops"], due)
 
     @classmethod
     def load_from_checkpoint(

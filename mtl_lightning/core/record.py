@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtl_lightning.core.checkpoint import describe_arguments
 from mtl_lightning.core.gradient import Losses
+from mtl_lightning.core.sharding import total_norm
 
 if TYPE_CHECKING:
     from mtl_lightning.core.module import MultiTaskModule
@@ -38,7 +39,7 @@ class Row:
         """Add the gradient norm of each group."""
         for name, grads in groups.items():
             if grads:
-                self.add([f"train/grad_norm/{name}"], nn.utils.get_total_norm(grads))
+                self.add([f"train/grad_norm/{name}"], total_norm(grads))
 
     def values(self) -> dict[str, float]:
         """Return all scalars by name; the one transfer."""

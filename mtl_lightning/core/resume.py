@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 
 from mtl_lightning.core.optimizers import CompositeScheduler
 from mtl_lightning.types import ConfigurationError
@@ -52,7 +52,7 @@ def state_of_process(module: MultiTaskModule) -> dict[str, Any]:
         "rng": random_state(module.device),
         "window": started_window(module),
         "labelled": sorted(module.labels.labelled),
-        "metrics": {name: value.detach().cpu() for name, value in metrics.items()},
+        "metrics": {name: torch.as_tensor(value).detach().cpu() for name, value in metrics.items()},
         "earlier_metrics": [name for name, value in metrics.items() if value is module.metrics_before.get(name)],
         "plateau_epochs": {name: scheduler.last_epoch for name, scheduler in _schedulers(module).items()},
         "validated": module.validated,
@@ -97,8 +97,11 @@ def _own(module: MultiTaskModule, states: list[Mapping[str, Any]]) -> Mapping[st
 
 def _schedulers(module: MultiTaskModule) -> dict[str, Any]:
     """Return the schedulers by group; none without a composite one."""
-    found = [c.scheduler for c in module.trainer.lr_scheduler_configs if isinstance(c.scheduler, CompositeScheduler)]
-    return cast("CompositeScheduler", found[0]).schedulers if found else {}
+    for config in module.trainer.lr_scheduler_configs:
+        scheduler: Any = config.scheduler
+        if isinstance(scheduler, CompositeScheduler):
+            return dict(scheduler.schedulers)
+    return {}
 
 
 # -------------------------------------------------------------------------------------------------------------- window
@@ -133,7 +136,7 @@ def validation_is_due(module: MultiTaskModule) -> bool:
     foreseen.
     """
     trainer = module.trainer
-    done = trainer.fit_loop.epoch_loop.batch_progress.current
+    done: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     if module.validated or trainer.sanity_checking or not done.processed or done.processed != done.ready:
         return False
     return trainer.validating or _validates_after_this_batch(trainer)
@@ -157,9 +160,7 @@ def plan_validation(loops: dict[str, Any], due: bool) -> None:
         loops: Lightning's part of a checkpoint, changed in place.
         due: whether a validation is due; if not, the counters are made to say so, too.
     """
-    training, validation = (
-        loops["fit_loop"][f"epoch_loop.{name}batch_progress"] for name in ("", "val_loop.")
-    )
+    training, validation = (loops["fit_loop"][f"epoch_loop.{name}batch_progress"] for name in ("", "val_loop."))
     total = validation["total"]
     if due:
         for counts in (training["total"], training["current"]):

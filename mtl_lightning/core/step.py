@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mtl_lightning.core import record
 from mtl_lightning.core.batches import check_targets, targets_of, weight_of
 from mtl_lightning.core.gradient import differentiate, window_losses
+from mtl_lightning.core.sharding import average_whole_gradients, total_norm
 from mtl_lightning.types import Batch, MtlLightningError, TargetError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def update(module: MultiTaskModule, window: Sequence[Batch]) -> Tensor | None:
     module.labels.labelled.update(task for task, count in counts.items() if count)
     present = torch.tensor([counts[task] > 0 for task in module.tasks], device=module.device)
     seen = differentiate(module, window, counts, present)
+    average_whole_gradients(module)
     leave_absent_untouched(module, counts)
     row = record.collect(module, seen, counts, present)
     module.pending_row, module.last_losses = row, seen.tasks
@@ -144,9 +146,9 @@ def _nonfinite_groups(groups: Mapping[str, list[Tensor]]) -> list[str]:
 
     A finite gradient whose norm overflows counts as well: no optimizer could use it, and its loss is infinite.
     """
-    if torch.isfinite(nn.utils.get_total_norm([grad for grads in groups.values() for grad in grads])):
+    if torch.isfinite(total_norm([grad for grads in groups.values() for grad in grads])):
         return []
-    return [name for name, grads in groups.items() if not torch.isfinite(nn.utils.get_total_norm(grads))] or [*groups]
+    return [name for name, grads in groups.items() if not torch.isfinite(total_norm(grads))] or [*groups]
 
 
 def _skip(module: MultiTaskModule) -> None:

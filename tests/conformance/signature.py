@@ -9,17 +9,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from functools import partial
+from os import environ
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Adam
 from torchjd.aggregation import UPGrad
 
 from mtl_lightning.balancing import Balancer, UncertaintyWeighting
-from mtl_lightning.types import Batch
-from tests.helpers import fit, make_batches, make_module, weights_of, with_gaps
+from mtl_lightning.types import Batch, ConfigurationError
+from tests.helpers import fit, make_batches, make_module, with_gaps
 
 UPDATES, ROWS = 10, 16
 BALANCERS: dict[str, Any] = {
@@ -29,6 +31,7 @@ BALANCERS: dict[str, Any] = {
     "UPGrad": UPGrad(),
 }
 OPTIMIZERS: dict[str, Any] = {"SGD": partial(SGD, lr=0.02, momentum=0.9), "Adam": partial(Adam, lr=1e-3)}
+SHARDED = [("sum", "Adam", "32-true"), ("uncertainty", "SGD", "32-true"), ("uncertainty", "Adam", "32-true")]
 CASES = [(b, o, precision) for b in BALANCERS for o in OPTIMIZERS for precision in ("64-true", "32-true")]
 
 
@@ -67,7 +70,8 @@ def train(case: tuple[str, str, str], data: list[Batch], **trainer: Any) -> dict
     options = {"default": OPTIMIZERS[optimizer], "balancer": partial(OPTIMIZERS[optimizer].func, lr=0.01)}
     module = make_module(balancer=BALANCERS[balancer], optimizers=options, reads={"kind": ["number"]})
     fit(module, data, precision=precision, **trainer)
-    return weights_of(module)
+    whole = ((name, p.full_tensor() if isinstance(p, DTensor) else p) for name, p in module.named_parameters())
+    return {name: parameter.detach().clone() for name, parameter in whole}
 
 
 def single(batch: Batch) -> Batch:
@@ -81,15 +85,20 @@ def single(batch: Batch) -> Batch:
 
 def main(folder: str) -> None:
     """Train every case on this process's half of the rows, and save what each process ends with."""
-    ended: dict[Any, Mapping[str, Tensor]] = {}
-    rank = world = 0
+    rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
+    part = split(batches(), rank, world)
+    options = {"devices": world, "use_distributed_sampler": False}
+    ended: dict[Any, Mapping[str, Tensor] | str] = {}
     for case in CASES:
-        from os import environ
-
-        rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
-        strategy = DDPStrategy(process_group_backend="gloo")
-        part = split(batches(), rank, world)
-        ended[case] = train(case, part, strategy=strategy, devices=world, use_distributed_sampler=False)
+        ended[case] = train(case, part, strategy=DDPStrategy(process_group_backend="gloo"), **options)
+    for case in SHARDED:
+        strategy = ModelParallelStrategy(world, 1, process_group_backend="gloo")
+        ended[("sharded", *case)] = train(case, part, strategy=strategy, **options)
+    try:
+        strategy = ModelParallelStrategy(world, 1, process_group_backend="gloo")
+        train(("UPGrad", "Adam", "32-true"), part, strategy=strategy, **options)
+    except ConfigurationError as error:
+        ended["refused"] = str(error)
     torch.save(ended, f"{folder}/rank{rank}.pt")
 
 

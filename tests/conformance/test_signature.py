@@ -5,20 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 import torch
-from torch import Tensor
 
-from tests.conformance.signature import CASES, ROWS, batches, join, split, train
+from tests.conformance.signature import CASES, ROWS, SHARDED, batches, join, split, train
 from tests.helpers import assert_same
 
 TOLERANCE = {"64-true": 1e-10, "32-true": 1e-5}
+Ended: TypeAlias = dict[Any, Any]
 ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str, str], dict[str, Tensor]]]:
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[Ended]:
     """What each of two processes ends with, for every case; one launch by torchrun."""
     folder = tmp_path_factory.mktemp("two")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -40,12 +41,23 @@ def test_the_union_of_the_parts_is_the_whole() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)
-def test_two_processes(
-    case: tuple[str, str, str], two_processes: list[dict[tuple[str, str, str], dict[str, Tensor]]]
-) -> None:
+def test_two_processes(case: tuple[str, str, str], two_processes: list[Ended]) -> None:
     first, second = (ended[case] for ended in two_processes)
     assert_same(first, second)
     assert_same(first, train(case, batches()), atol=TOLERANCE[case[2]])
+
+
+@pytest.mark.parametrize("case", SHARDED, ids="-".join)
+def test_two_processes_with_sharded_parameters(case: tuple[str, str, str], two_processes: list[Ended]) -> None:
+    first, second = (ended[("sharded", *case)] for ended in two_processes)
+    assert_same(first, second)
+    assert_same(first, train(case, batches()), atol=TOLERANCE[case[2]])
+
+
+def test_rows_of_sharded_parameters_are_refused(two_processes: list[Ended]) -> None:
+    for ended in two_processes:
+        assert "TorchJD needs one gradient per task, which sharded parameters do not give" in str(ended["refused"])
+        assert "Use `strategy: ddp`" in str(ended["refused"])
 
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)

@@ -1,0 +1,67 @@
+"""Sharded parameters: FSDP2 for balancers of losses, and a clear refusal where a strategy cannot be right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from mtl_lightning.types import ConfigurationError
+
+if TYPE_CHECKING:
+    from mtl_lightning.core.module import MultiTaskModule
+
+
+def refuse_unsupported(module: MultiTaskModule) -> None:
+    """Raise a :class:`ConfigurationError` for combinations that cannot be right, before the first batch."""
+    strategy = module.trainer.strategy
+    if isinstance(strategy, DeepSpeedStrategy):
+        raise ConfigurationError(
+            "DeepSpeed steps one optimizer of its own: expected a strategy that leaves the groups' optimizers to the "
+            "module. Use `strategy: ddp`, or ModelParallelStrategy to shard the parameters."
+        )
+    accumulate = module.trainer.accumulate_grad_batches
+    if isinstance(strategy, FSDPStrategy | ModelParallelStrategy) and module.balancer.wants_rows(accumulate):
+        raise ConfigurationError(
+            f"{type(module.balancer).__name__} needs one gradient per task, which sharded parameters do not give: "
+            f"expected DDP or a single process, found {type(strategy).__name__}. Use `strategy: ddp`, or a balancer "
+            "of losses such as UncertaintyWeighting (with `accumulate_grad_batches: 1` unless it is affine)."
+        )
+
+
+def shard(module: MultiTaskModule) -> None:
+    """Shard the architecture and the heads over the data-parallel processes of a ``ModelParallelStrategy`` (FSDP2).
+
+    The balancer's few parameters stay whole. A module whose ``configure_model`` has sharded its parts already, or has
+    parallelised their tensors, is left as it is.
+    """
+    strategy = module.trainer.strategy
+    if not isinstance(strategy, ModelParallelStrategy) or any(isinstance(p, DTensor) for p in module.parameters()):
+        return
+    mesh = strategy.device_mesh["data_parallel"]
+    if mesh.size() > 1:
+        for part in [module.architecture, *module.heads.children()]:
+            if any(True for _ in part.parameters()):
+                fully_shard(part, mesh=mesh)
+
+
+def average_whole_gradients(module: MultiTaskModule) -> None:
+    """Average the gradients of parameters that are not sharded, which FSDP2 leaves as each process computed them."""
+    if not isinstance(module.trainer.strategy, ModelParallelStrategy):
+        return
+    for parameter in module.parameters():
+        if parameter.grad is not None and not isinstance(parameter.grad, DTensor):
+            parameter.grad = module.all_sum(parameter.grad) / module.world_size
+
+
+def total_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the norm () of all entries of some tensors, over all processes for sharded ones."""
+    if not any(isinstance(tensor, DTensor) for tensor in tensors):
+        return nn.utils.get_total_norm(tensors)
+    norms = [torch.linalg.vector_norm(tensor) for tensor in tensors]
+    return torch.stack([norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]).norm()
