@@ -20,6 +20,7 @@ from mtl_lightning.core.graph import known_name
 from mtl_lightning.core.network import Network
 from mtl_lightning.core.optimizers import CompositeOptimizer, CompositeScheduler
 from mtl_lightning.core.sharding import refuse_unsupported, shard
+from mtl_lightning.core.termination import Termination
 from mtl_lightning.core.trainer_arguments import TrainerArguments, replacements
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch, ConfigurationError, spec_of
@@ -103,6 +104,11 @@ class MultiTaskModule(Network):
             self.step_schedulers("epoch", self.current_epoch + 1)
         return None if objective is None else {"loss": objective}
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Leave, after a complete window and with a checkpoint, if a process was told to terminate."""
+        if not self.window:
+            self.termination.leave_if_told(self.trainer)
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Record, check and clip the unscaled gradients."""
         step.finish_gradients(self)
@@ -125,7 +131,10 @@ class MultiTaskModule(Network):
         here = [callback for callback in callbacks if isinstance(callback, TrainerArguments)]
         self.trainer_arguments = here[0] if here else TrainerArguments()
         self.trainer_arguments.take(self.trainer)
-        return [*replacements(callbacks), *([] if here else [self.trainer_arguments])]
+        ending = [callback for callback in callbacks if isinstance(callback, Termination)]
+        self.termination = ending[0] if ending else Termination()
+        own = [callback for callback in (self.trainer_arguments, self.termination) if callback not in callbacks]
+        return [*replacements(callbacks), *own]
 
     def on_fit_start(self) -> None:
         """Refuse tasks whose statistics were never fitted, and write the charts' layout."""
@@ -179,6 +188,11 @@ class MultiTaskModule(Network):
             if self.trainer.is_last_batch:
                 self._step_plateaus()
             self.validated = True
+
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Do not wait for the end of a validation to leave: a resumed run begins it anew."""
+        if self.world_size == 1 and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self.termination.leave_if_told(self.trainer)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the test metrics."""

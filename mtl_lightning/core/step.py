@@ -35,6 +35,7 @@ def update(module: MultiTaskModule, window: Sequence[Batch]) -> Tensor | None:
         return None
     module.labels.labelled.update(task for task, count in counts.items() if count)
     present = torch.tensor([counts[task] > 0 for task in module.tasks], device=module.device)
+    clear_gradients(module)
     seen = differentiate(module, window, counts, present)
     average_whole_gradients(module)
     leave_absent_untouched(module, counts)
@@ -42,13 +43,21 @@ def update(module: MultiTaskModule, window: Sequence[Batch]) -> Tensor | None:
     module.pending_row, module.last_losses = row, seen.tasks
     optimizer, skipped = module.composite_optimizer(), module.skipped
     optimizer.step()
-    optimizer.zero_grad()
     if module.skipped == skipped:
         module.balancer.after_update(lambda: recompute(module, window, counts))
     record.write(module, row)
     module.pending_row = None
     module.step_schedulers("step", module.trainer.global_step)
     return seen.objective
+
+
+def clear_gradients(module: MultiTaskModule) -> None:
+    """Clear the last update's gradients with the hooks of automatic optimization, and as late: callbacks read them."""
+    optimizer = module.optimizers(use_pl_optimizer=False)
+    for callback in module.trainer.callbacks:  # type: ignore[attr-defined]  # set outside its __init__
+        callback.on_before_zero_grad(module.trainer, module, optimizer)
+    module.on_before_zero_grad(optimizer)  # type: ignore[arg-type]  # one optimizer, not a list
+    module.composite_optimizer().zero_grad()
 
 
 # -------------------------------------------------------------------------------------------------------------- labels

@@ -19,7 +19,7 @@ from tests.helpers import fit
 HERE = Path("saved/here.ckpt")
 
 
-class Saved(Checkpoint):
+class NotingCheckpoint(Checkpoint):
     """Notes the hooks of a run, and saves where it is told to: at the n-th call of a hook in the second epoch.
 
     As a checkpoint callback it is called after the others.
@@ -63,7 +63,7 @@ class Saved(Checkpoint):
 class Run:
     """A run that validates, stops early, keeps the two best checkpoints and logs; of four epochs of eight batches."""
 
-    def __init__(self, noted: Saved, resume: bool = False, **options: Any) -> None:
+    def __init__(self, noted: NotingCheckpoint, resume: bool = False, **options: Any) -> None:
         self.noted = noted
         self.stopping = EarlyStopping("val/loss", patience=4, min_delta=0.05)
         self.best = ModelCheckpoint(
@@ -104,9 +104,9 @@ class Run:
     ],
 )
 def test_a_resumed_run_validates_as_often(hook: str, call: int, options: dict[str, Any]) -> None:
-    whole = Run(Saved(hook, call), **options)
+    whole = Run(NotingCheckpoint(hook, call), **options)
     assert whole.noted.after is not None
-    resumed = Run(Saved(), resume=True, **options)
+    resumed = Run(NotingCheckpoint(), resume=True, **options)
     rest = whole.noted.hooks[whole.noted.after :]
     if hook.startswith("validation batch"):  # such a validation begins anew
         first = next(i for i, noted in enumerate(rest) if noted == "1 validation")
@@ -126,21 +126,21 @@ def test_a_resumed_run_validates_as_often(hook: str, call: int, options: dict[st
 
 
 def test_the_comparison_sees_a_missing_validation() -> None:
-    whole = Run(Saved("batch", 8))
+    whole = Run(NotingCheckpoint("batch", 8))
     checkpoint = torch.load(HERE, weights_only=True)
     assert checkpoint["mtl_lightning"]["validation_is_due"]
     checkpoint["mtl_lightning"]["validation_is_due"] = False
     torch.save(checkpoint, HERE)
-    resumed = Run(Saved(), resume=True)
+    resumed = Run(NotingCheckpoint(), resume=True)
     assert len(resumed.noted.hooks) < len(whole.noted.hooks[whole.noted.after or 0 :])
     with pytest.raises(AssertionError):
         assert_same_end(resumed.end, whole.end)
 
 
 def test_a_run_resumed_without_validation_goes_on_with_the_next_epoch() -> None:
-    Run(Saved("batch", 8))
+    Run(NotingCheckpoint("batch", 8))
     module, data = build(99)
-    noted = Saved()
+    noted = NotingCheckpoint()
     module._schedulers.pop("number")  # which watches the validation
     checkpoint = torch.load(HERE, weights_only=True)
     checkpoint["lr_schedulers"][0].pop("number")
