@@ -88,12 +88,12 @@ def main(folder: str) -> None:
     rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
     part = split(batches(), rank, world)
     options = {"devices": world, "use_distributed_sampler": False}
-    ended: dict[Any, Mapping[str, Tensor] | str] = {}
+    ended: dict[Any, Mapping[str, Tensor] | str] = {}  # sharded cases by a name, the others by the case itself
     for case in CASES:
         ended[case] = train(case, part, strategy=DDPStrategy(process_group_backend="gloo"), **options)
     for case in SHARDED:
         strategy = ModelParallelStrategy(world, 1, process_group_backend="gloo")
-        ended[("sharded", *case)] = train(case, part, strategy=strategy, **options)
+        ended["-".join(case)] = train(case, part, strategy=strategy, **options)
     try:
         strategy = ModelParallelStrategy(world, 1, process_group_backend="gloo")
         train(("UPGrad", "Adam", "32-true"), part, strategy=strategy, **options)

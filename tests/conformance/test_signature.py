@@ -49,7 +49,7 @@ def test_two_processes(case: tuple[str, str, str], two_processes: list[Ended]) -
 
 @pytest.mark.parametrize("case", SHARDED, ids="-".join)
 def test_two_processes_with_sharded_parameters(case: tuple[str, str, str], two_processes: list[Ended]) -> None:
-    first, second = (ended[("sharded", *case)] for ended in two_processes)
+    first, second = (ended["-".join(case)] for ended in two_processes)
     assert_same(first, second)
     assert_same(first, train(case, batches()), atol=TOLERANCE[case[2]])
 

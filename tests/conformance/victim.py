@@ -2,16 +2,20 @@
 
 ``python -m tests.conformance.victim FOLDER [MOMENT]``, where a moment is ``batch 11`` (before the batch that follows
 update 11), ``validation 3`` (at the second batch of the validation after epoch 3) or ``saving 12`` (half-way through
-the first checkpoint that is written after update 12). There it prints ``reached`` and waits to be killed. A run that is
-left alone writes what it ended with to ``FOLDER/end.pt``.
+the first checkpoint that is written after update 12). There it prints ``reached`` and waits to be killed. At
+``SIGTERM 11`` or ``SIGKILL 11`` the last of its processes sends itself that signal instead. A process that is left
+alone writes what it ended with to ``FOLDER/end<rank>.pt``.
 """
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import sys
 import time
 import warnings
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.optim import SGD, Adam, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
@@ -34,6 +39,8 @@ from tests.helpers import FACTORIES, INPUTS, SPECS, make_rows
 
 EPOCHS, ROWS, BATCH, ACCUMULATE = 12, 90, 8, 2
 UPDATES_PER_EPOCH = 6  # 12 batches, the last of 2 rows
+UPDATES = 48  # then it stops early
+TIMEOUT = timedelta(seconds=30)
 SAVE_EVERY = 4  # updates, so that some checkpoints are an epoch's last
 
 
@@ -90,8 +97,11 @@ class Moment(Callback):
         self.kind, self.number = kind, number
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if (self.kind, self.number) == ("batch", trainer.global_step):
-            wait()
+        if self.number == trainer.global_step:
+            if self.kind == "batch":
+                wait()
+            elif self.kind in ("SIGTERM", "SIGKILL") and trainer.global_rank == trainer.world_size - 1:
+                os.kill(os.getpid(), signal.Signals[self.kind])
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -107,7 +117,8 @@ class Moment(Callback):
 def main(folder: Path, moment: tuple[str, int]) -> None:
     """Train from the last checkpoint, if there is one, to the end."""
     torch.set_num_threads(1)
-    seed_everything(0, verbose=False)
+    rank, world = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    seed_everything(rank, verbose=False)  # so that each process drops out features of its own choice
     data = AugmentedData()
     module = MultiTaskModule(
         tasks=data.tasks,
@@ -133,6 +144,8 @@ def main(folder: Path, moment: tuple[str, int]) -> None:
     )
     trainer = Trainer(
         accelerator="cpu",
+        devices=world,
+        strategy=DDPStrategy(process_group_backend="gloo", timeout=TIMEOUT) if world > 1 else "auto",
         max_epochs=EPOCHS,
         accumulate_grad_batches=ACCUMULATE,
         callbacks=[stopping, last, best, Moment(*moment)],
@@ -151,7 +164,7 @@ def main(folder: Path, moment: tuple[str, int]) -> None:
         "epochs": trainer.current_epoch,
         "draws": (torch.rand(()), random.random(), float(np.random.rand())),
     }
-    torch.save(end, folder / "end.pt")
+    torch.save(end, folder / f"end{rank}.pt")
 
 
 if __name__ == "__main__":
