@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from mtl_lightning.callbacks.diagnosis import Diagnosis, multi_task, rate_of, title
 from mtl_lightning.core import MultiTaskModule
+from mtl_lightning.core.sharding import total_norm
 from mtl_lightning.types import ConfigurationError
 
 _LOW_SAMPLES = 2  # before a warning: a single one may be chance
@@ -28,10 +29,10 @@ class _Snapshot(NamedTuple):
 
     def norms(self) -> Tensor:
         """Return the norms (3,) of the update, of the weights before it, and of the gradient; spends the copies."""
-        weights = nn.utils.get_total_norm(self.values)
+        weights = total_norm(self.values)
         for parameter, value in zip(self.parameters, self.values, strict=True):
             value.sub_(parameter.detach())
-        return torch.stack([nn.utils.get_total_norm(self.values), weights, self.grad_norm.to(weights)])
+        return torch.stack([total_norm(self.values), weights, self.grad_norm.to(weights)])
 
 
 class UpdateRatio(Diagnosis):
@@ -52,7 +53,7 @@ class UpdateRatio(Diagnosis):
       skips the step.
 
     On a sampled update the parameters are copied once, in float32 or better, and the host waits for the device once.
-    With several processes the first one's parameters are measured; all have the same, unless they are sharded.
+    Sharded parameters (FSDP2) are measured whole, with a reduction over the processes per norm.
 
     Args:
         every_n_steps: samples every update whose number this divides. 0 switches the callback off.
@@ -143,4 +144,4 @@ def _copy(parameter: nn.Parameter) -> Tensor:
 
 def _grad_norm(parameters: list[nn.Parameter]) -> Tensor:
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return nn.utils.get_total_norm([grad.coalesce().values() if grad.is_sparse else grad for grad in grads])
+    return total_norm([grad.coalesce().values() if grad.is_sparse else grad for grad in grads])

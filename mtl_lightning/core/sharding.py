@@ -64,5 +64,6 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
     if not any(isinstance(tensor, DTensor) for tensor in tensors):
         return nn.utils.get_total_norm(tensors)
     norms = [torch.linalg.vector_norm(tensor) for tensor in tensors]
-    whole: list[Tensor] = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
-    return torch.linalg.vector_norm(torch.stack(whole))
+    whole: list[Tensor] = [part.full_tensor() if isinstance(part, DTensor) else part for part in norms]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(whole))
+    return norm
