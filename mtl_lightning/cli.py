@@ -104,6 +104,10 @@ class MultiTaskCLI(LightningCLI):
 
             self.parser.add_instantiator(restored, MultiTaskDataModule, subclasses=True)
 
+    def predict(self, **options: Any) -> None:
+        """Predict into the file of the ``predictions`` callback, without keeping everything in memory."""
+        self.trainer.predict(**{**options, "return_predictions": False})
+
     def after_fit(self) -> None:
         """Print where the run can be watched and, if asked for, test metrics of each task."""
         if self._get(self.config, "test_after_fit") and self.trainer.state.finished:

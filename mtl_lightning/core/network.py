@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal, cast
 
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
@@ -37,7 +37,7 @@ from mtl_lightning.core.groups import (
     find_roles,
     sparse_parameters,
 )
-from mtl_lightning.core.optimizers import CompositeOptimizer, CompositeScheduler, Schedule
+from mtl_lightning.core.optimizers import CompositeOptimizer, CompositeScheduler, Schedule, SchedulerFactory
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import ConfigurationError, Described, InputSpec
 
@@ -80,7 +80,7 @@ class Network(Described, LightningModule):
         reads: dict[str, list[str] | dict[str, Edge]] | None = None,
         groups: dict[str, list[str]] | None = None,
         optimizers: dict[str, OptimizerCallable] | None = None,
-        schedulers: dict[str, Schedule | LRSchedulerCallable] | None = None,
+        schedulers: dict[str, Schedule | SchedulerFactory] | None = None,
         gradient_clip: dict[str, float] | None = None,
         allow_unlabelled: list[str] | None = None,
         on_nonfinite: Literal["raise", "skip", "ignore"] = "raise",

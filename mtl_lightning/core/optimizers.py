@@ -10,15 +10,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeAlias, overload
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LRSchedulerCallable
+from lightning.pytorch.cli import ReduceLROnPlateau as MonitoringPlateau
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from mtl_lightning.core.graph import BALANCER, DEFAULT, known_name
 from mtl_lightning.types import ConfigurationError
+
+SchedulerFactory: TypeAlias = Callable[[Optimizer], MonitoringPlateau] | Callable[[Optimizer], LRScheduler]
+"""Makes a scheduler from an optimizer. Lightning's ReduceLROnPlateau, which has a ``monitor``, stands first, so that
+the short name means it and not torch's."""
 
 
 class CompositeOptimizer(Optimizer):
@@ -106,7 +110,7 @@ class Schedule:
         warmup: the first so many intervals raise the rate linearly from a hundredth, before the scheduler starts.
     """
 
-    scheduler: LRSchedulerCallable
+    scheduler: SchedulerFactory
     interval: Literal["step", "epoch"] = "epoch"
     frequency: int = 1
     monitor: str | None = None
@@ -116,7 +120,7 @@ class Schedule:
 class GroupScheduler:
     """A :class:`Schedule` at work on one group's optimizer."""
 
-    def __init__(self, name: str, schedule: Schedule | LRSchedulerCallable, optimizer: Optimizer) -> None:
+    def __init__(self, name: str, schedule: Schedule | SchedulerFactory, optimizer: Optimizer) -> None:
         options = schedule if isinstance(schedule, Schedule) else Schedule(schedule)
         self.name, self.interval, self.frequency = name, options.interval, options.frequency
         if options.interval not in ("step", "epoch") or options.frequency < 1 or options.warmup < 0:
@@ -159,7 +163,7 @@ class GroupScheduler:
 class CompositeScheduler:
     """The groups' schedulers behind one, so that Lightning saves and restores them together."""
 
-    def __init__(self, optimizer: CompositeOptimizer, schedules: Mapping[str, Schedule | LRSchedulerCallable]) -> None:
+    def __init__(self, optimizer: CompositeOptimizer, schedules: Mapping[str, Schedule | SchedulerFactory]) -> None:
         for name in schedules:  # the balancer may learn nothing: changing it is one line
             known_name(name, dict.fromkeys([*optimizer.optimizers, BALANCER, DEFAULT]), "schedulers")
         self.optimizer = optimizer
