@@ -15,7 +15,7 @@ import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch.cli import instantiate_module
 
-from mtl_lightning.core import resume
+from mtl_lightning.core import partial_restore, resume
 from mtl_lightning.types import (
     ConfigurationError,
     Described,
@@ -64,6 +64,8 @@ def save(module: MultiTaskModule, checkpoint: dict[str, Any]) -> None:
     checkpoint[KEY] = {
         "config": module.config,
         "by_code": module.by_code,
+        "task_names": list(module.tasks),
+        "optimizers": partial_restore.describe_optimizers(module),
         "input_spec": input_spec_to_dict(module.input_spec),
         "data": described.get("data"),
         "schema": described.get("schema"),
@@ -75,17 +77,23 @@ def save(module: MultiTaskModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[key] = _without_numpy(checkpoint[key])
 
 
+def read(path: str | Path, map_location: Any = None) -> dict[str, Any]:
+    """Return a checkpoint of a module; raise a :class:`ConfigurationError` for a file that is none."""
+    checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+    if KEY not in checkpoint:
+        raise ConfigurationError(
+            f"{path}: expected a checkpoint of a MultiTaskModule, found keys {sorted(checkpoint)}."
+        )
+    return checkpoint
+
+
 def load(cls: type[Module], path: str | Path, overrides: Mapping[str, Any], map_location: Any, strict: bool) -> Module:
     """Rebuild a module from a checkpoint and load its weights.
 
     Raises:
         ConfigurationError: for a file that is no checkpoint of ours, and for arguments that must be passed again.
     """
-    checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    if KEY not in checkpoint:
-        raise ConfigurationError(
-            f"{path}: expected a checkpoint of a MultiTaskModule, found keys {sorted(checkpoint)}."
-        )
+    checkpoint = read(path, map_location)
     saved = checkpoint[KEY]
     if missing := {name: why for name, why in saved["by_code"].items() if name not in overrides}:
         listed = "; ".join(f"`{name}` ({why})" for name, why in missing.items())
@@ -100,7 +108,10 @@ def load(cls: type[Module], path: str | Path, overrides: Mapping[str, Any], map_
         raise ConfigurationError(
             f"{path} cannot be rebuilt: {error}\nPass the arguments in question to load_from_checkpoint again."
         ) from error
-    module.load_state_dict(checkpoint["state_dict"], strict=strict)
+    if strict:
+        module.load_state_dict(checkpoint["state_dict"])
+    else:
+        partial_restore.load_what_stays(module, checkpoint["state_dict"], saved["task_names"])
     return module
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -87,13 +88,25 @@ def step(module: MultiTaskModule, stage: str, batch: Any, dataloader_idx: int) -
     """Add a batch of one dataloader to its metrics, once its targets are checked: metrics read them on the host too."""
     evaluations = module.evaluations[stage]
     while len(evaluations) <= dataloader_idx:
-        evaluations.append(Evaluation(module.tasks, stage).to(module.device))
+        with wide_sums():
+            evaluations.append(Evaluation(module.tasks, stage).to(module.device))
     evaluation = evaluations[dataloader_idx]
     for item in micro_batches(batch, module.tasks):
         check_targets(item, module.tasks)
         outputs, _ = module.run(item["inputs"], list(targets_of(item)))
-        with full_precision(module):
+        with full_precision(module), wide_sums():
             evaluation.update(module.tasks, item, outputs)
+
+
+@contextmanager
+def wide_sums() -> Iterator[None]:
+    """Make new tensors in float32 or better: under 16-true and bf16-true a count would stop growing at 2048 or 256."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.promote_types(before, torch.float32))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def finish(module: MultiTaskModule, stage: str, loaders: Any) -> None:

@@ -168,6 +168,7 @@ def _build_one(
         if all(id(p) in no_decay for p in members) and "weight_decay" in group:
             group["weight_decay"] = 0.0
         free = "fused" in group and group["fused"] is None and not (group.get("foreach") or group.get("differentiable"))
+        free = free and not group.get("momentum")  # SGD's fused kernel fails where some parameters have no momentum yet
         if free and all(_fusable(p) and id(p) not in sparse for p in members):
             group["fused"] = True
     return optimizer
@@ -175,7 +176,9 @@ def _build_one(
 
 def _fusable(parameter: nn.Parameter) -> bool:
     whole = not isinstance(parameter, DTensor)  # not every fused kernel takes sharded ones
-    return whole and parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda")
+    device = parameter.device.type
+    right = device == "cuda" or (device == "cpu" and parameter.dtype.itemsize >= 4)  # in half, SGD's moves nothing
+    return whole and parameter.is_floating_point() and right
 
 
 def sparse_parameters(module: nn.Module) -> set[int]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 from typing_extensions import Self
 
 from mtl_lightning.core import checkpoint as plain
-from mtl_lightning.core import evaluation, record, resume, step
+from mtl_lightning.core import evaluation, partial_restore, record, resume, step
 from mtl_lightning.core.batches import LabelWatch, first_batch, micro_batches
 from mtl_lightning.core.gradient import at_least_float32
 from mtl_lightning.core.graph import known_name
@@ -41,8 +42,10 @@ class MultiTaskModule(Network):
         self.labels = LabelWatch(self.tasks)
         self.skipped = 0
         self.pending_row: record.Row | None = None
+        self.pending_window: tuple[Sequence[Batch], Mapping[str, float]] = ([], {})  # and its labels, by task
         self.last_losses = torch.zeros(len(self.tasks))
         self._interrupted: Mapping[str, Any] = {}  # our part of the checkpoint that a run is resumed from
+        self._optimizers_before: partial_restore.SavedOptimizers | None = None
         self.metrics_before: Mapping[str, Any] = {}
         self.validated = False
 
@@ -152,6 +155,9 @@ class MultiTaskModule(Network):
             self._use_found_rates()
         if self._interrupted:
             resume.restore(self, self._interrupted["processes"])
+        elif self._optimizers_before is not None:
+            partial_restore.restore_optimizers(self, self._optimizers_before)
+        self._optimizers_before = None
         self._interrupted = {}
 
     def _use_found_rates(self) -> None:
@@ -228,6 +234,13 @@ class MultiTaskModule(Network):
             due = self._interrupted.get("validation_is_due", False) and self.trainer.enable_validation
             resume.plan_validation(checkpoint["loops"], due)
 
+    def restore_optimizers(self, checkpoint_path: str | Path) -> None:
+        """Begin the next training with the optimizer state, in a checkpoint, of the parameters that stay.
+
+        For fine-tuning: see :meth:`load_from_checkpoint`. Learning rates, schedulers and counters start anew.
+        """
+        self._optimizers_before = partial_restore.saved_optimizers(plain.read(checkpoint_path, "cpu"), plain.KEY)
+
     @classmethod
     def load_from_checkpoint(
         cls,
@@ -240,11 +253,19 @@ class MultiTaskModule(Network):
     ) -> Self:
         """Rebuild a trained module from its checkpoint alone, without the YAML or the data.
 
+        To fine-tune with a task more or less, another head or another balancer, pass what changes and
+        ``strict=False``: weights that still fit by name and shape are loaded, all others are made anew. Optimizers
+        then start afresh, unless :meth:`restore_optimizers` gives those weights their old optimizer state::
+
+            module = MultiTaskModule.load_from_checkpoint(path, strict=False, tasks=more_tasks)
+            module.restore_optimizers(path)
+            Trainer(max_epochs=3).fit(module, data)
+
         Args:
             checkpoint_path: the checkpoint's path.
             map_location: where to put the tensors, as in ``torch.load``.
             hparams_file: refused; a checkpoint holds its own configuration.
-            strict: refuse missing and unexpected weights (the default).
+            strict: refuse missing, unexpected and differently shaped weights (the default).
             weights_only: refused if false; these checkpoints are plain data.
             kwargs: constructor arguments to change; those that were instances or lambdas must be passed again.
         """

@@ -53,7 +53,7 @@ def due(module: MultiTaskModule) -> bool:
 
 def _asked_for(module: MultiTaskModule, update: int) -> bool:
     every: int = module.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set outside Trainer.__init__
-    return every > 0 and update % every == 0
+    return every > 0 and (update % every == 0 or module.trainer.should_stop)  # as Lightning, all of the last steps
 
 
 def collect(module: MultiTaskModule, seen: Losses, counts: Mapping[str, float], present: Tensor) -> Row | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mtl_lightning.core import record
 from mtl_lightning.core.batches import check_targets, targets_of, weight_of
@@ -40,13 +41,13 @@ def update(module: MultiTaskModule, window: Sequence[Batch]) -> Tensor | None:
     average_whole_gradients(module)
     leave_absent_untouched(module, counts)
     row = record.collect(module, seen, counts, present)
-    module.pending_row, module.last_losses = row, seen.tasks
+    module.pending_row, module.pending_window, module.last_losses = row, (window, counts), seen.tasks
     optimizer, skipped = module.composite_optimizer(), module.skipped
     optimizer.step()
     if module.skipped == skipped:
         module.balancer.after_update(lambda: recompute(module, window, counts))
     record.write(module, row)
-    module.pending_row = None
+    module.pending_row, module.pending_window = None, ([], {})
     module.step_schedulers("step", module.trainer.global_step)
     return seen.objective
 
@@ -169,14 +170,35 @@ def _skip(module: MultiTaskModule) -> None:
 
 
 def _refuse(module: MultiTaskModule, bad: list[str]) -> None:
-    finite = torch.isfinite(module.last_losses).tolist()
-    tasks = [name for name, good in zip(module.tasks, finite, strict=True) if not good]
-    for name, named in module.roles.tasks.items():
-        if name not in tasks and any(p.grad is not None and not torch.isfinite(p.grad).all() for p in named.values()):
-            tasks.append(name)
+    heads = [
+        any(p.grad is not None and not torch.isfinite(p.grad).all() for p in named.values())
+        for named in module.roles.tasks.values()
+    ]
+    found = ~torch.isfinite(module.last_losses) | torch.tensor(heads, device=module.device)
+    found = module.all_sum(found.float())  # a task may be at fault on another process
+    if not found.any():
+        found = module.all_sum(_overflowing(module))
+    tasks = [name for name, number in zip(module.tasks, found.tolist(), strict=True) if number]
     raise NonFiniteError(
         f"Update {module.trainer.global_step + 1}: expected finite gradients, found a norm of inf or nan in the groups "
-        f"{bad}; the loss or the head of {tasks or 'no single task'} is not finite. Lower that group's learning rate, "
-        "clip its gradient (`gradient_clip`), or look for extreme values in its targets; `on_nonfinite: skip` leaves "
-        "such updates out."
+        f"{bad}; the loss or the gradient of {tasks or 'no single task'} is not finite. Lower that group's learning "
+        "rate, clip its gradient (`gradient_clip`), or look for extreme values in its targets; `on_nonfinite: skip` "
+        "leaves such updates out."
     )
+
+
+def _overflowing(module: MultiTaskModule) -> Tensor:
+    """Return (T,), 1 for each task whose loss alone gives the trunk a gradient that is not finite: one more forward."""
+    window, counts = module.pending_window
+    trunk = [parameter for parameter in module.roles.shared.values() if parameter.requires_grad]
+    flags = torch.zeros(len(module.tasks), device=module.device)
+    if any(isinstance(parameter, DTensor) for parameter in trunk):
+        return flags  # sharded parameters give no gradient of a single task
+    with torch.enable_grad(), frozen(module):
+        for batch in window:
+            for index, loss in enumerate(window_losses(module, batch, counts)[0]):
+                if loss.requires_grad:
+                    grads = torch.autograd.grad(loss, trunk, retain_graph=True, allow_unused=True)
+                    finite = torch.isfinite(total_norm([grad for grad in grads if grad is not None]))
+                    flags[index] += ~finite
+    return flags

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.callbacks import BackboneFinetuning, GradientAccumulationScheduler, ModelCheckpoint
 
+from mtl_lightning.core.finetuning import GroupBackboneFinetuning
 from mtl_lightning.types import ConfigurationError
 
 
@@ -73,6 +74,10 @@ class ManualAccumulationScheduler(GradientAccumulationScheduler):
 
 
 def replacements(callbacks: list[Callback]) -> list[Callback]:
-    """Return the callbacks that take the place of those which refuse manual optimization."""
+    """Return the callbacks that take the place of those which refuse manual optimization or mistake the groups."""
     refusing = [c for c in callbacks if type(c) is GradientAccumulationScheduler]
-    return [ManualAccumulationScheduler(callback.scheduling) for callback in refusing]
+    mistaken = [c for c in callbacks if type(c) is BackboneFinetuning]
+    return [
+        *(ManualAccumulationScheduler(callback.scheduling) for callback in refusing),
+        *(GroupBackboneFinetuning(callback) for callback in mistaken),
+    ]

@@ -1,9 +1,8 @@
-"""The measure of the conformance suite: an ordinary module with automatic optimization, and what a run leaves behind."""
+"""The measure of the conformance suite: a module with automatic optimization, and what a run leaves behind."""
 
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +76,7 @@ class Plain(LightningModule):
         return outputs
 
     def log_loss(self, stage: str, batch: Batch, index: int, loaders: Any) -> None:
-        name = f"{stage}/{index}/loss" if isinstance(loaders, list) else f"{stage}/loss"
+        name = f"{stage}/{index}/loss" if isinstance(loaders, tuple) else f"{stage}/loss"
         self.log(name, self.loss(batch), batch_size=len(batch["inputs"]), add_dataloader_idx=False)
 
     def configure_optimizers(self) -> Any:
@@ -140,7 +139,7 @@ class Feature:
         windows: whether a window has several batches, so that hooks come in another order (ours runs all forwards
             and backwards of a window on its last batch) and the logged training loss is that of the whole window.
         several: two validation loaders.
-        scaler: whether the trainer has a gradient scaler.
+        watches: whether what happens depends on a loss, so that only runs with the same weights are alike.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -149,6 +148,7 @@ class Feature:
     schedule: Schedule | None = None
     windows: bool = False
     several: bool = False
+    watches: bool = False
 
 
 @dataclass
@@ -189,8 +189,3 @@ def read_log(folder: str) -> dict[str, list[tuple[int, set[float]]]]:
                     if value and key != "step":
                         found.setdefault(name, {}).setdefault(int(row["step"]), set()).add(float(value))
     return {name: sorted(values.items()) for name, values in found.items()}
-
-
-def counted(hooks: Sequence[str]) -> Counter[str]:
-    """How often each hook was called."""
-    return Counter(hooks)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import SGD, AdamW
 
 from mtl_lightning import Edge, MultiTaskModule
 from mtl_lightning.balancing import UncertaintyWeighting
@@ -112,3 +112,15 @@ def test_an_update_in_which_nobody_has_a_label_is_none() -> None:
     snapshots = run(module, [first, second, third])
     assert snapshots.moved(1) == set()
     assert snapshots.updates == [0, 1, 1, 2]
+
+
+def test_a_task_that_comes_late_joins_a_momentum_that_others_have() -> None:
+    batches = make_batches(3)
+    batches[0] = without(batches[0], "kind")
+    one_group = {"tasks": ["task:number", "task:kind"]}
+    module = make_module(
+        balancer=UncertaintyWeighting, groups=one_group, optimizers={"default": partial(SGD, lr=0.1, momentum=0.9)}
+    )
+    before = weights_of(module)
+    fit(module, batches)
+    assert all(not torch.equal(weight, before[name]) for name, weight in weights_of(module).items() if "kind" in name)

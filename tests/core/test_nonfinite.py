@@ -51,28 +51,28 @@ class Breaking(nn.Linear):
 def test_everything_is_named_when_the_inputs_are_nan() -> None:
     message = (
         r"Update 3: expected finite gradients, .* in the groups \['shared', 'number', 'vector', 'kind'\]; the loss"
-        r" or the head of \['number', 'vector', 'kind'\] is not finite\..*`gradient_clip`.*`on_nonfinite: skip`"
+        r" or the gradient of \['number', 'vector', 'kind'\] is not finite\..*`gradient_clip`.*`on_nonfinite: skip`"
     )
     with pytest.raises(NonFiniteError, match=message):
         fit(make_module(), LOST)
 
 
 def test_the_task_with_an_infinite_loss_is_named() -> None:
-    message = r"Update 3: .* in the groups \['shared', 'number'\]; the loss or the head of \['number'\] is not finite"
+    message = r"Update 3: .* in the groups \['shared', 'number'\]; the loss or the gradient of \['number'\] is not finite"
     with pytest.raises(NonFiniteError, match=message):
         fit(make_module(), HUGE)
 
 
 def test_the_task_with_an_infinite_gradient_is_named() -> None:
     module = make_module(heads={"kind": lambda size, outputs: Breaking(size[0], outputs)})
-    message = r"Update 1: .* in the groups \['shared', 'kind'\]; the loss or the head of \['kind'\] is not finite"
+    message = r"Update 1: .* in the groups \['shared', 'kind'\]; the loss or the gradient of \['kind'\] is not finite"
     with pytest.raises(NonFiniteError, match=message):
         fit(module, BATCHES)
 
 
 def test_groups_are_named_as_they_are_configured() -> None:
     module = make_module(groups={"all": ["*"]}, balancer=UncertaintyWeighting)
-    with pytest.raises(NonFiniteError, match=r"in the groups \['all'\]; the loss or the head of \['number'\]"):
+    with pytest.raises(NonFiniteError, match=r"in the groups \['all'\]; the loss or the gradient of \['number'\]"):
         fit(module, HUGE)
 
 

@@ -1,0 +1,34 @@
+"""The README's commands for several processes: the program under torchrun."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = ["--data.init_args.sizes=[64,32,32]", "--data.init_args.batch_size=16", "--trainer.max_epochs=1"]
+
+
+def readme_command() -> list[str]:
+    """The arguments that the README gives to torchrun for one machine."""
+    text = (ROOT / "README.md").read_text()
+    (command,) = re.findall(r"^torchrun (--nproc-per-node=2 .*)$", text, flags=re.MULTILINE)
+    return str(command).split()
+
+
+def test_two_processes_train_from_the_command_line(tmp_path: Path) -> None:
+    command = [*readme_command(), "--trainer.accelerator=cpu", *SMALL, f"--trainer.default_root_dir={tmp_path}"]
+    config = command.index("configs/multidigit.yaml")
+    command[config] = str(ROOT / command[config])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--master-port=0", *command]
+    done = subprocess.run(launcher, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "distributed_backend=gloo" in done.stderr
+    assert done.stdout.count("task   ") == 1  # one table, by the first process
+    (saved,) = tmp_path.rglob("*.ckpt")
+    checkpoint = torch.load(saved, weights_only=True)
+    assert checkpoint["global_step"] == 4 / 2  # batches of 16 on each of two processes
