@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -31,6 +31,13 @@ def refuse_unsupported(module: MultiTaskModule) -> None:
             f"{type(module.balancer).__name__} needs one gradient per task, which sharded parameters do not give: "
             f"expected DDP or a single process, found {type(strategy).__name__}. Use `strategy: ddp`, or a balancer "
             "of losses such as UncertaintyWeighting (with `accumulate_grad_batches: 1` unless it is affine)."
+        )
+    static = isinstance(strategy, DDPStrategy) and strategy._ddp_kwargs.get("static_graph", False)
+    if static and (accumulate > 1 or module.balancer.wants_rows(accumulate)):
+        raise ConfigurationError(
+            "`static_graph` expects one backward per update, which DDP sums: found "
+            f"{type(module.balancer).__name__} with `accumulate_grad_batches: {accumulate}`, which sums gradients in "
+            "its own way. Leave `static_graph` out."
         )
 
 

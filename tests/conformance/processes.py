@@ -1,0 +1,74 @@
+"""What is asked of a trainer beside its strategy; run by torchrun as a script, it trains all cases on every process."""
+
+from __future__ import annotations
+
+import sys
+from os import environ
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch import nn
+
+from mtl_lightning.types import ConfigurationError
+from tests.conformance.signature import batches, split, train
+from tests.helpers import fit, make_module
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "static graph": {"static_graph": True},
+    "unused parameters are looked for": {"find_unused_parameters": True},
+    "accumulation and clipping": {"accumulate_grad_batches": 3, "gradient_clip_val": 0.3},
+    "clipping by value": {"gradient_clip_val": 0.05, "gradient_clip_algorithm": "value"},
+    "max_steps": {"max_steps": 4},
+}
+OF_STRATEGY = {"static graph", "unused parameters are looked for"}
+REFUSED = [("UPGrad", 1), ("sum", 2)]
+"""What ``static_graph`` is refused with: balancer, and batches of a window."""
+DDP = [
+    (name, b) for name in OPTIONS for b in ("sum", "uncertainty", "UPGrad") if (name, b) != ("static graph", "UPGrad")
+]
+SHARDED = ["accumulation and clipping", "max_steps"]
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """What the trainer is told on one process: the strategy's own options mean nothing there."""
+    return {} if name in OF_STRATEGY else OPTIONS[name]
+
+
+def synchronised() -> tuple[bool, str]:
+    """Whether ``sync_batchnorm`` converts the network, and what it then says on the CPU."""
+    network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh())
+    module = make_module(architecture=network)
+    strategy = DDPStrategy(process_group_backend="gloo")
+    try:
+        fit(module, batches(), strategy=strategy, devices=2, sync_batchnorm=True, use_distributed_sampler=False)
+    except ValueError as error:
+        return any(isinstance(part, nn.SyncBatchNorm) for part in module.modules()), str(error)
+    return False, "trained"
+
+
+def main(folder: str) -> None:
+    """Train every case on this process's half of the rows, and save what each process ends with."""
+    rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
+    part = split(batches(), rank, world)
+    plan = {"devices": world, "use_distributed_sampler": False}
+    ended: dict[Any, Any] = {}
+    for name, balancer in DDP:
+        of_strategy = OPTIONS[name] if name in OF_STRATEGY else {}
+        strategy: Any = DDPStrategy(process_group_backend="gloo", **of_strategy)
+        ended[name, balancer] = train((balancer, "SGD", "64-true"), part, strategy=strategy, **plan, **options_of(name))
+    for name in SHARDED:
+        strategy = ModelParallelStrategy(world, 1, process_group_backend="gloo")
+        ended[name] = train(("sum", "SGD", "32-true"), part, strategy=strategy, **plan, **options_of(name))
+    for balancer, window in REFUSED:
+        strategy = DDPStrategy(process_group_backend="gloo", static_graph=True)
+        try:
+            train((balancer, "SGD", "64-true"), part, strategy=strategy, accumulate_grad_batches=window, **plan)
+        except ConfigurationError as error:
+            ended["refused", balancer, window] = str(error)
+    ended["synchronised"] = synchronised()
+    torch.save(ended, f"{folder}/rank{rank}.pt")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

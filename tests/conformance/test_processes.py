@@ -1,0 +1,58 @@
+"""Options of the trainer on two processes: the weights of one process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conformance.processes import DDP, REFUSED, SHARDED, options_of
+from tests.conformance.signature import batches, train
+from tests.helpers import assert_same
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
+    """What each of two processes ends with, for every case; one launch by torchrun."""
+    folder = tmp_path_factory.mktemp("two")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    script = ["-m", "tests.conformance.processes", str(folder)]
+    done = subprocess.run([*launcher, *script], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("case", DDP, ids="-".join)
+def test_ddp(case: tuple[str, str], two_processes: list[dict[Any, Any]]) -> None:
+    first, second = (ended[case] for ended in two_processes)
+    name, balancer = case
+    assert_same(first, second)
+    assert_same(first, train((balancer, "SGD", "64-true"), batches(), **options_of(name)), atol=1e-10)
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_fsdp2(name: str, two_processes: list[dict[Any, Any]]) -> None:
+    first, second = (ended[name] for ended in two_processes)
+    assert_same(first, second)
+    assert_same(first, train(("sum", "SGD", "32-true"), batches(), **options_of(name)), atol=1e-5)
+
+
+def test_sync_batchnorm_converts_the_network(two_processes: list[dict[Any, Any]]) -> None:
+    for ended in two_processes:
+        converted, said = ended["synchronised"]
+        assert converted
+        assert "SyncBatchNorm expected input tensor to be on GPU" in said
+
+
+@pytest.mark.parametrize(("balancer", "window"), REFUSED)
+def test_a_static_graph_is_refused_where_ddp_does_not_sum(
+    balancer: str, window: int, two_processes: list[dict[Any, Any]]
+) -> None:
+    for ended in two_processes:
+        assert "Leave `static_graph` out." in ended["refused", balancer, window]
