@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from mtl_lightning.core.batches import targets_of, weight_of
@@ -82,9 +83,16 @@ def _by_objective(
             objective = objective + sum(aux.values())
         if parts > 1:
             objective = objective / parts
+        if isinstance(module.trainer.strategy, DDPStrategy) and not all(loss.requires_grad for loss in losses):
+            objective = objective + _reaching_all(module)
         with nullcontext() if index == parts - 1 else module.no_gradient_sync():
             module.manual_backward(objective)
         seen.objective = seen.objective + objective.detach()
+
+
+def _reaching_all(module: MultiTaskModule) -> Tensor:
+    """Return a 0 () that reaches every trained parameter: DDP waits for a gradient of each, absent tasks' too."""
+    return torch.stack([p.reshape(-1)[:0].sum().float() for p in module.parameters() if p.requires_grad]).sum()
 
 
 def _by_rows(

@@ -14,7 +14,7 @@ from typing import TypeAlias, cast
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 from torch.distributed.tensor import DTensor
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from mtl_lightning.architectures.base import Architecture
 from mtl_lightning.core.graph import BALANCER, DEFAULT, SHARED, known_name
@@ -169,16 +169,19 @@ def _build_one(
             group["weight_decay"] = 0.0
         free = "fused" in group and group["fused"] is None and not (group.get("foreach") or group.get("differentiable"))
         free = free and not group.get("momentum")  # SGD's fused kernel fails where some parameters have no momentum yet
-        if free and all(_fusable(p) and id(p) not in sparse for p in members):
+        if free and all(_fusable(p) and not _stays(p, optimizer) and id(p) not in sparse for p in members):
             group["fused"] = True
     return optimizer
 
 
 def _fusable(parameter: nn.Parameter) -> bool:
     whole = not isinstance(parameter, DTensor)  # not every fused kernel takes sharded ones
-    device = parameter.device.type
-    right = device == "cuda" or (device == "cpu" and parameter.dtype.itemsize >= 4)  # in half, SGD's moves nothing
-    return whole and parameter.is_floating_point() and right
+    return whole and parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda")
+
+
+def _stays(parameter: nn.Parameter, optimizer: Optimizer) -> bool:
+    """Whether a fused step would not move it: a defect of PyTorch's (2.13) fused SGD on the CPU in half precision."""
+    return isinstance(optimizer, SGD) and parameter.device.type == "cpu" and parameter.dtype.itemsize < 4
 
 
 def sparse_parameters(module: nn.Module) -> set[int]:

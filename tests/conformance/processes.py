@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.types import Batch, ConfigurationError
 from tests.conformance.signature import batches, split, train
 from tests.helpers import fit, make_module
 
@@ -22,6 +22,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "max_steps": {"max_steps": 4},
 }
 OF_STRATEGY = {"static graph", "unused parameters are looked for"}
+ABSENT = ["sum", "uncertainty", "UPGrad"]
 REFUSED = [("UPGrad", 1), ("sum", 2)]
 """What ``static_graph`` is refused with: balancer, and batches of a window."""
 DDP = [
@@ -30,21 +31,29 @@ DDP = [
 SHARDED = ["accumulation and clipping", "max_steps"]
 
 
+def with_absences() -> list[Batch]:
+    """Batches of which one has no label of ``kind``, and one has ``vector`` on the second process alone."""
+    data = batches()
+    data[2]["targets"]["kind"] = torch.full_like(data[2]["targets"]["kind"], -100)
+    data[4]["targets"]["vector"][0::2] = torch.nan
+    return data
+
+
 def options_of(name: str) -> dict[str, Any]:
     """What the trainer is told on one process: the strategy's own options mean nothing there."""
     return {} if name in OF_STRATEGY else OPTIONS[name]
 
 
-def synchronised() -> tuple[bool, str]:
-    """Whether ``sync_batchnorm`` converts the network, and what it then says on the CPU."""
-    network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh())
-    module = make_module(architecture=network)
+def synchronised() -> str:
+    """What a network whose BatchNorm ``sync_batchnorm`` has converted says on the CPU."""
+    module = make_module(architecture=nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh()))
     strategy = DDPStrategy(process_group_backend="gloo")
+    options: dict[str, Any] = {"strategy": strategy, "devices": 2, "use_distributed_sampler": False}
     try:
-        fit(module, batches(), strategy=strategy, devices=2, sync_batchnorm=True, use_distributed_sampler=False)
+        fit(module, batches(), sync_batchnorm=True, **options)
     except ValueError as error:
-        return any(isinstance(part, nn.SyncBatchNorm) for part in module.modules()), str(error)
-    return False, "trained"
+        return str(error)
+    return "trained"
 
 
 def main(folder: str) -> None:
@@ -57,6 +66,12 @@ def main(folder: str) -> None:
         of_strategy = OPTIONS[name] if name in OF_STRATEGY else {}
         strategy: Any = DDPStrategy(process_group_backend="gloo", **of_strategy)
         ended[name, balancer] = train((balancer, "SGD", "64-true"), part, strategy=strategy, **plan, **options_of(name))
+    for balancer in ABSENT:
+        strategy = DDPStrategy(process_group_backend="gloo")
+        gappy = split(with_absences(), rank, world)
+        if rank == 0:
+            del gappy[4]["targets"]["vector"]  # no label of it: the key may be missing as well
+        ended["absent", balancer] = train((balancer, "Adam", "64-true"), gappy, strategy=strategy, **plan)
     for name in SHARDED:
         strategy = ModelParallelStrategy(world, 1, process_group_backend="gloo")
         ended[name] = train(("sum", "SGD", "32-true"), part, strategy=strategy, **plan, **options_of(name))

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
+from torch import nn
 
-from tests.conformance.processes import DDP, REFUSED, SHARDED, options_of
+from tests.conformance.processes import ABSENT, DDP, REFUSED, SHARDED, options_of, with_absences
 from tests.conformance.signature import batches, train
-from tests.helpers import assert_same
+from tests.helpers import assert_same, make_module
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -36,6 +38,13 @@ def test_ddp(case: tuple[str, str], two_processes: list[dict[Any, Any]]) -> None
     assert_same(first, train((balancer, "SGD", "64-true"), batches(), **options_of(name)), atol=1e-10)
 
 
+@pytest.mark.parametrize("balancer", ABSENT)
+def test_tasks_without_a_label_on_one_process_or_on_all(balancer: str, two_processes: list[dict[Any, Any]]) -> None:
+    first, second = (ended["absent", balancer] for ended in two_processes)
+    assert_same(first, second)
+    assert_same(first, train((balancer, "Adam", "64-true"), with_absences()), atol=1e-10)
+
+
 @pytest.mark.parametrize("name", SHARDED)
 def test_fsdp2(name: str, two_processes: list[dict[Any, Any]]) -> None:
     first, second = (ended[name] for ended in two_processes)
@@ -44,10 +53,18 @@ def test_fsdp2(name: str, two_processes: list[dict[Any, Any]]) -> None:
 
 
 def test_sync_batchnorm_converts_the_network(two_processes: list[dict[Any, Any]]) -> None:
+    """Equality is not tested: the converted layers refuse the CPU, which says that they were converted."""
     for ended in two_processes:
-        converted, said = ended["synchronised"]
-        assert converted
-        assert "SyncBatchNorm expected input tensor to be on GPU" in said
+        assert ended["synchronised"] == "SyncBatchNorm layers only work with GPU modules"
+
+
+def test_sync_batchnorm_keeps_roles_and_groups() -> None:
+    module = make_module(architecture=nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh()))
+    before = {name: list(map(id, named.values())) for name, named in module.groups.items()}
+    TorchSyncBatchNorm().apply(module)
+    assert any(isinstance(part, nn.SyncBatchNorm) for part in module.modules())
+    module.configure_optimizers()
+    assert {name: list(map(id, named.values())) for name, named in module.groups.items()} == before
 
 
 @pytest.mark.parametrize(("balancer", "window"), REFUSED)
