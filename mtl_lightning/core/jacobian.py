@@ -2,8 +2,8 @@
 
 Each task's loss is a separate scalar, so that its backward runs its own head and the trunk and nothing else. The rows
 are summed over micro-batches and processes *before* anything non-linear is done with them, in one flat all-reduce of
-P x D + H numbers (P tasks present, D shared parameters, H others). So the update is that of one process on the whole
-batch, for every way of combining them.
+P x D + H + h numbers (P tasks present, D shared parameters, H others in h tensors). So the update is that of one
+process on the whole batch, for every way of combining them.
 """
 
 from __future__ import annotations
@@ -58,15 +58,19 @@ class Rows:
         """
         others = [
             torch.stack([weights[row].to(grad.dtype) * grad for row, grad in found.items()]).sum(0)
-            for found in self.reached
             if found
+            else torch.zeros_like(parameter)
+            for parameter, found in zip(self.others, self.reached, strict=True)
         ]
-        flat = all_sum(torch.cat([self.jacobian.reshape(-1), *(grad.reshape(-1) for grad in others)]))
+        here = self.jacobian.new_tensor([bool(found) for found in self.reached])  # another process may reach others
+        flat = all_sum(torch.cat([self.jacobian.reshape(-1), *(grad.reshape(-1) for grad in others), here]))
+        flat, anywhere = flat[: flat.numel() - len(here)], flat[flat.numel() - len(here) :].tolist()
         rows = flat[: self.jacobian.numel()].view_as(self.jacobian)
         trunk = combine(rows * weights.to(rows.dtype).unsqueeze(1)) if self.trunk else flat[:0]
-        parameters = [*self.trunk, *(p for p, found in zip(self.others, self.reached, strict=True) if found)]
-        pieces = torch.split(torch.cat([trunk, flat[rows.numel() :]]), [parameter.numel() for parameter in parameters])
-        return [(parameter, piece.view_as(parameter)) for parameter, piece in zip(parameters, pieces, strict=True)]
+        pieces = torch.split(torch.cat([trunk, flat[rows.numel() :]]), self.sizes)
+        reached = [True] * len(self.trunk) + [number > 0 for number in anywhere]
+        pairs = zip([*self.trunk, *self.others], pieces, reached, strict=True)
+        return [(parameter, piece.view_as(parameter)) for parameter, piece, found in pairs if found]
 
 
 def put_gradients(gradients: Sequence[tuple[nn.Parameter, Tensor]]) -> Tensor:
