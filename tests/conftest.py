@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 
 @pytest.fixture(autouse=True)
-def _one_thread_and_one_seed() -> None:
-    """Small networks run faster on one thread, and every test starts from the same random state."""
+def _one_thread_and_one_seed() -> Iterator[None]:
+    """Small networks run faster on one thread, and every test starts from the same state of torch."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    yield
+    torch.use_deterministic_algorithms(False)  # `Trainer(deterministic=True)` leaves it on
 
 
 @pytest.fixture(autouse=True)

@@ -45,7 +45,8 @@ class Dtypes(Callback):
 
 def dtypes(precision: Any, init: Any) -> dict[str, torch.dtype]:
     balancer = partial(UncertaintyWeighting, init=init)
-    dtypes, module = Dtypes(), make_module(balancer=balancer, reads={"kind": ["vector"]})
+    rates = {"default": partial(SGD, lr=1e-2)}  # the second moments of Adam underflow in float16
+    dtypes, module = Dtypes(), make_module(balancer=balancer, reads={"kind": ["vector"]}, optimizers=rates)
     trainer = fit(module, BATCHES if precision == "64-true" else SINGLE, precision=precision, callbacks=[dtypes])
     assert trainer.global_step == 5
     assert all(torch.isfinite(weight).all() for weight in weights_of(module).values())
