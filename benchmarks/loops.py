@@ -58,16 +58,20 @@ def raw(workload: Workload, batches: Iterable[Batch], *, fused: bool) -> None:
 
 
 def ours(workload: Workload, batches: TimedBatches, *, record: bool = False) -> None:
-    """Train a ``MultiTaskModule``: one optimizer per group, label masks, global counts, the finite check."""
+    """Train a ``MultiTaskModule``, as its users do."""
+    _fit(make_module(workload), batches, record)
+
+
+def make_module(workload: Workload) -> MultiTaskModule:
+    """Make a module with its defaults: one optimizer per group, label masks, global counts, the finite check."""
     torch.manual_seed(0)
-    module = MultiTaskModule(
+    return MultiTaskModule(
         tasks=workload.tasks(),
         architecture=partial(SharedBottom, encoder=workload.encoder),
         input_spec=workload.spec,
         balancer=UncertaintyWeighting,
         heads={"default": workload.head},
     )
-    _fit(module, batches, record)
 
 
 class Automatic(LightningModule):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 
 from benchmarks.loops import FLOOR, FUSED, OURS, RECORDING, variants
-from benchmarks.timing import Spread, Times, interleave, one_thread
+from benchmarks.timing import Spread, Times, interleave, keep_freed_memory, one_thread
 from benchmarks.workloads import WORKLOADS
 
 GOALS: dict[tuple[str, str], dict[str, float]] = {
@@ -29,12 +29,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("workloads", nargs="*", metavar="workload", help=f"some of {', '.join(WORKLOADS)}; else all")
     parser.add_argument("--rounds", type=_positive, default=9, help="blocks of every variant (9)")
     parser.add_argument("--steps", type=_positive, default=20, help="timed steps in a block (20)")
-    parser.add_argument("--warmup", type=int, default=3, help="steps before them that are not timed (3)")
+    parser.add_argument("--warmup", type=_positive, default=8, help="steps before them that are not timed (8)")
     options = parser.parse_args(argv)
     if unknown := [name for name in options.workloads if name not in WORKLOADS]:
         parser.error(f"expected workloads among {', '.join(WORKLOADS)}, found {', '.join(unknown)}")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")  # Lightning's advice on trainers, once per block
     for name in options.workloads or WORKLOADS:
         times = measure(name, options.rounds, options.steps, options.warmup)
         for line in report(name, times):
@@ -78,4 +76,7 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")  # Lightning's advice on trainers, once per block
+    keep_freed_memory()
     main()
