@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +26,16 @@ class Balancer(nn.Module):
     Attributes:
         affine: a promise that :meth:`objective` is affine in the losses at fixed state, so that micro-batches and
             processes add up. A subclass that writes its own objective must make the promise again.
-        rows: whether it needs one gradient per task, which :meth:`combine` makes one.
+        rows: whether it needs one gradient per task, which :meth:`gradient` makes one.
+        scale: how the network's update follows the losses' scale, at fixed state: losses times c give an update times c
+            ("linear"), the same update ("invariant"), or neither ("none").
+        splits: into how many equal parts the core is to split each batch, one set of rows each.
     """
 
     affine: bool = True
     rows: bool = False
+    scale: Literal["linear", "invariant", "none"] = "linear"
+    splits: int = 1
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Withdraw the promise ``affine`` from a subclass that overrides the objective and does not repeat it."""
@@ -57,8 +62,14 @@ class Balancer(nn.Module):
         """
         return torch.where(present, losses, 0.0).sum()
 
-    def combine(self, jacobian: Tensor, present: Tensor) -> Tensor:
-        """Map rows (P, D), the weighed gradients of the P present tasks over D shared parameters, to one (D,)."""
+    def gradient(self, jacobian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
+        """Map rows (P, D), the gradients of the P present tasks over D shared parameters, to one (D,).
+
+        Args:
+            jacobian: the rows, each times the derivative of :meth:`objective` by its task's loss.
+            losses: (P,) the losses of the present tasks.
+            present: (T,) bool.
+        """
         return jacobian.sum(0)
 
     def wants_rows(self, micro_batches: int) -> bool:
@@ -75,6 +86,9 @@ class Balancer(nn.Module):
 
     def after_update(self, losses: Callable[[], Tensor]) -> None:
         """Do what follows an optimizer step; ``losses`` recomputes the global losses (T,) when called."""
+
+    def after_epoch(self, losses: Tensor, present: Tensor) -> None:
+        """Do what follows an epoch; ``losses`` (T,) are its means over labelled elements, for the tasks present."""
 
     def forward(self, losses: Tensor, present: Tensor | None = None) -> Tensor:
         """Return the objective () of losses (T,), all present by default."""

@@ -36,7 +36,7 @@ class TorchJD(Balancer):
             )
         self.aggregator = aggregator
 
-    def combine(self, jacobian: Tensor, present: Tensor) -> Tensor:
+    def gradient(self, jacobian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
         """Map rows (P, D) to the aggregated gradient (D,), computed in float32 or better."""
         rows = jacobian.float() if jacobian.dtype.itemsize < 4 else jacobian
         combined: Tensor = self.aggregator(rows).to(jacobian.dtype)

@@ -124,7 +124,7 @@ def _by_rows(
         tasks = jacobian[: len(here)]
         # no method is to meet inf or nan: their sum is not finite either, which the non-finite policy then finds
         finite = module.on_nonfinite == "ignore" or bool(torch.isfinite(tasks).all())
-        trunk = balancer.combine(tasks, present) if finite else tasks.sum(0)
+        trunk = balancer.gradient(tasks, leaf.detach()[here], present) if finite else tasks.sum(0)
         return trunk + jacobian[len(here) :].sum(0)
 
     with full_precision(module), module.no_gradient_sync():

@@ -1,0 +1,186 @@
+"""Balancers that see one gradient per task, and make one of them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from mtl_lightning.balancing.base import Balancer
+from mtl_lightning.types import ConfigurationError, Likelihood
+
+Rescale: TypeAlias = Literal["none", "sum", "mean", "norm"]
+Level: TypeAlias = Literal["parameters", "features", "last_layer"]
+LossBalancer: TypeAlias = Callable[[int], Balancer]
+_RESCALES = ("none", "sum", "mean", "norm")
+
+
+class GradientBalancer(Balancer):
+    """Combines the gradients of the present tasks with respect to the shared parameters; a subclass says how.
+
+    The losses may be weighed first, by a loss balancer of their own: the rows are then those of the weighed losses.
+
+    Args:
+        num_tasks: T, the number of tasks.
+        losses: makes the loss balancer from T; the plain sum by default, which leaves the losses as they are.
+        rescale: what is done to the combined gradient, since methods differ in its scale: ``"norm"`` gives it the norm
+            of the sum of the rows; ``"sum"`` and ``"mean"``, for methods with task weights, make these sum to the
+            number of present tasks or to 1; ``"none"`` leaves the method's own scale.
+
+    Raises:
+        ConfigurationError: for an unknown option, one that the method cannot serve, or a ``losses`` that needs rows.
+    """
+
+    rows = True
+    affine = False
+    rescales: ClassVar[tuple[str, ...]] = ("none", "norm")
+
+    def __init__(self, num_tasks: int, *, losses: LossBalancer = Balancer, rescale: Rescale = "none") -> None:
+        super().__init__(num_tasks)
+        if rescale not in self.rescales:
+            raise ConfigurationError(
+                f"{type(self).__name__}: expected `rescale` to be one of {self.rescales}, found {rescale!r}."
+            )
+        self.rescale = rescale
+        self.losses = losses(num_tasks)
+        if not isinstance(self.losses, Balancer) or self.losses.rows or self.losses.num_tasks != num_tasks:
+            raise ConfigurationError(
+                f"{type(self).__name__}: expected as `losses` a loss balancer for {num_tasks} tasks, found "
+                f"{self.losses!r}."
+            )
+
+    # ------------------------------------------------------------------------------------------ what a subclass gives
+    @abstractmethod
+    def combine(self, jacobian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
+        """Map rows (P, D), or (S, P, D) where ``splits`` is S > 1, losses (P,) and present (T,) to a gradient (D,).
+
+        Nothing here is inf or nan, and never below float32. Per-task state (T, ...) is read with :meth:`here`.
+        """
+
+    # ---------------------------------------------------------------------------------------------------- the contract
+    @torch.no_grad()
+    def gradient(self, jacobian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
+        """Map rows (P, D) to the combined gradient (D,), rescaled."""
+        combined = self.combine(jacobian, losses, present)
+        if self.rescale != "norm":
+            return combined
+        rows = jacobian if jacobian.dim() == 2 else jacobian.mean(0)
+        return combined * _ratio(rows.sum(0).norm(), combined.norm())
+
+    def here(self, state: Tensor, present: Tensor, number: int) -> Tensor:
+        """Return the entries (P, ...) of a per-task state (T, ...) that belong to the present tasks.
+
+        Args:
+            state: the state.
+            present: (T,) bool.
+            number: P; where it is T, no value of ``present`` is looked at, which on a GPU would have to be waited for.
+        """
+        return state if number == self.num_tasks else state[present]
+
+    def keep(self, state: Tensor, values: Tensor, present: Tensor) -> None:
+        """Write the present tasks' entries (P, ...) of a per-task state (T, ...); absent tasks' stay as they are."""
+        if len(values) == self.num_tasks:
+            state.copy_(values)
+        else:
+            state[present] = values.to(state.dtype)
+
+    def bind(self, likelihoods: Mapping[str, Likelihood]) -> None:
+        """Pass the tasks' names and likelihoods on."""
+        super().bind(likelihoods)
+        self.losses.bind(likelihoods)
+
+    def objective(self, losses: Tensor, present: Tensor) -> Tensor:
+        """Map losses (T,) and present (T,) to the loss balancer's objective ()."""
+        return self.losses.objective(losses, present)
+
+    def owned(self) -> dict[int, list[nn.Parameter]]:
+        """Return the loss balancer's parameters of each task."""
+        return self.losses.owned()
+
+    def sigmas(self) -> Tensor | None:
+        """Return the loss balancer's noise scales (T,)."""
+        return self.losses.sigmas()
+
+    def after_update(self, losses: Callable[[], Tensor]) -> None:
+        """Do what the loss balancer does after an optimizer step."""
+        self.losses.after_update(losses)
+
+    def after_epoch(self, losses: Tensor, present: Tensor) -> None:
+        """Do what the loss balancer does after an epoch."""
+        self.losses.after_epoch(losses, present)
+
+
+class GramianBalancer(GradientBalancer):
+    """Combines gradients linearly, with weights that follow from their inner products alone.
+
+    Args:
+        num_tasks: T, the number of tasks.
+        losses: makes the loss balancer from T; see :class:`GradientBalancer`.
+        rescale: see :class:`GradientBalancer`.
+        weight_heads: whether the weights also multiply the gradients of the tasks' own parameters, which otherwise
+            get the gradients of their own (weighed) losses.
+        level: what the inner products are taken of. ``"parameters"``: the gradients with respect to all shared
+            parameters, exact. ``"features"``: those with respect to the features that all tasks share, before the
+            heads, as in MGDA-UB; one backward through the trunk instead of one per task. ``"last_layer"``: those with
+            respect to the last shared layer; then one backward of the weighted losses.
+
+    Raises:
+        ConfigurationError: for an unknown option.
+    """
+
+    rescales = _RESCALES
+    levels: ClassVar[tuple[str, ...]] = ("parameters", "features", "last_layer")
+
+    def __init__(
+        self,
+        num_tasks: int,
+        *,
+        losses: LossBalancer = Balancer,
+        rescale: Rescale = "none",
+        weight_heads: bool = False,
+        level: Level = "parameters",
+    ) -> None:
+        super().__init__(num_tasks, losses=losses, rescale=rescale)
+        if level not in self.levels:
+            raise ConfigurationError(
+                f"{type(self).__name__}: expected `level` to be one of {self.levels}, found {level!r}."
+            )
+        self.weight_heads, self.level = weight_heads, level
+
+    @abstractmethod
+    def weights(self, gramian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
+        """Map the inner products (P, P) of the rows, losses (P,) and present (T,) to the rows' weights (P,).
+
+        The Gramian is symmetric, finite and in float64.
+        """
+
+    @torch.no_grad()
+    def task_weights(self, gramian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
+        """Map inner products (P, P) to weights (P,), rescaled, in the Gramian's dtype."""
+        exact = gramian.double()
+        exact = (exact + exact.T) / 2
+        found = self.weights(exact, losses.double(), present)
+        if self.rescale in ("sum", "mean"):
+            target = len(found) if self.rescale == "sum" else 1
+            found = found * _ratio(found.new_tensor(float(target)), found.sum())
+        elif self.rescale == "norm":
+            found = found * _ratio(exact.sum().clamp(min=0).sqrt(), (found @ exact @ found).clamp(min=0).sqrt())
+        return found.to(gramian.dtype)
+
+    def combine(self, jacobian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
+        """Map rows (P, D) to their weighted sum (D,), at the method's own scale."""
+        gramian = (jacobian @ jacobian.T).double()
+        return self.weights(gramian, losses.double(), present).to(jacobian.dtype) @ jacobian
+
+    @torch.no_grad()
+    def gradient(self, jacobian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
+        """Map rows (P, D) to their weighted sum (D,), rescaled."""
+        return self.task_weights(jacobian @ jacobian.T, losses, present) @ jacobian
+
+
+def _ratio(wanted: Tensor, found: Tensor) -> Tensor:
+    """Return the factor () that makes ``found`` () ``wanted``; 1 where none does."""
+    return torch.where(found.abs() > torch.finfo(found.dtype).tiny, wanted / found, torch.ones_like(found))
