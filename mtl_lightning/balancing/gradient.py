@@ -32,6 +32,9 @@ class GradientBalancer(Balancer):
 
     Raises:
         ConfigurationError: for an unknown option, one that the method cannot serve, or a ``losses`` that needs rows.
+
+    Attributes:
+        sizes: how many entries of a row each shared parameter has, in order, which core tells; empty where unknown.
     """
 
     rows = True
@@ -45,6 +48,7 @@ class GradientBalancer(Balancer):
                 f"{type(self).__name__}: expected `rescale` to be one of {self.rescales}, found {rescale!r}."
             )
         self.rescale = rescale
+        self.sizes: tuple[int, ...] = ()
         self.losses = losses(num_tasks)
         if not isinstance(self.losses, Balancer) or self.losses.rows or self.losses.num_tasks != num_tasks:
             raise ConfigurationError(
