@@ -143,7 +143,7 @@ class UncertaintyWeighting(Balancer):
         """
         losses = torch.where(present, losses, 0.0)
         new = self._start(losses.detach(), present) if self.training and not self.affine else None
-        s = torch.cat(list(self.log_vars))
+        s = torch.cat([*self.log_vars.parameters()])
         if new is not None:
             # at its optimum the gradient of s is rounding noise, which Adam would blow up to a full step: make it 0
             s = torch.where(new, s.detach(), s)
@@ -156,19 +156,19 @@ class UncertaintyWeighting(Balancer):
 
     def sigmas(self) -> Tensor:
         """Return each task's noise level (T,): a standard deviation, in units of its loss."""
-        pairs = zip(self._likelihoods, self.log_vars, strict=True)
-        return torch.cat([likelihood.sigma(s.detach()) for likelihood, s in pairs])
+        s = torch.cat([*self.log_vars.parameters()]).detach()
+        return self.power.sqrt() * torch.exp(0.5 * self.power * s)  # sqrt(2) b for the scale b of Laplace noise
 
     @torch.no_grad()
     def after_update(self, losses: Callable[[], Tensor]) -> None:
         """Bring every s back between the bounds."""
-        for s in self.log_vars:
-            s.clamp_(*self.bounds)
+        s, (low, high) = [*self.log_vars.parameters()], self.bounds
+        torch._foreach_clamp_min_(s, low)
+        torch._foreach_clamp_max_(s, high)
 
     @torch.no_grad()
     def _use(self, likelihoods: Sequence[Likelihood]) -> None:
-        """Keep the coefficients as buffers, and the likelihoods themselves for :meth:`sigmas`."""
-        self._likelihoods = list(likelihoods)
+        """Keep the coefficients as buffers."""
         powers = {"log_var": 1.0, "log_scale": 2.0}
         for index, likelihood in enumerate(likelihoods):
             self.a[index], self.b[index] = likelihood.a, likelihood.b

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -83,6 +83,26 @@ def check_targets(batch: Batch, tasks: Mapping[str, Task]) -> None:
                 f"Task {name!r}: expected {target.shape[0]} sample weights that are not negative, found shape "
                 f"{tuple(weight.shape)} and a smallest value of {torch.min(weight).item()}."
             )
+
+
+def kindred(batch: Batch, names: Iterable[str], tasks: Mapping[str, Task]) -> list[list[str]]:
+    """Group tasks whose targets may be put into one batch: of kin, of one shape and dtype, without sample weights."""
+    if "weights" in batch:
+        return [[name] for name in names]
+    targets = targets_of(batch)
+    groups: dict[Hashable, list[str]] = {}
+    for name in names:
+        target = targets[name]
+        groups.setdefault((tasks[name].kin, target.shape, target.dtype), []).append(name)
+    return [*groups.values()]
+
+
+def in_order(values: Tensor, found: list[str], wanted: list[str]) -> Tensor:
+    """Bring the entries (N,) of a vector into the order (T,) that is wanted; repeated ones are summed, others are 0."""
+    if found == wanted:
+        return values
+    places = torch.tensor([wanted.index(name) for name in found], dtype=torch.long, device=values.device)
+    return values.new_zeros(len(wanted)).index_add(0, places, values)
 
 
 def first_batch(trainer: Trainer) -> Batch:

@@ -16,12 +16,15 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from mtl_lightning.core.batches import targets_of, weight_of
+from mtl_lightning.core.batches import in_order, kindred, targets_of, weight_of
 from mtl_lightning.core.jacobian import Rows, put_gradients
 from mtl_lightning.types import Batch
 
 if TYPE_CHECKING:
     from mtl_lightning.core.module import MultiTaskModule
+
+
+_NOTHING = torch.zeros(())  # before the first micro-batch
 
 
 @dataclass
@@ -31,16 +34,18 @@ class Losses:
     Attributes:
         tasks: its part of the tasks' mean losses (T,); the sum over processes is the mean over all.
         objective: its objective (); the mean over processes is that of all.
+        weights: d objective / d losses (T,), what each task's gradient is multiplied by; None if no loss has one.
         aux: auxiliary losses (), summed over the window's micro-batches and divided by their number.
     """
 
-    tasks: Tensor
-    objective: Tensor
+    tasks: Tensor = field(default_factory=lambda: _NOTHING)
+    objective: Tensor = field(default_factory=lambda: _NOTHING)
+    weights: Tensor | None = None
     aux: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, tasks: Tensor, aux: Mapping[str, Tensor], parts: int) -> None:
         """Add one of ``parts`` micro-batches."""
-        self.tasks = self.tasks + tasks.detach()
+        self.tasks = tasks.detach() if self.tasks is _NOTHING else self.tasks + tasks.detach()
         for name, value in aux.items():
             share = value.detach() / parts
             self.aux[name] = self.aux[name] + share if name in self.aux else share
@@ -57,8 +62,7 @@ def differentiate(
         counts: the labelled elements of each task, over the window and all processes.
         present: (T,) bool, whether there are any.
     """
-    zero = torch.zeros((), device=module.device)
-    seen = Losses(torch.zeros(len(counts), device=module.device), zero)
+    seen = Losses()
     if module.balancer.wants_rows(len(window)):
         _by_rows(module, window, counts, present, seen)
     else:
@@ -71,23 +75,27 @@ def _by_objective(
 ) -> None:
     parts, world = len(window), module.world_size
     for index, batch in enumerate(window):
-        losses, aux = window_losses(module, batch, counts)
-        vector = torch.stack(losses)
+        vector, aux = _window_vector(module, batch, counts)
         seen.add(vector, aux, parts)
         if parts * world > 1:
             vector = vector * (parts * world)  # processes are averaged, and so are micro-batches below
         if not module.balancer.affine and world > 1:
             vector = vector + (module.all_sum(seen.tasks) - vector).detach()  # the value of all, the path of this one
+        if vector.requires_grad:
+            vector.retain_grad()
         objective = module.balancer.objective(vector, present)
         if aux:
             objective = objective + sum(aux.values())
         if parts > 1:
             objective = objective / parts
-        if isinstance(module.trainer.strategy, DDPStrategy) and not all(loss.requires_grad for loss in losses):
+        if isinstance(module.trainer.strategy, DDPStrategy) and not all(name in targets_of(batch) for name in counts):
             objective = objective + _reaching_all(module)
         with nullcontext() if index == parts - 1 else module.no_gradient_sync():
             module.manual_backward(objective)
-        seen.objective = seen.objective + objective.detach()
+        seen.objective = objective.detach() if index == 0 else seen.objective + objective.detach()
+        if vector.grad is not None:
+            plain = parts == 1 and module.scaler is None
+            seen.weights = vector.grad if plain else vector.grad * parts / module.loss_scale()
 
 
 def _reaching_all(module: MultiTaskModule) -> Tensor:
@@ -117,6 +125,7 @@ def _by_rows(
     learned = [parameter for parameter in balancer.parameters() if parameter.requires_grad]
     seen.objective = balancer.objective(leaf, present)
     weights, *own = torch.autograd.grad(seen.objective, [leaf, *learned], allow_unused=True, materialize_grads=True)
+    seen.weights = weights
     seen.objective = seen.objective.detach() + sum(module.all_sum(v) / module.world_size for v in seen.aux.values())
     weights = torch.cat([weights[here], weights.new_ones(len(rows.jacobian) - len(here))]) / scale
 
@@ -145,14 +154,9 @@ def _trained_of(parameters: Iterable[Any]) -> list[Any]:
 def window_losses(
     module: MultiTaskModule, batch: Batch, counts: Mapping[str, float]
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Forward one micro-batch; return its part of each task's mean loss (), as separate scalars, and auxiliary losses.
-
-    A task that is present anywhere is run wherever its target is given, labelled or not, so that every process
-    builds the same graph.
-    """
+    """Forward one micro-batch; return its part of each task's mean loss (), as separate scalars, and the aux losses."""
+    names, outputs, aux = _forward(module, batch, counts)
     targets = targets_of(batch)
-    names = [name for name in module.tasks if name in targets and counts[name] > 0]
-    outputs, aux = module.run(batch["inputs"], names)
     with full_precision(module):
         zero = torch.zeros((), device=module.device)
         losses = [
@@ -160,6 +164,41 @@ def window_losses(
             for name, task in module.tasks.items()
         ]
         return losses, {name: at_least_float32(value) for name, value in aux.items()}
+
+
+def _window_vector(
+    module: MultiTaskModule, batch: Batch, counts: Mapping[str, float]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Like :func:`window_losses`, but as one vector (T,), with the rows of kin tasks put together."""
+    names, outputs, aux = _forward(module, batch, counts)
+    targets, order, parts = targets_of(batch), [], []
+    with full_precision(module):
+        for kin in kindred(batch, names, module.tasks):
+            task, first = module.tasks[kin[0]], kin[0]
+            if len(kin) == 1:
+                parts.append(task.loss(outputs[first], targets[first], weight_of(batch, first)).reshape(1))
+            else:
+                parts.append(task.loss_together([outputs[name] for name in kin], [targets[name] for name in kin]))
+            order += kin
+        if not order:
+            return torch.zeros(len(counts), device=module.device), {}
+        sums = in_order(torch.cat(parts) if len(parts) > 1 else parts[0], order, [*counts])
+        means = sums / sums.new_tensor([count or 1.0 for count in counts.values()])
+        return means, {name: at_least_float32(value) for name, value in aux.items()}
+
+
+def _forward(
+    module: MultiTaskModule, batch: Batch, counts: Mapping[str, float]
+) -> tuple[list[str], dict[str, Tensor], Mapping[str, Tensor]]:
+    """Run the tasks that a micro-batch has targets of; return their names, all outputs and auxiliary losses.
+
+    A task that is present anywhere is run wherever its target is given, labelled or not, so that every process
+    builds the same graph.
+    """
+    targets = targets_of(batch)
+    names = [name for name in counts if counts[name] > 0 and name in targets]
+    outputs, aux = module.run(batch["inputs"], names)
+    return names, outputs, aux
 
 
 def full_precision(module: MultiTaskModule) -> AbstractContextManager[Any]:

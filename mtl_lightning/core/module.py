@@ -43,6 +43,8 @@ class MultiTaskModule(Network):
         self.skipped = 0
         self.pending_row: record.Row | None = None
         self.pending_window: tuple[Sequence[Batch], Mapping[str, float]] = ([], {})  # and its labels, by task
+        self._mask_of: tuple[tuple[bool, ...], torch.device | None] = ((), None)
+        self._mask = torch.ones(0, dtype=torch.bool)
         self.last_losses = torch.zeros(len(self.tasks))
         self._interrupted: Mapping[str, Any] = {}  # our part of the checkpoint that a run is resumed from
         self._optimizers_before: partial_restore.SavedOptimizers | None = None
@@ -86,6 +88,12 @@ class MultiTaskModule(Network):
             return tensor
         return cast("Tensor", self.trainer.strategy.reduce(tensor.clone(), reduce_op="sum"))
 
+    def present_mask(self, present: tuple[bool, ...]) -> Tensor:
+        """Return which tasks are present as a tensor (T,) bool on the module's device, made once per answer."""
+        if (present, self.device) != self._mask_of:
+            self._mask_of, self._mask = (present, self.device), torch.tensor(present, device=self.device)
+        return self._mask
+
     def no_gradient_sync(self) -> AbstractContextManager[Any]:
         """Keep processes from summing gradients in the middle of a window."""
         block = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
@@ -111,6 +119,10 @@ class MultiTaskModule(Network):
         """Leave, after a complete window and with a checkpoint, if a process was told to terminate."""
         if not self.window:
             self.termination.leave_if_told(self.trainer)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave on the CPU what loaders made there: looking for tensors in every container takes its time."""
+        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Record, check and clip the unscaled gradients."""

@@ -14,10 +14,12 @@ from typing import Any, Literal, TypeAlias, overload
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau as MonitoringPlateau
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from mtl_lightning.core.graph import BALANCER, DEFAULT, known_name
+from mtl_lightning.core.merged_step import step_together
 from mtl_lightning.types import ConfigurationError
 
 SchedulerFactory: TypeAlias = Callable[[Optimizer], MonitoringPlateau] | Callable[[Optimizer], LRScheduler]
@@ -34,6 +36,10 @@ class CompositeOptimizer(Optimizer):
 
     def __init__(self, optimizers: Mapping[str, Optimizer]) -> None:
         self.optimizers = dict(optimizers)
+        self._stepped = False
+        self._sharded = any(
+            isinstance(p, DTensor) for o in optimizers.values() for g in o.param_groups for p in g["params"]
+        )
         for name, optimizer in self.optimizers.items():
             for index, group in enumerate(optimizer.param_groups):
                 group.setdefault("name", name if len(optimizer.param_groups) == 1 else f"{name}/{index}")
@@ -64,8 +70,12 @@ class CompositeOptimizer(Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Step every group's optimizer once; the closure, in which Lightning runs its hooks, is called once before."""
         loss = closure() if closure is not None else None
-        for optimizer in self.optimizers.values():
-            optimizer.step()
+        if self._stepped and not self._sharded:
+            step_together(self.optimizers.values())
+        else:  # a scheduler warns unless its own optimizer has stepped before it does
+            for optimizer in self.optimizers.values():
+                optimizer.step()
+            self._stepped = True
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -7,16 +7,18 @@ as Lightning does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
 from mtl_lightning.core.checkpoint import describe_arguments
 from mtl_lightning.core.gradient import Losses
-from mtl_lightning.core.sharding import total_norm
+from mtl_lightning.core.sharding import norms
 
 if TYPE_CHECKING:
     from mtl_lightning.core.module import MultiTaskModule
@@ -28,22 +30,34 @@ class Row:
     def __init__(self) -> None:
         self._names: list[str] = []
         self._tensors: list[Tensor] = []
+        self._norms: list[tuple[str, int]] = []
+        self._norm_tensor: Tensor | None = None
         self.host: dict[str, float] = {}
 
     def add(self, names: list[str], values: Tensor) -> None:
         """Add scalars () or a vector with a name for each entry."""
         self._names += names
-        self._tensors.append(values.detach().reshape(-1).float())
+        self._tensors.append(values.detach().reshape(-1))
 
-    def add_norms(self, groups: Mapping[str, list[Tensor]]) -> None:
-        """Add the gradient norm of each group."""
-        for name, grads in groups.items():
-            if grads:
-                self.add([f"train/grad_norm/{name}"], total_norm(grads))
+    def add_norms(self, groups: Mapping[str, list[Tensor]]) -> Tensor | None:
+        """Add the gradient norm of each group that has a gradient; return those of the tensors (N,), if there are any.
+
+        They are put together on the host.
+        """
+        self._norms = [(f"train/grad_norm/{name}", len(grads)) for name, grads in groups.items() if grads]
+        if self._norms:
+            self._norm_tensor = norms([grad for grads in groups.values() for grad in grads])
+        return self._norm_tensor
 
     def values(self) -> dict[str, float]:
         """Return all scalars by name; the one transfer."""
-        return {**dict(zip(self._names, torch.cat(self._tensors).tolist(), strict=True)), **self.host}
+        parts = self._tensors if self._norm_tensor is None else [*self._tensors, self._norm_tensor]
+        flat: list[float] = torch.cat(parts).tolist()
+        found = dict(zip(self._names, flat[: len(self._names)], strict=True))
+        rest = iter(flat[len(self._names) :])
+        for name, number in self._norms:
+            found[name] = math.hypot(*(next(rest) for _ in range(number)))
+        return {**found, **self.host}
 
 
 def due(module: MultiTaskModule) -> bool:
@@ -56,7 +70,7 @@ def _asked_for(module: MultiTaskModule, update: int) -> bool:
     return every > 0 and (update % every == 0 or module.trainer.should_stop)  # as Lightning, all of the last steps
 
 
-def collect(module: MultiTaskModule, seen: Losses, counts: Mapping[str, float], present: Tensor) -> Row | None:
+def collect(module: MultiTaskModule, seen: Losses, counts: Mapping[str, float]) -> Row | None:
     """Take the row of an update before its step, so that losses, weights and sigmas belong together.
 
     None on steps that nobody asks for.
@@ -64,16 +78,18 @@ def collect(module: MultiTaskModule, seen: Losses, counts: Mapping[str, float], 
     if not (due(module) or module.trainer.is_last_batch):
         return None
     row = Row()
-    parts = torch.cat([seen.tasks, seen.objective.reshape(1) / module.world_size])
-    totals = module.all_sum(parts)
-    here = [index for index, name in enumerate(module.tasks) if counts[name]]
-    names = [name for name in module.tasks if counts[name]]
+    totals = module.all_sum(torch.cat([seen.tasks, seen.objective.reshape(1) / module.world_size]))
+    names = [name for name, count in counts.items() if count]
+    here: Any = slice(0, len(names))
+    if len(names) < len(counts):
+        here = [index for index, count in enumerate(counts.values()) if count]
     row.add(["train/loss"], totals[-1])
     row.add([f"train/loss/{name}" for name in names], totals[here])
-    row.add([f"train/weight/{name}" for name in names], effective_weights(module, totals[:-1], present)[here])
+    if seen.weights is not None:
+        row.add([f"train/weight/{name}" for name in names], seen.weights[here])
     sigmas = module.balancer.sigmas()
     if sigmas is not None:
-        row.add([f"train/sigma/{name}" for name in module.tasks], sigmas)
+        row.add([f"train/sigma/{name}" for name in counts], sigmas)
     for name, value in seen.aux.items():
         row.add([f"train/aux/{name}"], value)
     for name, optimizer in module.group_optimizers.items():
@@ -81,25 +97,27 @@ def collect(module: MultiTaskModule, seen: Losses, counts: Mapping[str, float], 
     return row
 
 
-def effective_weights(module: MultiTaskModule, losses: Tensor, present: Tensor) -> Tensor:
-    """Return d objective / d losses (T,): what each task's gradient is multiplied by."""
-    with torch.enable_grad():
-        leaf = losses.detach().clone().requires_grad_()
-        (weights,) = torch.autograd.grad(module.balancer.objective(leaf, present), leaf)
-    return weights
-
-
 def write(module: MultiTaskModule, row: Row | None) -> None:
     """Write a row to every logger, to the progress bar, and to the metrics that callbacks may monitor."""
     if row is None:
         return
     values, trainer = row.values(), module.trainer
-    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
+    trainer.callback_metrics.update(zip(values, torch.tensor([*values.values()]).unbind(), strict=True))
     bar = {name.removeprefix("train/"): value for name, value in values.items() if name.startswith("train/loss")}
     trainer.progress_bar_metrics.update(bar)
     if _asked_for(module, trainer.global_step):
         for logger in trainer.loggers:
-            logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=trainer.global_step - 1)
+            if trainer.is_global_zero:
+                _log(logger, {**values, "epoch": trainer.current_epoch}, trainer.global_step - 1)
+
+
+def _log(logger: Logger, values: Mapping[str, float], step: int) -> None:
+    """Give a row to a logger; to TensorBoard as one event, since each costs a checksum and a switch of threads."""
+    writer = logger.experiment.file_writer if type(logger) is TensorBoardLogger and not logger._prefix else None
+    if writer is None:
+        logger.log_metrics(dict(values), step=step)
+    else:
+        writer.add_summary(Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()]), step)
 
 
 def start(module: MultiTaskModule) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -66,11 +66,16 @@ def average_whole_gradients(module: MultiTaskModule) -> None:
             parameter.grad = module.all_sum(parameter.grad) / module.world_size
 
 
+def norms(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the norms (N,) of N tensors, each over all processes for sharded ones."""
+    sharded = any(isinstance(tensor, DTensor) for tensor in tensors)
+    if not sharded and len({(tensor.device, tensor.dtype) for tensor in tensors}) == 1:
+        return torch.stack(torch._foreach_norm([*tensors]))
+    parts = [torch.linalg.vector_norm(tensor).float() for tensor in tensors]
+    return torch.stack([part.full_tensor() if isinstance(part, DTensor) else part for part in parts])
+
+
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
     """Return the norm () of all entries of some tensors, over all processes for sharded ones."""
-    if not any(isinstance(tensor, DTensor) for tensor in tensors):
-        return nn.utils.get_total_norm(tensors)
-    norms = [torch.linalg.vector_norm(tensor) for tensor in tensors]
-    whole: list[Tensor] = [part.full_tensor() if isinstance(part, DTensor) else part for part in norms]
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(whole))
+    norm: Tensor = torch.linalg.vector_norm(norms(tensors)) if tensors else torch.zeros(())
     return norm

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mtl_lightning.core import record
-from mtl_lightning.core.batches import check_targets, targets_of, weight_of
+from mtl_lightning.core.batches import check_targets, in_order, kindred, targets_of, weight_of
 from mtl_lightning.core.gradient import differentiate, window_losses
 from mtl_lightning.core.sharding import average_whole_gradients, total_norm
 from mtl_lightning.types import Batch, MtlLightningError, TargetError
@@ -35,12 +35,12 @@ def update(module: MultiTaskModule, window: Sequence[Batch]) -> Tensor | None:
     if not any(counts.values()):
         return None
     module.labels.labelled.update(task for task, count in counts.items() if count)
-    present = torch.tensor([counts[task] > 0 for task in module.tasks], device=module.device)
+    present = module.present_mask(tuple(count > 0 for count in counts.values()))
     clear_gradients(module)
     seen = differentiate(module, window, counts, present)
     average_whole_gradients(module)
     leave_absent_untouched(module, counts)
-    row = record.collect(module, seen, counts, present)
+    row = record.collect(module, seen, counts)
     module.pending_row, module.pending_window, module.last_losses = row, (window, counts), seen.tasks
     optimizer, skipped = module.composite_optimizer(), module.skipped
     optimizer.step()
@@ -70,24 +70,33 @@ def count_labels(module: MultiTaskModule, window: Sequence[Batch]) -> dict[str, 
     Raises:
         TargetError: that says what is wrong with which task's target.
     """
-    zero = torch.zeros((), device=module.device)
-    totals = [zero] * len(module.tasks)
-    for batch in window:
-        targets = targets_of(batch)
-        try:
-            for index, (name, task) in enumerate(module.tasks.items()):
-                if name in targets:
-                    totals[index] = totals[index] + task.count(targets[name], weight_of(batch, name))
-        except TargetError:  # a wrong dtype or shape
+    order: list[str] = []
+    parts: list[Tensor] = []
+    try:
+        for batch in window:
+            for names in kindred(batch, targets_of(batch), module.tasks):
+                parts.append(_counts(module, batch, names))
+                order += names
+    except TargetError:  # a wrong dtype or shape
+        for batch in window:
             check_targets(batch, module.tasks)  # names the task
-            raise
-    counts: list[float] = module.all_sum(torch.stack(totals)).tolist()
+        raise
+    found = torch.cat(parts) if parts else torch.zeros(0, device=module.device)
+    counts: list[float] = module.all_sum(in_order(found, order, [*module.tasks])).tolist()
     if any(map(math.isnan, counts)):
         for batch in window:
             check_targets(batch, module.tasks)
         bad = [name for name, count in zip(module.tasks, counts, strict=True) if math.isnan(count)]
         raise TargetError(f"The targets or weights of {bad} hold an invalid value, on this process or another one.")
     return dict(zip(module.tasks, counts, strict=True))
+
+
+def _counts(module: MultiTaskModule, batch: Batch, names: list[str]) -> Tensor:
+    """Return the counts (N,) of N kin tasks, or of a single one."""
+    targets, task = targets_of(batch), module.tasks[names[0]]
+    if len(names) == 1:
+        return task.count(targets[names[0]], weight_of(batch, names[0])).reshape(1)
+    return task.count_together([targets[name] for name in names])
 
 
 # --------------------------------------------------------------------------------------------------------- absent tasks
@@ -129,18 +138,22 @@ def frozen(module: nn.Module) -> Iterator[None]:
 # ----------------------------------------------------------------------------------------- between gradient and step
 def finish_gradients(module: MultiTaskModule) -> None:
     """Do what needs the unscaled gradients: record their norms, refuse or skip non-finite ones, clip per group."""
-    groups = {
-        name: [_values(p.grad) for p in named.values() if p.grad is not None] for name, named in module.groups.items()
-    }
-    if module.pending_row is not None:
-        module.pending_row.add_norms(groups)
-    if module.on_nonfinite != "ignore" and (bad := _nonfinite_groups(groups)):
+    row = module.pending_row
+    if row is None and module.on_nonfinite == "ignore":
+        groups: dict[str, list[Tensor]] = {}
+    else:
+        groups = {
+            name: [_values(p.grad) for p in named.values() if p.grad is not None]
+            for name, named in module.groups.items()
+        }
+    known = None if row is None else row.add_norms(groups)
+    if module.on_nonfinite != "ignore" and (bad := _nonfinite_groups(groups, known)):
         if module.on_nonfinite == "skip":
             _skip(module)
         elif module.scaler is None:  # a gradient scaler meets overflows all the time, and skips these updates itself
             _refuse(module, bad)
-    if module.on_nonfinite == "skip" and module.pending_row is not None:
-        module.pending_row.host["train/skipped"] = module.skipped
+    if module.on_nonfinite == "skip" and row is not None:
+        row.host["train/skipped"] = module.skipped
     for name, value in module.gradient_clip.items():
         if name in groups:
             nn.utils.clip_grad_norm_(list(module.groups[name].values()), value)
@@ -151,12 +164,17 @@ def _values(grad: Tensor) -> Tensor:
     return grad.coalesce().values() if grad.is_sparse else grad
 
 
-def _nonfinite_groups(groups: Mapping[str, list[Tensor]]) -> list[str]:
+def _nonfinite_groups(groups: Mapping[str, list[Tensor]], known: Tensor | None) -> list[str]:
     """Return the groups whose gradient norm is inf or nan: one host sync where there are none.
 
     A finite gradient whose norm overflows counts as well: no optimizer could use it, and its loss is infinite.
+
+    Args:
+        groups: the gradients of each group.
+        known: the norms of all of them (N,), where they were taken already.
     """
-    if torch.isfinite(total_norm([grad for grads in groups.values() for grad in grads])):
+    norm = total_norm([grad for grads in groups.values() for grad in grads]) if known is None else known.norm()
+    if math.isfinite(norm.item()):
         return []
     return [name for name, grads in groups.items() if not torch.isfinite(total_norm(grads))] or [*groups]
 

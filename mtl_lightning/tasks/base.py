@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
@@ -28,7 +28,13 @@ class Task(Described, nn.Module, ABC):
         estimate_size: E, the number of channels of :meth:`estimate`.
         likelihood: the form of the uncertainty term that fits the loss.
         metrics: metrics by name, in place of :meth:`default_metrics`.
+
+    Attributes:
+        kin: equal for tasks that count labels and lose alike row by row, so that core may put their batches into one;
+            by default a task is its own only kin.
     """
+
+    kin: Hashable
 
     def __init__(
         self,
@@ -45,6 +51,7 @@ class Task(Described, nn.Module, ABC):
         self.estimate_size = estimate_size
         self.likelihood = likelihood
         self._metrics = metrics
+        self.kin = id(self)
 
     # ------------------------------------------------------------------------------------------ what a subclass gives
     @abstractmethod
@@ -92,9 +99,16 @@ class Task(Described, nn.Module, ABC):
         From the target alone: core needs it before any forward, and reads it once per update, which is why an
         invalid value is reported in it.
         """
+        if weight is None:
+            return self.count_together([target])[0]
         mask = self.labelled(target)
-        total = mask.sum(dtype=torch.float32) if weight is None else (mask * _per_element(weight, mask)).sum()
-        return torch.where(self.invalid(target), torch.nan, total)
+        return torch.where(self.invalid(target), torch.nan, (mask * _per_element(weight, mask)).sum())
+
+    def count_together(self, targets: Sequence[Tensor]) -> Tensor:
+        """Return the counts (N,) of N kin tasks, whose targets have one shape; all nan if any value is invalid."""
+        rows = torch.cat([*targets]) if len(targets) > 1 else targets[0]
+        counts = self.labelled(rows).reshape(len(targets), -1).sum(1, dtype=torch.float32)
+        return torch.where(self.invalid(rows), torch.nan, counts)
 
     def loss(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return () the *sum* of the losses over labelled elements, in float32 or better.
@@ -113,6 +127,13 @@ class Task(Described, nn.Module, ABC):
         if weight is not None:
             losses = losses * _per_element(weight, mask)
         return torch.where(mask, losses, 0.0).sum()
+
+    def loss_together(self, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        """Return the losses (N,) of N kin tasks, each as from :meth:`loss`; outputs and targets have one shape each."""
+        output, rows = torch.cat([*outputs]), torch.cat([*targets])
+        output = output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
+        losses = torch.where(self.labelled(rows), self.elementwise_loss(output, rows), 0.0)
+        return losses.reshape(len(targets), -1).sum(1)
 
     def metrics(self, stage: str) -> MetricCollection:
         """Return fresh metrics for one stage (``"train"``, ``"val"`` or ``"test"``), the same ones by default."""

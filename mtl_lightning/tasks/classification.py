@@ -66,6 +66,8 @@ class BinaryClassification(YesNoTask):
             reduction="mean",
             metrics=metrics,
         )
+        if type(self) is BinaryClassification and pos_weight is None:
+            self.kin = (BinaryClassification, label_smoothing)
 
     def default_metrics(self) -> MetricFactories:
         """Return accuracy, area under the ROC curve (exact, so it keeps an epoch's predictions) and F1."""
@@ -110,6 +112,8 @@ class MulticlassClassification(RowTask):
         self.values = f"classes 0..{size - 1} or {ignore_index} for missing"
         self.label_smoothing = smoothing(label_smoothing)
         self.register_buffer("class_weights", weights("class_weights", class_weights, size), persistent=False)
+        if type(self) is MulticlassClassification and class_weights is None:
+            self.kin = (MulticlassClassification, size, ignore_index, label_smoothing)
 
     def accepts(self, dtype: torch.dtype) -> bool:
         """Integers only."""

@@ -78,6 +78,8 @@ class Regression(RowTask):
             metrics=metrics,
         )
         self.elementwise, self.standardize = elementwise, standardize
+        if type(self) is Regression and isinstance(loss, str) and not standardize:
+            self.kin = (Regression, spec.shape, loss, delta)
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self.register_buffer("target_mean", torch.zeros(size, dtype=dtype), persistent=standardize)
         self.register_buffer("target_std", torch.ones(size, dtype=dtype), persistent=standardize)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -109,6 +110,12 @@ class RowTask(Task):
     def invalid(self, target: Tensor) -> Tensor:
         """Return () bool: does the target hold a value that this task cannot take?"""
         return ~self.is_valid(self.elements(target)).all()
+
+    def count_together(self, targets: Sequence[Tensor]) -> Tensor:
+        """Return the counts (N,) of N kin tasks, all nan if a value is invalid; checks shapes once."""
+        elements = self.elements(torch.cat([*targets]) if len(targets) > 1 else targets[0])
+        counts = self.is_labelled(elements).reshape(len(targets), -1).sum(1, dtype=torch.float32)
+        return torch.where(self.is_valid(elements).all(), counts, torch.nan)
 
     def check(self, target: Tensor) -> None:
         """Check dtype, shape and values.

@@ -83,6 +83,24 @@ def test_loss_of_the_union_is_the_sum_of_the_losses(case: Case) -> None:
 
 
 @every_case_that_can_miss
+def test_kin_tasks_count_and_lose_together_as_each_by_itself(case: Case) -> None:
+    tasks = [case.task(), case.task()]
+    if tasks[0].kin != tasks[1].kin:
+        assert tasks[0].kin == id(tasks[0])
+        return
+    whole = [case.target(), case.target()]
+    targets = [without_labels(target, [2, 5]) for target in whole] if case.can_miss else whole
+    outputs = [case.output(), case.output()]
+    counts = torch.stack([task.count(target) for task, target in zip(tasks, targets, strict=True)])
+    losses = [task.loss(*pair) for task, *pair in zip(tasks, outputs, targets, strict=True)]
+    assert torch.equal(tasks[0].count_together(targets), counts)
+    together = tasks[0].loss_together(outputs, targets)
+    torch.testing.assert_close(together, torch.stack(losses))
+    expected = torch.autograd.grad(losses[0] + 2 * losses[1], outputs)
+    torch.testing.assert_close(torch.autograd.grad(together[0] + 2 * together[1], outputs), expected)
+
+
+@every_case_that_can_miss
 def test_weights_multiply_rows(case: Case) -> None:
     task, output, target = case.task(), case.output(), without_labels(case.target(), [2])
     weight = torch.rand(ROWS)

@@ -267,3 +267,52 @@ def test_other_scheduled_groups_are_refused() -> None:
     other = scheduled(partial(StepLR, step_size=1), name="head")[1]
     with pytest.raises(ConfigurationError, match=r"the module schedules \['head'\], the checkpoint \['trunk'\]"):
         other.load_state_dict(saved)
+
+
+# ------------------------------------------------------------------------------------------------------- merged steps
+def fused(sizes: Mapping[str, list[int]], rates: Mapping[str, float]) -> tuple[CompositeOptimizer, list[nn.Parameter]]:
+    groups = {name: parameters(*numbers) for name, numbers in sizes.items()}
+    made = {name: Adam(group, lr=rates[name], fused=True) for name, group in groups.items()}
+    made["other"] = SGD(parameters(3), lr=0.1)
+    return CompositeOptimizer(made), [
+        p for optimizer in made.values() for g in optimizer.param_groups for p in g["params"]
+    ]
+
+
+def test_fused_optimizers_step_together_as_each_by_itself() -> None:
+    sizes, rates = {"a": [5, 7], "b": [3], "c": [130]}, {"a": 0.1, "b": 0.02, "c": 0.1}
+    (merged, ours), (apart, theirs) = fused(sizes, rates), fused(sizes, rates)
+    calls = []
+    merged.optimizers["b"].register_step_post_hook(lambda *_: calls.append("b"))
+    for step in range(4):
+        set_gradients(ours, theirs)
+        if step == 2:  # an absent group moves in neither way
+            ours[2].grad = theirs[2].grad = None
+        merged.step()
+        for optimizer in apart.optimizers.values():
+            optimizer.step()
+    assert calls == ["b"] * 4
+    assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
+    states = [composite.state_dict()["state"] for composite in (merged, apart)]
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
+    assert [group["name"] for group in merged.param_groups] == ["a", "b", "c", "other"]
+
+
+def test_fused_optimizers_step_in_one_call() -> None:
+    composite, every = fused({"a": [5, 7], "b": [3], "c": [4]}, {"a": 0.1, "b": 0.1, "c": 0.1})
+    calls: list[str] = []
+
+    def counting(name: str, step: Any) -> Any:
+        def counted() -> None:
+            calls.append(name)
+            step()
+
+        return counted
+
+    for name in "abc":
+        optimizer: Any = composite.optimizers[name]
+        optimizer.step = counting(name, optimizer.step)  # as a scheduler does
+    for _ in range(3):
+        set_gradients(every)
+        composite.step()
+    assert calls == ["a", "b", "c", "a", "a"]  # each by itself at first, so that schedulers see their optimizer step
