@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torchjd.aggregation import Aggregator
+from torchjd.scalarization import Scalarizer
 from typing_extensions import Self
 
+from mtl_lightning.balancing.draws import Draws
 from mtl_lightning.types import ConfigurationError, Likelihood
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -30,12 +34,21 @@ class Balancer(nn.Module):
         scale: how the network's update follows the losses' scale, at fixed state: losses times c give an update times c
             ("linear"), the same update ("invariant"), or neither ("none").
         splits: into how many equal parts the core is to split each batch, one set of rows each.
+        gramian: whether :meth:`task_weights` of the rows' inner products is all that it needs.
+        level: what the rows are gradients of: all shared ``"parameters"``, the ``"features"`` that all heads read, or
+            the ``"last_layer"`` that is shared.
+        weight_heads: whether its task weights multiply the gradients of the tasks' own parameters, too.
+        sizes: how many entries of a row each shared parameter has, in order, which core tells; empty where unknown.
     """
 
     affine: bool = True
     rows: bool = False
     scale: Literal["linear", "invariant", "none"] = "linear"
     splits: int = 1
+    gramian: bool = False
+    level: str = "parameters"
+    weight_heads: bool = False
+    sizes: tuple[int, ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Withdraw the promise ``affine`` from a subclass that overrides the objective and does not repeat it."""
@@ -72,6 +85,17 @@ class Balancer(nn.Module):
         """
         return jacobian.sum(0)
 
+    def task_weights(self, gramian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
+        """Map the rows' inner products (P, P), losses (P,) and present (T,) to task weights (P,), if ``gramian``."""
+        raise NotImplementedError
+
+    def masks(self, signed: Tensor, present: Tensor) -> Tensor:
+        """Map sums over rows of sign(feature) times its gradient, (P, F), to factors (P, F), if not ``gramian``.
+
+        Asked for at the level of features, of methods that mask the features' gradients before these are summed.
+        """
+        raise NotImplementedError
+
     def wants_rows(self, micro_batches: int) -> bool:
         """Whether an update of so many micro-batches needs one gradient per task; the core's only question."""
         return self.rows or (not self.affine and micro_batches > 1)
@@ -86,6 +110,16 @@ class Balancer(nn.Module):
 
     def after_update(self, losses: Callable[[], Tensor]) -> None:
         """Do what follows an optimizer step; ``losses`` recomputes the global losses (T,) when called."""
+
+    def follows_epochs(self) -> bool:
+        """Whether :meth:`after_epoch` does anything."""
+        return type(self).after_epoch is not Balancer.after_epoch
+
+    def share_seeds(self, broadcast: Callable[[int], int]) -> None:
+        """Make the seeds of random draws equal on all processes; ``broadcast`` returns the first process's number."""
+        for part in self.modules():
+            if isinstance(part, Draws):
+                part.seed = broadcast(part.seed)
 
     def after_epoch(self, losses: Tensor, present: Tensor) -> None:
         """Do what follows an epoch; ``losses`` (T,) are its means over labelled elements, for the tasks present."""
@@ -107,25 +141,58 @@ class Balancer(nn.Module):
         return self
 
 
-BalancerArgument: TypeAlias = Callable[[int], Balancer] | Aggregator
+# ours stand first, so that a short class name that torchjd has too means ours
+BalancerArgument: TypeAlias = (
+    Callable[[int], Balancer] | Callable[[int], Scalarizer] | Callable[[int], Aggregator] | Scalarizer | Aggregator
+)
+_SIZES = ("shape", "n_tasks")  # what torchjd's classes that hold something per task call the number of tasks
 
 
 def build_balancer(argument: BalancerArgument | Balancer, num_tasks: int) -> Balancer:
-    """Make a balancer from its class or factory; a torchjd aggregator is adapted.
+    """Make a balancer from its class or factory; torchjd's scalarizers and aggregators are adapted.
 
     Raises:
-        ConfigurationError: if it makes something else.
+        ConfigurationError: if it makes something else, or cannot be made.
     """
-    from mtl_lightning.balancing.torchjd import TorchJD  # which is a Balancer itself
+    from mtl_lightning.balancing.scalarizer import TorchJDScalarizer  # which are Balancers themselves
+    from mtl_lightning.balancing.torchjd import TorchJD
 
-    made: Any = argument if isinstance(argument, nn.Module) else argument(num_tasks)
+    made: Any = argument if isinstance(argument, nn.Module) else call_factory(argument, num_tasks)
+    if isinstance(made, Scalarizer):
+        return TorchJDScalarizer(num_tasks, scalarizer=made)
     if isinstance(made, Aggregator):
         return TorchJD(num_tasks, aggregator=made)
     if not isinstance(made, Balancer):
         raise ConfigurationError(
             f"`balancer`: expected a Balancer class, a function of the number of tasks that makes one, or a torchjd "
-            f"aggregator, found {made!r}."
+            f"scalarizer or aggregator, found {made!r}."
         )
     if made.num_tasks != num_tasks:
         raise ConfigurationError(f"`balancer`: expected one for {num_tasks} tasks, found one for {made.num_tasks}.")
     return made
+
+
+def call_factory(factory: Callable[..., Any], num_tasks: int) -> Any:
+    """Call a factory with the number of tasks; one of a torchjd class only if that takes it.
+
+    Raises:
+        ConfigurationError: if a torchjd class needs arguments that were not given, or packages that are missing.
+    """
+    bound = factory if isinstance(factory, functools.partial) else functools.partial(factory)
+    candidates = [part for part in (bound.func, *bound.args) if inspect.isclass(part)]  # the parser's has it in `args`
+    cls = next((part for part in candidates if issubclass(part, Scalarizer | Aggregator)), None)
+    if cls is None:
+        return factory(num_tasks)
+    sizes = [name for name in _SIZES if name in inspect.signature(cls).parameters and name not in bound.keywords]
+    try:
+        return factory(**dict.fromkeys(sizes, num_tasks))
+    except TypeError as error:
+        raise ConfigurationError(
+            f"`balancer`: torchjd's {cls.__name__} could not be made: {error}. Give its arguments with "
+            "`functools.partial`, in YAML as `init_args`; or pass an instance."
+        ) from error
+    except ImportError as error:
+        raise ConfigurationError(
+            f"`balancer`: torchjd's {cls.__name__} could not be made: {error}. Its solver's packages come with "
+            'pip install "mtl-lightning[solvers]".'
+        ) from error

@@ -26,7 +26,7 @@ class FixedWeighting(Balancer):
     """
 
     affine = True
-    task_weights: Tensor
+    fixed_weights: Tensor
 
     def __init__(self, num_tasks: int, *, weights: list[float] | dict[str, float] | None = None) -> None:
         super().__init__(num_tasks)
@@ -38,7 +38,7 @@ class FixedWeighting(Balancer):
             )
         _check_values(values if self._by_name is None else self._by_name.values(), weights)
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
-        self.register_buffer("task_weights", torch.tensor(values, dtype=dtype))
+        self.register_buffer("fixed_weights", torch.tensor(values, dtype=dtype))
 
     def bind(self, likelihoods: Mapping[str, Likelihood]) -> None:
         """Look up the weights by the tasks' names.
@@ -56,7 +56,7 @@ class FixedWeighting(Balancer):
                 f"FixedWeighting: expected one weight for each of the tasks {names}, found weights for {unknown}, "
                 f"which are no tasks, and none for {missing}."
             )
-        self.task_weights.copy_(torch.tensor([self._by_name[n] for n in names], dtype=self.task_weights.dtype))
+        self.fixed_weights.copy_(torch.tensor([self._by_name[n] for n in names], dtype=self.fixed_weights.dtype))
         self._by_name = None
 
     def objective(self, losses: Tensor, present: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class FixedWeighting(Balancer):
                 f"FixedWeighting: expected `bind` to tell which tasks {list(self._by_name)} are, found it not called. "
                 "Call it, or give the weights as a list."
             )
-        return (self.task_weights * torch.where(present, losses, 0.0)).sum()
+        return (self.fixed_weights * torch.where(present, losses, 0.0)).sum()
 
 
 def _check_values(values: Iterable[float], weights: object) -> None:

@@ -32,9 +32,6 @@ class GradientBalancer(Balancer):
 
     Raises:
         ConfigurationError: for an unknown option, one that the method cannot serve, or a ``losses`` that needs rows.
-
-    Attributes:
-        sizes: how many entries of a row each shared parameter has, in order, which core tells; empty where unknown.
     """
 
     rows = True
@@ -48,7 +45,6 @@ class GradientBalancer(Balancer):
                 f"{type(self).__name__}: expected `rescale` to be one of {self.rescales}, found {rescale!r}."
             )
         self.rescale = rescale
-        self.sizes: tuple[int, ...] = ()
         self.losses = losses(num_tasks)
         if not isinstance(self.losses, Balancer) or self.losses.rows or self.losses.num_tasks != num_tasks:
             raise ConfigurationError(
@@ -112,6 +108,10 @@ class GradientBalancer(Balancer):
         """Do what the loss balancer does after an optimizer step."""
         self.losses.after_update(losses)
 
+    def follows_epochs(self) -> bool:
+        """Whether this method or its loss balancer does anything after an epoch."""
+        return type(self).after_epoch is not GradientBalancer.after_epoch or self.losses.follows_epochs()
+
     def after_epoch(self, losses: Tensor, present: Tensor) -> None:
         """Do what the loss balancer does after an epoch."""
         self.losses.after_epoch(losses, present)
@@ -135,6 +135,7 @@ class GramianBalancer(GradientBalancer):
         ConfigurationError: for an unknown option.
     """
 
+    gramian = True
     rescales = _RESCALES
     levels: ClassVar[tuple[str, ...]] = ("parameters", "features", "last_layer")
 

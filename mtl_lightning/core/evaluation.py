@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from mtl_lightning.core.batches import check_targets, micro_batches, targets_of, weight_of
-from mtl_lightning.core.gradient import at_least_float32, full_precision
+from mtl_lightning.core.losses import at_least_float32, full_precision
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch
 

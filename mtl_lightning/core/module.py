@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -16,15 +17,16 @@ from typing_extensions import Self
 from mtl_lightning.core import checkpoint as plain
 from mtl_lightning.core import evaluation, partial_restore, record, resume, step
 from mtl_lightning.core.batches import LabelWatch, first_batch, micro_batches
-from mtl_lightning.core.gradient import at_least_float32
+from mtl_lightning.core.epoch_losses import EpochLosses
 from mtl_lightning.core.graph import known_name
+from mtl_lightning.core.losses import at_least_float32
 from mtl_lightning.core.network import Network
 from mtl_lightning.core.optimizers import CompositeOptimizer, CompositeScheduler
 from mtl_lightning.core.sharding import refuse_unsupported, shard
 from mtl_lightning.core.termination import Termination
 from mtl_lightning.core.trainer_arguments import TrainerArguments, replacements
 from mtl_lightning.tasks.base import Task
-from mtl_lightning.types import Batch, ConfigurationError, spec_of
+from mtl_lightning.types import Batch, ConfigurationError, MtlLightningWarning, spec_of
 
 
 class MultiTaskModule(Network):
@@ -40,6 +42,7 @@ class MultiTaskModule(Network):
         self.evaluations: dict[str, list[evaluation.Evaluation]] = {"val": [], "test": []}  # no weights: not submodules
         self.window: list[Batch] = []
         self.labels = LabelWatch(self.tasks)
+        self.epoch_losses = EpochLosses()
         self.skipped = 0
         self.pending_row: record.Row | None = None
         self.pending_window: tuple[Sequence[Batch], Mapping[str, float]] = ([], {})  # and its labels, by task
@@ -112,6 +115,7 @@ class MultiTaskModule(Network):
             window, self.window = self.window, []
             objective = step.update(self, window)
         if last:
+            step.finish_epoch(self)
             self.step_schedulers("epoch", self.current_epoch + 1)
         return None if objective is None else {"loss": objective}
 
@@ -157,6 +161,15 @@ class MultiTaskModule(Network):
             raise ConfigurationError(
                 f"The tasks {unfitted} standardise their targets but were never fitted: call "
                 "`task.fit_target(targets)` with the training split's targets (a MultiTaskDataModule does it itself)."
+            )
+        if self.world_size > 1:
+            self.balancer.share_seeds(self.trainer.strategy.broadcast)
+        if self.balancer.rows and not any(p.requires_grad for p in self.roles.shared.values()):
+            warnings.warn(
+                f"{type(self.balancer).__name__} combines gradients of shared parameters, and this network has none: "
+                "every task's own parameters get the gradients of its own loss.",
+                MtlLightningWarning,
+                stacklevel=2,
             )
         record.start(self)
 

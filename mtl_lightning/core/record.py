@@ -17,7 +17,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
 from mtl_lightning.core.checkpoint import describe_arguments
-from mtl_lightning.core.gradient import Losses
+from mtl_lightning.core.losses import Losses
 from mtl_lightning.core.sharding import norms
 
 if TYPE_CHECKING:

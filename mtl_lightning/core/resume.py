@@ -51,6 +51,7 @@ def state_of_process(module: MultiTaskModule) -> dict[str, Any]:
     return {
         "rng": random_state(module.device),
         "window": started_window(module),
+        "epoch_losses": module.epoch_losses.state(),
         "labelled": sorted(module.labels.labelled),
         "metrics": {name: torch.as_tensor(value).detach().cpu() for name, value in metrics.items()},
         "earlier_metrics": [name for name, value in metrics.items() if value is module.metrics_before.get(name)],
@@ -67,6 +68,7 @@ def restore(module: MultiTaskModule, states: list[Mapping[str, Any]]) -> None:
     """
     state = _own(module, states)
     module.window = [module.trainer.strategy.batch_to_device(batch) for batch in state.get("window", [])]
+    module.epoch_losses.restore(state.get("epoch_losses", {}), module.device)
     module.labels.labelled.update(state["labelled"])
     metrics = {name: value.to(module.device) for name, value in state["metrics"].items()}
     module.trainer.callback_metrics.update(metrics)
@@ -92,7 +94,7 @@ def _own(module: MultiTaskModule, states: list[Mapping[str, Any]]) -> Mapping[st
         f"The checkpoint holds the random states of {len(states)} processes, found {module.world_size}: each goes on "
         "with the state that it was seeded with, so that random numbers (dropout) differ from the uninterrupted run's."
     )
-    return {key: value for key, value in states[0].items() if key not in ("rng", "window")}
+    return {key: value for key, value in states[0].items() if key not in ("rng", "window", "epoch_losses")}
 
 
 def _schedulers(module: MultiTaskModule) -> dict[str, Any]:

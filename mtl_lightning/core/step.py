@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mtl_lightning.core import record
-from mtl_lightning.core.batches import check_targets, in_order, kindred, targets_of, weight_of
-from mtl_lightning.core.gradient import differentiate, window_losses
+from mtl_lightning.core.counts import count_labels
+from mtl_lightning.core.gradient import differentiate
+from mtl_lightning.core.losses import window_losses
 from mtl_lightning.core.sharding import average_whole_gradients, total_norm
-from mtl_lightning.types import Batch, MtlLightningError, TargetError
+from mtl_lightning.types import Batch, MtlLightningError
 
 if TYPE_CHECKING:
     from mtl_lightning.core.module import MultiTaskModule
@@ -46,10 +47,19 @@ def update(module: MultiTaskModule, window: Sequence[Batch]) -> Tensor | None:
     optimizer.step()
     if module.skipped == skipped:
         module.balancer.after_update(lambda: recompute(module, window, counts))
+        if module.balancer.follows_epochs():
+            module.epoch_losses.add(seen.tasks, counts)
     record.write(module, row)
     module.pending_row, module.pending_window = None, ([], {})
     module.step_schedulers("step", module.trainer.global_step)
     return seen.objective
+
+
+def finish_epoch(module: MultiTaskModule) -> None:
+    """Give the balancer the epoch's mean losses; on its last batch, since later hooks are lost at a resume."""
+    means = module.epoch_losses.take(module.all_sum, module.world_size)
+    if means is not None:
+        module.balancer.after_epoch(*means)
 
 
 def clear_gradients(module: MultiTaskModule) -> None:
@@ -59,44 +69,6 @@ def clear_gradients(module: MultiTaskModule) -> None:
         callback.on_before_zero_grad(module.trainer, module, optimizer)
     module.on_before_zero_grad(optimizer)  # type: ignore[arg-type]  # one optimizer, not a list
     module.composite_optimizer().zero_grad()
-
-
-# -------------------------------------------------------------------------------------------------------------- labels
-def count_labels(module: MultiTaskModule, window: Sequence[Batch]) -> dict[str, float]:
-    """Return the number (or weight) of labelled elements of each task over the window and all processes.
-
-    The one host read of an update. An invalid value makes a count nan.
-
-    Raises:
-        TargetError: that says what is wrong with which task's target.
-    """
-    order: list[str] = []
-    parts: list[Tensor] = []
-    try:
-        for batch in window:
-            for names in kindred(batch, targets_of(batch), module.tasks):
-                parts.append(_counts(module, batch, names))
-                order += names
-    except TargetError:  # a wrong dtype or shape
-        for batch in window:
-            check_targets(batch, module.tasks)  # names the task
-        raise
-    found = torch.cat(parts) if parts else torch.zeros(0, device=module.device)
-    counts: list[float] = module.all_sum(in_order(found, order, [*module.tasks])).tolist()
-    if any(map(math.isnan, counts)):
-        for batch in window:
-            check_targets(batch, module.tasks)
-        bad = [name for name, count in zip(module.tasks, counts, strict=True) if math.isnan(count)]
-        raise TargetError(f"The targets or weights of {bad} hold an invalid value, on this process or another one.")
-    return dict(zip(module.tasks, counts, strict=True))
-
-
-def _counts(module: MultiTaskModule, batch: Batch, names: list[str]) -> Tensor:
-    """Return the counts (N,) of N kin tasks, or of a single one."""
-    targets, task = targets_of(batch), module.tasks[names[0]]
-    if len(names) == 1:
-        return task.count(targets[names[0]], weight_of(batch, names[0])).reshape(1)
-    return task.count_together([targets[name] for name in names])
 
 
 # --------------------------------------------------------------------------------------------------------- absent tasks

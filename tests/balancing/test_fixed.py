@@ -33,7 +33,7 @@ def test_is_the_plain_sum_by_default() -> None:
 def test_names_are_put_in_the_tasks_order() -> None:
     balancer = FixedWeighting(3, weights={"c": 3.0, "a": 1.0, "b": 2.0})
     balancer.bind(names("a", "b", "c"))
-    assert balancer.task_weights.tolist() == [1.0, 2.0, 3.0]
+    assert balancer.fixed_weights.tolist() == [1.0, 2.0, 3.0]
     assert balancer(LOSSES).item() == 17.0
 
 
@@ -86,4 +86,4 @@ def test_from_yaml(weights: Any) -> None:
     part = {"class_path": "mtl_lightning.balancing.FixedWeighting", "init_args": {"weights": weights}}
     balancer = parser.instantiate(parser.parse_object({"balancer": part})).balancer(2)
     balancer.bind(names("a", "b"))
-    assert balancer.task_weights.tolist() == [1.0, 2.5]
+    assert balancer.fixed_weights.tolist() == [1.0, 2.5]

@@ -1,0 +1,307 @@
+"""Task weights from something cheaper than the gradients of all shared parameters; then one backward of the sum.
+
+Of the *features* that all heads read: one backward through the heads gives each task's gradient of them, whose inner
+products add up over the disjoint samples of micro-batches and processes (P x P numbers), and one backward through the
+trunk follows. Of the *last shared layer*: its rows are summed over processes (P x |W| numbers), and one backward of the
+weighted losses follows. In both cases the D numbers of the trunk and the H of the heads are summed over processes, and
+the graphs of a window's micro-batches are held until the weights are known: accumulation saves no memory here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mtl_lightning.core.graph import run_heads
+from mtl_lightning.core.jacobian import Rows, Weighed, is_finite, put_gradients, reached_others, summed, trained, weigh
+from mtl_lightning.core.losses import (
+    Losses,
+    at_least_float32,
+    full_precision,
+    losses_together,
+    names_in,
+    separate_losses,
+    window_losses,
+)
+from mtl_lightning.types import Batch, ConfigurationError
+
+if TYPE_CHECKING:
+    from mtl_lightning.core.module import MultiTaskModule
+
+
+def by_probes(module: MultiTaskModule, window: Sequence[Batch], counts: Mapping[str, float], present: Tensor) -> Losses:
+    """Leave the gradient of a window in ``.grad``; see :func:`mtl_lightning.core.gradient.differentiate`."""
+    probe: _Probe = (Features if module.balancer.level == "features" else LastLayer)(module, counts)
+    seen = Losses()
+    for batch in window:
+        probe.see(batch, seen, len(window))
+    weighed = weigh(module, present, seen)
+    with full_precision(module), module.no_gradient_sync():
+        weights = weighed.weights[probe.here] / module.loss_scale()
+        alpha = probe.task_weights(weights, weighed, present)
+        heads = weights * alpha if module.balancer.weight_heads else weights
+        extra = torch.ones(1, device=weights.device, dtype=weights.dtype) / module.loss_scale()
+        trunk = probe.trunk_gradients(weights, alpha)
+        reduced = summed(module, [*trunk, *probe.rows.weighed_others(torch.cat([heads, extra]))])
+        gradients = list(zip(probe.rows.trunk, reduced[: len(trunk)], strict=True))
+        gradients += reached_others(probe.rows, reduced[len(trunk) :])
+        module.manual_backward(put_gradients([*gradients, *weighed.learned]))
+        seen.weights = weighed.weights.clone()
+        seen.weights[probe.here] *= alpha.to(seen.weights.dtype)
+    return seen
+
+
+class _Probe:
+    """What the two probes have in common.
+
+    Attributes:
+        here: the indices of the present tasks.
+        rows: the gradients of the parameters of single tasks, term by term; the last term is the auxiliary losses.
+    """
+
+    def __init__(self, module: MultiTaskModule, counts: Mapping[str, float]) -> None:
+        self.module, self.counts = module, counts
+        self.here = [index for index, count in enumerate(counts.values()) if count]
+        trunk, others = trained(module)
+        self.rows = Rows([], others, len(self.here) + 1) if others else Rows(trunk, [], 0)
+        self.rows.trunk = trunk
+        self.scale = module.loss_scale()
+
+    def see(self, batch: Batch, seen: Losses, parts: int) -> None:
+        raise NotImplementedError
+
+    def gramian(self) -> Tensor:
+        """Return the inner products (P, P) of the scaled rows over all processes."""
+        raise NotImplementedError
+
+    def task_weights(self, weights: Tensor, weighed: Weighed, present: Tensor) -> Tensor:
+        """Return the method's weights (P,) of the weighed rows."""
+        gramian = self.gramian() * weights.unsqueeze(1) * weights
+        if not is_finite(self.module, gramian):
+            return torch.ones_like(weights)
+        return self.module.balancer.task_weights(gramian, weighed.losses[self.here].to(gramian.dtype), present)
+
+    def trunk_gradients(self, weights: Tensor, alpha: Tensor) -> list[Tensor]:
+        """Return this process's gradient of each shared parameter."""
+        raise NotImplementedError
+
+    def aux_term(self, aux: Mapping[str, Tensor], parts: int) -> Tensor | None:
+        """Return the scaled sum () of auxiliary losses, or None where there is none."""
+        if not aux:
+            return None
+        return torch.stack(list(aux.values())).sum() * (self.scale / (parts * self.module.world_size))
+
+    def add_own(self, term: Tensor) -> None:
+        """Add the auxiliary losses' gradients of single tasks' parameters."""
+        if self.rows.others:
+            found = torch.autograd.grad(term, self.rows.others, retain_graph=True, allow_unused=True)
+            self.rows.add_others(len(self.here), found)
+
+    def differentiate(self, outputs: Sequence[Tensor], factors: Sequence[Tensor]) -> list[Tensor]:
+        """Return the trunk's gradients of some tensors times some factors; 0 where there is no path."""
+        found = torch.autograd.grad(
+            list(outputs), self.rows.trunk, list(factors), allow_unused=True, materialize_grads=True
+        )
+        return list(found)
+
+
+class Features(_Probe):
+    """Gradients with respect to the features that all tasks' heads read.
+
+    Raises:
+        ConfigurationError: if the tasks do not read the same features.
+    """
+
+    def __init__(self, module: MultiTaskModule, counts: Mapping[str, float]) -> None:
+        super().__init__(module, counts)
+        self.seen: list[tuple[Tensor, list[Tensor], Tensor | None]] = []  # features, tasks' gradients, auxiliary losses
+        self.products: Tensor | None = None
+        self.signed: Tensor | None = None
+
+    def see(self, batch: Batch, seen: Losses, parts: int) -> None:
+        """Forward a micro-batch, and go back through its heads."""
+        module = self.module
+        names = names_in(batch, self.counts)
+        wanted = module.graph.needed(names)
+        found = module.architecture(batch["inputs"], wanted)
+        aux = {name: at_least_float32(value) for name, value in found.aux.items()}
+        shared = self._shared(found.per_task) if wanted else torch.zeros((), device=module.device)
+        leaves = {name: shared.detach().requires_grad_() for name in wanted}
+        heads: Any = module.heads
+        outputs = run_heads(module.graph, wanted, leaves, heads, module.tasks)
+        order = [name for name, count in self.counts.items() if count]
+        open_edges = any(not edge.stop_gradient for name in wanted for edge in module.graph.edges[name].values())
+        way = self._task_by_task if open_edges else self._all_at_once
+        gradients, losses = way(batch, names, outputs, leaves, order)
+        seen.add(losses, aux, parts)
+        term = self.aux_term(aux, parts)
+        if term is not None and term.requires_grad:
+            self.add_own(term)
+        self.seen.append((shared, gradients, term))
+        self._note(shared, gradients)
+
+    def _all_at_once(
+        self, batch: Batch, names: list[str], outputs: dict[str, Tensor], leaves: dict[str, Tensor], order: list[str]
+    ) -> tuple[list[Tensor], Tensor]:
+        """One backward for all heads: each task's loss reaches its own copy of the features and its own head only."""
+        losses = losses_together(self.module, batch, self.counts, names, outputs)
+        owners = self._owners(names)
+        targets = [leaves[name] for name in names] + [self.rows.others[index] for index, _ in owners]
+        found: Any = ()
+        if names:
+            found = torch.autograd.grad(losses.sum() * self.scale, targets, allow_unused=True)
+        gradients = dict(zip(names, found, strict=False))
+        for (index, row), gradient in zip(owners, found[len(names) :], strict=True):
+            if gradient is not None:
+                row_of = self.rows.reached[index]
+                row_of[row] = row_of[row] + gradient if row in row_of else gradient
+        return [self._or_zero(gradients.get(name), leaves) for name in order], losses
+
+    def _task_by_task(
+        self, batch: Batch, names: list[str], outputs: dict[str, Tensor], leaves: dict[str, Tensor], order: list[str]
+    ) -> tuple[list[Tensor], Tensor]:
+        """One backward per task, which may reach other tasks' heads through the estimates that it reads."""
+        losses = separate_losses(self.module, batch, self.counts, names, outputs)
+        gradients = []
+        indices = {name: index for index, name in enumerate(self.counts)}
+        for row, name in enumerate(order):
+            loss = losses[indices[name]]
+            if not loss.requires_grad:
+                gradients.append(self._or_zero(None, leaves))
+                continue
+            targets = [*leaves.values(), *self.rows.others]
+            found = torch.autograd.grad(loss * self.scale, targets, retain_graph=True, allow_unused=True)
+            of_features = [gradient for gradient in found[: len(leaves)] if gradient is not None]
+            gradients.append(torch.stack(of_features).sum(0))
+            self.rows.add_others(row, found[len(leaves) :])
+        return gradients, torch.stack(losses)
+
+    def _owners(self, names: Sequence[str]) -> list[tuple[int, int]]:
+        """Return (index among the others, row of its task) of the parameters of these tasks."""
+        roles = self.module.roles.tasks
+        places = {id(parameter): index for index, parameter in enumerate(self.rows.others)}
+        rows = {name: row for row, name in enumerate(name for name, count in self.counts.items() if count)}
+        return [(places[id(p)], rows[name]) for name in names for p in roles[name].values() if id(p) in places]
+
+    def _or_zero(self, gradient: Tensor | None, leaves: Mapping[str, Tensor]) -> Tensor:
+        some = next(iter(leaves.values()), None)
+        if gradient is None:
+            return torch.zeros(()) if some is None else torch.zeros_like(some)
+        return gradient
+
+    def _shared(self, per_task: Mapping[str, Tensor]) -> Tensor:
+        """Return the one tensor of features that every task reads."""
+        tensors = list(per_task.values())
+        if self.module.architecture.final or any(tensor is not tensors[0] for tensor in tensors):
+            name, architecture = type(self.module.balancer).__name__, type(self.module.architecture).__name__
+            raise ConfigurationError(
+                f"{name} balances gradients of the features that all tasks' heads read: expected an architecture with "
+                f"the same features for every task, such as SharedBottom, found {architecture}. Use "
+                "`level: parameters`."
+            )
+        return tensors[0]
+
+    def _note(self, shared: Tensor, gradients: Sequence[Tensor]) -> None:
+        """Add a micro-batch to the statistics that the weights or the masks follow from."""
+        if not shared.dim():
+            return
+        with full_precision(self.module):
+            rows = torch.stack([at_least_float32(gradient).reshape(-1) for gradient in gradients])
+            if self.module.balancer.gramian:
+                part = rows @ rows.T
+                self.products = part if self.products is None else self.products + part
+            else:
+                signs = at_least_float32(shared.detach()).sign()
+                part = (rows.view(len(gradients), *shared.shape) * signs).sum(1).flatten(1)
+                self.signed = part if self.signed is None else self.signed + part
+
+    def gramian(self) -> Tensor:
+        """Sum the inner products over processes."""
+        number = len(self.here)
+        local = self.products
+        if local is None:
+            local = torch.zeros(number, number, device=self.module.device)
+        return self.module.all_sum(local)
+
+    def task_weights(self, weights: Tensor, weighed: Weighed, present: Tensor) -> Tensor:
+        """Return the method's weights (P,); 1 of methods that mask features instead."""
+        if self.module.balancer.gramian:
+            return super().task_weights(weights, weighed, present)
+        assert self.signed is not None
+        signed = self.module.all_sum(self.signed) * weights.unsqueeze(1)
+        self.masks = self.module.balancer.masks(signed, present) if is_finite(self.module, signed) else None
+        return torch.ones_like(weights)
+
+    def trunk_gradients(self, weights: Tensor, alpha: Tensor) -> list[Tensor]:
+        """Go back through the trunk once, from the weighted or masked sum of the features' gradients."""
+        total = [torch.zeros_like(parameter) for parameter in self.rows.trunk]
+        for shared, gradients, term in self.seen:
+            outputs, factors = [], []
+            if shared.requires_grad:
+                outputs.append(shared)
+                factors.append(self._factor(shared, gradients, weights * alpha))
+            if term is not None and term.requires_grad:
+                outputs.append(term)
+                factors.append(torch.ones_like(term) / self.scale)
+            if outputs:
+                torch._foreach_add_(total, self.differentiate(outputs, factors))
+        return total
+
+    def _factor(self, shared: Tensor, gradients: Sequence[Tensor], weights: Tensor) -> Tensor:
+        """Return what is sent back through the trunk (B, *)."""
+        stacked = torch.stack([at_least_float32(gradient) for gradient in gradients])
+        if not self.module.balancer.gramian and self.masks is not None:
+            stacked = stacked * self.masks.view(len(stacked), 1, *shared.shape[1:])
+        factor: Tensor = torch.tensordot(weights.to(stacked.dtype), stacked, dims=1).to(shared.dtype)
+        return factor
+
+
+class LastLayer(_Probe):
+    """Gradients with respect to the weight of the last shared layer: the last shared parameter that is no vector."""
+
+    def __init__(self, module: MultiTaskModule, counts: Mapping[str, float]) -> None:
+        super().__init__(module, counts)
+        matrices = [parameter for parameter in self.rows.trunk if parameter.dim() > 1]
+        self.layer: nn.Parameter = (matrices or self.rows.trunk)[-1]
+        self.terms: list[tuple[list[Tensor], Tensor | None]] = []
+        size = self.layer.numel()
+        self.layer_rows = torch.zeros(len(self.here), size, device=self.layer.device, dtype=self.layer.dtype)
+
+    def see(self, batch: Batch, seen: Losses, parts: int) -> None:
+        """Forward a micro-batch, and go back through its heads to the layer, task by task."""
+        losses, aux = window_losses(self.module, batch, self.counts)
+        seen.add(torch.stack(losses), aux, parts)
+        terms = [losses[index] * self.scale for index in self.here]
+        for row, term in enumerate(terms):
+            if term.requires_grad:
+                found = torch.autograd.grad(term, [self.layer, *self.rows.others], retain_graph=True, allow_unused=True)
+                if found[0] is not None:
+                    self.layer_rows[row] += found[0].reshape(-1)
+                self.rows.add_others(row, found[1:])
+        own = self.aux_term(aux, parts)
+        if own is not None and own.requires_grad:
+            self.add_own(own)
+        self.terms.append((terms, own))
+
+    def gramian(self) -> Tensor:
+        """Sum the rows over processes, then take their inner products."""
+        rows = at_least_float32(self.module.all_sum(self.layer_rows))
+        return rows @ rows.T
+
+    def trunk_gradients(self, weights: Tensor, alpha: Tensor) -> list[Tensor]:
+        """Differentiate the weighted sum of the losses."""
+        total = [torch.zeros_like(parameter) for parameter in self.rows.trunk]
+        for terms, aux in self.terms:
+            pairs = [
+                (term, (weight * a).to(term.dtype))
+                for term, weight, a in zip(terms, weights, alpha, strict=True)
+                if term.requires_grad
+            ]
+            if aux is not None and aux.requires_grad:
+                pairs.append((aux, torch.ones_like(aux) / self.scale))
+            if pairs:
+                torch._foreach_add_(total, self.differentiate([t for t, _ in pairs], [f for _, f in pairs]))
+        return total
