@@ -22,8 +22,9 @@ class Encoder(nn.Module):
 
     Attributes:
         out_features: the shape of the features, without B.
-        stages: an ``nn.Sequential`` which, run on the inputs, gives the features; only encoders that are a sequence
-            of layers have it. Architectures that share layer by layer join the tasks between these stages.
+        stages: an ``nn.Sequential`` or a list of modules which, run one after the other on the inputs, give the
+            features; only encoders that are a sequence of layers have it. Architectures that share layer by layer
+            join the tasks between these stages.
     """
 
     out_features: tuple[int, ...]
@@ -35,13 +36,25 @@ class Head(nn.Module):
     def __init__(self, in_features: tuple[int, ...], out_features: int) -> None:
         super().__init__()
 
+    def last_affine(self) -> nn.Linear | nn.Conv2d:
+        """Return the layer whose outputs are the head's, for tasks that rescale them during training.
+
+        Raises:
+            ConfigurationError: by default; a head that ends in such a layer overrides this.
+        """
+        raise ConfigurationError(
+            f"{type(self).__name__}: expected a `last_affine` that returns the layer which gives the outputs, found "
+            "none. Write that method if the head ends in an `nn.Linear` or `nn.Conv2d` with a bias, or choose another "
+            "head in `heads`."
+        )
+
 
 class Linear(Head):
     """Linear map of features (B, D) to outputs (B, K); of each pixel's features (B, D, H, W) to (B, K, H, W)."""
 
     def __init__(self, in_features: tuple[int, ...], out_features: int) -> None:
         super().__init__(in_features, out_features)
-        self.map: nn.Module
+        self.map: nn.Linear | nn.Conv2d
         if len(in_features) == 1:
             self.map = nn.Linear(in_features[0], out_features)
         elif len(in_features) == 3:
@@ -56,6 +69,29 @@ class Linear(Head):
         """Map features (B, D, *) to outputs (B, K, *)."""
         outputs: Tensor = self.map(features)
         return outputs
+
+    def last_affine(self) -> nn.Linear | nn.Conv2d:
+        """Return the map."""
+        return self.map
+
+
+def last_affine(head: nn.Module, task: str) -> nn.Linear | nn.Conv2d:
+    """Return the affine map that a task's head ends in.
+
+    Raises:
+        ConfigurationError: if the head does not say which that is, or it has no bias.
+    """
+    find = getattr(head, "last_affine", None)
+    found = head if find is None else find()
+    if not isinstance(found, nn.Linear | nn.Conv2d) or found.bias is None:
+        ends = "no such method" if find is None else f"{type(found).__name__} there, or no bias"
+        raise ConfigurationError(
+            f"Task {task!r} rescales its outputs during training (`popart`): expected a head whose method "
+            "`last_affine` returns the `nn.Linear` or `nn.Conv2d`, with a bias, that gives the outputs, found "
+            f"{type(head).__name__} with {ends}. Give your head that method, choose another head in `heads`, or leave "
+            "the task's scale alone."
+        )
+    return found
 
 
 class Architecture(nn.Module, ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -49,3 +50,7 @@ class MLPHead(Head):
         """Map features (B, D, *) to outputs (B, K, *)."""
         outputs: Tensor = self.layers(features)
         return outputs
+
+    def last_affine(self) -> nn.Linear | nn.Conv2d:
+        """Return the last layer's map."""
+        return cast("Linear", self.layers[-1]).last_affine()

@@ -14,6 +14,7 @@ from torchjd.scalarization import Scalarizer
 from typing_extensions import Self
 
 from mtl_lightning.balancing.draws import Draws
+from mtl_lightning.balancing.virtual_step import VirtualStep
 from mtl_lightning.types import ConfigurationError, Likelihood
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -107,6 +108,13 @@ class Balancer(nn.Module):
     def sigmas(self) -> Tensor | None:
         """Return the learned noise scales (T,), detached, in units of the losses; None where there are none."""
         return None
+
+    def tries_steps(self) -> bool:
+        """Whether :meth:`before_update` does anything."""
+        return type(self).before_update is not Balancer.before_update
+
+    def before_update(self, virtual: VirtualStep, present: Tensor) -> None:
+        """Learn from where steps would lead, before the update's losses; ``present`` is (T,) bool."""
 
     def after_update(self, losses: Callable[[], Tensor]) -> None:
         """Do what follows an optimizer step; ``losses`` recomputes the global losses (T,) when called."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,6 +37,17 @@ class Draws(nn.Module):
     def advance(self) -> None:
         """Go on to the next update."""
         self.updates += 1
+
+    @contextmanager
+    def forked(self, device: torch.device) -> Iterator[None]:
+        """Seed torch's global state, for code that draws from it, on the CPU and a device; leave it as it was."""
+        others = [] if device.type in ("cpu", "meta") else [device]
+        with torch.random.fork_rng(others, device_type=device.type if others else "cuda"):
+            seed = self._generator().initial_seed()
+            torch.default_generator.manual_seed(seed)
+            if others:
+                torch.get_device_module(device).manual_seed(seed)
+            yield
 
     def get_extra_state(self) -> dict[str, int]:
         """Return what a checkpoint keeps."""

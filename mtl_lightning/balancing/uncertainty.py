@@ -162,7 +162,8 @@ class UncertaintyWeighting(Balancer):
     @torch.no_grad()
     def after_update(self, losses: Callable[[], Tensor]) -> None:
         """Bring every s back between the bounds."""
-        s, (low, high) = [*self.log_vars.parameters()], self.bounds
+        s: list[Tensor] = [*self.log_vars.parameters()]
+        low, high = self.bounds
         torch._foreach_clamp_min_(s, low)
         torch._foreach_clamp_max_(s, high)
 

@@ -16,9 +16,8 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from mtl_lightning.core.batches import targets_of
 from mtl_lightning.core.jacobian import by_rows
-from mtl_lightning.core.losses import Losses, window_vector
+from mtl_lightning.core.losses import Losses, names_in, window_vector
 from mtl_lightning.core.probes import by_probes
 from mtl_lightning.types import Batch
 
@@ -63,7 +62,7 @@ def _by_objective(
             objective = objective + sum(aux.values())
         if parts > 1:
             objective = objective / parts
-        if isinstance(module.trainer.strategy, DDPStrategy) and not all(name in targets_of(batch) for name in counts):
+        if isinstance(module.trainer.strategy, DDPStrategy) and len(names_in(batch, counts)) < len(counts):
             objective = objective + _reaching_all(module)
         with nullcontext() if index == parts - 1 else module.no_gradient_sync():
             module.manual_backward(objective)

@@ -38,6 +38,7 @@ from mtl_lightning.core.groups import (
     sparse_parameters,
 )
 from mtl_lightning.core.optimizers import CompositeOptimizer, CompositeScheduler, Schedule, SchedulerFactory
+from mtl_lightning.core.rescaling import check_heads
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import ConfigurationError, Described, InputSpec
 
@@ -133,6 +134,7 @@ class Network(Described, LightningModule):
             default: HeadFactory = self._heads.get(DEFAULT, Linear)
             heads = {name: self._heads.get(name, default)(sizes[name], self.tasks[name].output_size) for name in names}
         self.heads = nn.ModuleDict(heads)
+        check_heads(self)
         if type(self).__init__ is Network.__init__:  # else the subclass may add layers after this constructor
             self._find_groups()
 

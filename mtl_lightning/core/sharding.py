@@ -32,6 +32,13 @@ def refuse_unsupported(module: MultiTaskModule) -> None:
             f"expected DDP or a single process, found {type(strategy).__name__}. Use `strategy: ddp`, or a balancer "
             "of losses such as UncertaintyWeighting (with `accumulate_grad_batches: 1` unless it is affine)."
         )
+    following = [name for name, task in module.tasks.items() if task.rescales]
+    if isinstance(strategy, FSDPStrategy | ModelParallelStrategy) and following:
+        raise ConfigurationError(
+            f"The tasks {following} rewrite the last layer of their heads during training (`popart`), which sharded "
+            f"parameters do not allow: expected DDP or a single process, found {type(strategy).__name__}. Use "
+            "`strategy: ddp`, or `standardize`."
+        )
     static = isinstance(strategy, DDPStrategy) and strategy._ddp_kwargs.get("static_graph", False)
     if static and (accumulate > 1 or module.balancer.wants_rows(accumulate)):
         raise ConfigurationError(

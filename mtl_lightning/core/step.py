@@ -7,8 +7,7 @@ let the balancer make one number; differentiate once; leave absent tasks untouch
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,9 +16,12 @@ from torch.distributed.tensor import DTensor
 
 from mtl_lightning.core import record
 from mtl_lightning.core.counts import count_labels
+from mtl_lightning.core.frozen import frozen
 from mtl_lightning.core.gradient import differentiate
 from mtl_lightning.core.losses import window_losses
+from mtl_lightning.core.rescaling import rescale_targets
 from mtl_lightning.core.sharding import average_whole_gradients, total_norm
+from mtl_lightning.core.trial import Trial
 from mtl_lightning.types import Batch, MtlLightningError
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ def update(module: MultiTaskModule, window: Sequence[Batch]) -> Tensor | None:
     module.labels.labelled.update(task for task, count in counts.items() if count)
     present = module.present_mask(tuple(count > 0 for count in counts.values()))
     clear_gradients(module)
+    rescale_targets(module, window, counts)
+    if module.balancer.tries_steps():
+        module.balancer.before_update(Trial(module, window), present)
     seen = differentiate(module, window, counts, present)
     average_whole_gradients(module)
     leave_absent_untouched(module, counts)
@@ -94,17 +99,6 @@ def recompute(module: MultiTaskModule, window: Sequence[Batch], counts: Mapping[
     with torch.no_grad(), frozen(module):
         parts = [torch.stack(window_losses(module, batch, counts)[0]) for batch in window]
         return module.all_sum(torch.stack(parts).sum(0))
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Run forwards that leave buffers (BatchNorm statistics) and the random state as they were."""
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        yield
-    for buffer, value in buffers:
-        buffer.copy_(value)
 
 
 # ----------------------------------------------------------------------------------------- between gradient and step

@@ -32,9 +32,12 @@ class Task(Described, nn.Module, ABC):
     Attributes:
         kin: equal for tasks that count labels and lose alike row by row, so that core may put their batches into one;
             by default a task is its own only kin.
+        rescales: whether the scale of the target is followed during training: before the losses of each update core
+            calls :meth:`target_sums`, and :meth:`rescale` with what these add up to.
     """
 
     kin: Hashable
+    rescales: bool = False
 
     def __init__(
         self,
@@ -142,6 +145,18 @@ class Task(Described, nn.Module, ABC):
 
     def fit_target(self, target: Tensor) -> None:
         """Fit statistics of the training split's whole target; nothing to fit by default, no-op once fitted."""
+
+    def target_sums(self, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return what :meth:`rescale` needs of a target, to be added up over the window and all processes."""
+        return torch.zeros(0, device=target.device)
+
+    def rescale(self, sums: Tensor, last: nn.Linear | nn.Conv2d) -> None:
+        """Follow the target's scale, and change the last layer of the task's head so that predictions stay the same.
+
+        Args:
+            sums: of :meth:`target_sums`, over the window and all processes.
+            last: the affine map that gives the outputs.
+        """
 
     @property
     def fitted(self) -> bool:

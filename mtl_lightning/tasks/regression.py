@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanSquaredError
 from typing_extensions import Self
 
 from mtl_lightning.tasks.base import MetricFactories
 from mtl_lightning.tasks.likelihoods import GAUSSIAN, HUBER, LAPLACE, Reduction, of_reduction
+from mtl_lightning.tasks.popart import Statistics, followed, preserve, sums_about
 from mtl_lightning.tasks.rows import RowTask
 from mtl_lightning.types import ConfigurationError, Likelihood, TargetSpec
 
@@ -27,6 +28,21 @@ class Regression(RowTask):
     and standard deviation 1 over the training split. :meth:`predict` and the metrics are in the target's own units
     (``spec.units``) in either case.
 
+    With ``popart`` the same statistics are not fitted, but follow the targets during training, for data that is not
+    known beforehand or whose scale changes: `Learning values across many orders of magnitude
+    <https://arxiv.org/abs/1602.07714>`_ (van Hasselt et al., 2016), equations 2 and 6, and `Multi-task Deep
+    Reinforcement Learning with PopArt <https://arxiv.org/abs/1809.04474>`_ (Hessel et al., 2018). They move before the
+    losses of each update, and the last layer of the task's head is rewritten at once, so that no prediction changes.
+    What to know of it:
+
+    - Statistics start at mean 0 and standard deviation 1 and need some multiples of ``1 / popart`` updates to be those
+      of the target; predictions, which start near 0, must be learned to its mean all the same. Where the training split
+      is known and does not change, ``standardize`` starts there.
+    - :meth:`estimate` is in the units of the loss, which move: the tasks that read it see them move.
+    - What the optimizer keeps of the last layer (momentum, Adam's moments) is not rescaled with it: the error is a
+      fraction of ``popart`` per update, and forgotten as fast as the optimizer forgets.
+    - Losses, and sigmas learned of them, are in moving units too.
+
     Metrics: ``mae`` and ``rmse``, in the target's units, lower is better; over all labelled numbers of all outputs.
 
     Args:
@@ -39,18 +55,22 @@ class Regression(RowTask):
             and in place of the usual term with another.
         standardize: fit each output's mean and standard deviation with :meth:`fit_target`; a constant output is only
             shifted. Without it the units of the loss are the target's.
+        popart: the rate, above 0 and up to 1, with which the statistics follow the targets instead; the papers use
+            3e-4. Needs a head that has a ``last_affine``.
         reduction: ``"sum"`` counts a vector once per output in the uncertainty term, ``"mean"`` counts it as one
             (:func:`~mtl_lightning.tasks.likelihoods.of_reduction`).
         metrics: metrics by name, in place of the default ones; they are fed predictions and targets of shape (N,).
 
     Raises:
-        ConfigurationError: for a shape with more axes, an unknown loss, or an own loss without a likelihood.
+        ConfigurationError: for a shape with more axes, an unknown loss, an own loss without a likelihood, or both
+            ``standardize`` and ``popart``.
     """
 
     dtypes = "a floating-point dtype"
     values = "finite numbers or nan for missing"
     target_mean: Tensor
     target_std: Tensor
+    target_variance: Tensor
     target_fitted: Tensor
 
     def __init__(
@@ -61,6 +81,7 @@ class Regression(RowTask):
         delta: float = 1.0,
         likelihood: Likelihood | None = None,
         standardize: bool = False,
+        popart: float | None = None,
         reduction: Reduction = "mean",
         metrics: MetricFactories | None = None,
     ) -> None:
@@ -78,11 +99,14 @@ class Regression(RowTask):
             metrics=metrics,
         )
         self.elementwise, self.standardize = elementwise, standardize
-        if type(self) is Regression and isinstance(loss, str) and not standardize:
+        self.popart, self.rescales = _checked_rate(popart, standardize), popart is not None
+        if type(self) is Regression and isinstance(loss, str) and not standardize and not self.rescales:
             self.kin = (Regression, spec.shape, loss, delta)
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
-        self.register_buffer("target_mean", torch.zeros(size, dtype=dtype), persistent=standardize)
-        self.register_buffer("target_std", torch.ones(size, dtype=dtype), persistent=standardize)
+        scaled = standardize or self.rescales
+        self.register_buffer("target_mean", torch.zeros(size, dtype=dtype), persistent=scaled)
+        self.register_buffer("target_std", torch.ones(size, dtype=dtype), persistent=scaled)
+        self.register_buffer("target_variance", torch.ones(size, dtype=dtype), persistent=self.rescales)
         self.register_buffer("target_fitted", torch.tensor(not standardize), persistent=standardize)
         self._fitted = not standardize  # the value of `target_fitted`, readable without a host sync
         self.register_load_state_dict_post_hook(_read_fitted)  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -137,11 +161,31 @@ class Regression(RowTask):
         self.target_fitted.fill_(True)
         self._fitted = True
 
+    def target_sums(self, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return (3, K): each output's number of labels, and sums of the values and their squares, about the mean."""
+        if not self.rescales:
+            return super().target_sums(target, weight)
+        values = self.elements(target).reshape(len(target), self.output_size)
+        return sums_about(self.target_mean, values, self.is_labelled(values), weight)
+
+    @torch.no_grad()
+    def rescale(self, sums: Tensor, last: nn.Linear | nn.Conv2d) -> None:
+        """Let the statistics follow, and rewrite the head's last layer so that :meth:`predict` gives what it gave."""
+        if self.popart is None:
+            return
+        old = Statistics(self.target_mean, self.target_variance)
+        new = followed(old, sums, self.popart)
+        preserve(last.weight, cast("Tensor", last.bias), old, new)
+        for buffer, value in zip(
+            (self.target_mean, self.target_variance, self.target_std), (*new, new.std), strict=True
+        ):
+            buffer.copy_(value)
+
     # ----------------------------------------------------------------------------------------------------- the output
     def losses(self, output: Tensor, elements: Tensor, mask: Tensor) -> Tensor:
         """Return the loss of each element, in standardised units where the target is standardised."""
         self._expect_fitted()
-        if self.standardize:
+        if self.standardize or self.rescales:
             elements = (elements - self.target_mean) / self.target_std
         output = output[:, 0] if self.columns is None else output
         # Cut off where there is no label: a loss of the user's own may have a gradient there that is inf or nan.
@@ -208,6 +252,19 @@ def _loss_and_term(
             "of its term a * exp(-s) * L + b * s, such as (0.5, 0.5, 'log_var') for a squared error."
         )
     return loss, Likelihood(*likelihood)
+
+
+def _checked_rate(popart: float | None, standardize: bool) -> float | None:
+    if popart is not None and standardize:
+        raise ConfigurationError(
+            "Regression: expected either `standardize` or `popart`, found both. Fitted statistics suit data that is "
+            "known and stays the same, moving ones any other."
+        )
+    if popart is not None and not 0 < popart <= 1:
+        raise ConfigurationError(
+            f"Regression: expected as `popart` a rate above 0 and up to 1, such as 3e-4, found {popart}."
+        )
+    return popart
 
 
 def _read_fitted(task: Regression, _incompatible_keys: object) -> None:

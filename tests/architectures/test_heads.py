@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from mtl_lightning.architectures import Linear, MLPHead
+from mtl_lightning.architectures import Head, Linear, MLPHead
+from mtl_lightning.architectures.base import last_affine
 from mtl_lightning.types import ConfigurationError
 
 
@@ -54,3 +55,43 @@ def test_a_head_says_which_features_it_takes(cls: Any) -> None:
 def test_mlp_head_refuses_widths_that_are_none() -> None:
     with pytest.raises(ConfigurationError, match=r"Expected as `hidden` whole numbers of at least 1, found \(0,\)"):
         MLPHead((6,), 3, hidden=(0,))
+
+
+@pytest.mark.parametrize("features", [(6,), (6, 4, 3)])
+@pytest.mark.parametrize("cls", [Linear, MLPHead])
+def test_the_last_affine_map_gives_the_outputs(cls: Any, features: tuple[int, ...]) -> None:
+    head, inputs = cls(features, 7), torch.randn(2, *features)
+    before = head(inputs)
+    with torch.no_grad():
+        for parameter in last_affine(head, "depth").parameters():
+            parameter.mul_(3.0)
+    torch.testing.assert_close(head(inputs), 3 * before)
+
+
+def test_a_linear_map_of_the_users_own_is_its_own_last_affine_map() -> None:
+    layer = nn.Linear(3, 2)
+    assert last_affine(layer, "depth") is layer
+
+
+class Unknown(Head):
+    """A head that does not say what it ends in."""
+
+
+class Wrong(Head):
+    """A head that ends in something else."""
+
+    def last_affine(self) -> nn.Linear | nn.Conv2d:
+        return nn.Linear(3, 2, bias=False)
+
+
+def test_a_head_without_a_last_affine_map_says_what_to_do() -> None:
+    with pytest.raises(ConfigurationError, match=r"Unknown: expected a `last_affine` .* Write that method"):
+        last_affine(Unknown((3,), 2), "depth")
+    for head, found in (
+        (Wrong((3,), 2), "Wrong with Linear there, or no bias"),
+        (nn.Flatten(), "Flatten with no such"),
+    ):
+        with pytest.raises(ConfigurationError, match=rf"Task 'depth' rescales .* found {found}.* Give your head that"):
+            last_affine(head, "depth")
+    with pytest.raises(ConfigurationError, match="found Linear with no such method"):
+        last_affine(nn.Linear(3, 2, bias=False), "depth")
