@@ -1,6 +1,7 @@
 """Time one training step of ``MultiTaskModule`` beside raw PyTorch and plain Lightning, all in one run.
 
-``python -m benchmarks.step_time [workload ...] [--rounds N] [--steps N] [--warmup N]`` prints a table per workload.
+``python -m benchmarks.step_time [workload ...] [--rounds N] [--steps N] [--warmup N] [--keep-memory]`` prints a table
+per workload.
 """
 
 from __future__ import annotations
@@ -30,9 +31,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=_positive, default=9, help="blocks of every variant (9)")
     parser.add_argument("--steps", type=_positive, default=20, help="timed steps in a block (20)")
     parser.add_argument("--warmup", type=_positive, default=8, help="steps before them that are not timed (8)")
+    parser.add_argument("--keep-memory", action="store_true", help="let the C library keep freed memory (glibc)")
     options = parser.parse_args(argv)
     if unknown := [name for name in options.workloads if name not in WORKLOADS]:
         parser.error(f"expected workloads among {', '.join(WORKLOADS)}, found {', '.join(unknown)}")
+    if options.keep_memory:
+        keep_freed_memory()
     for name in options.workloads or WORKLOADS:
         times = measure(name, options.rounds, options.steps, options.warmup)
         for line in report(name, times):
@@ -78,5 +82,4 @@ def _positive(text: str) -> int:
 if __name__ == "__main__":
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")  # Lightning's advice on trainers, once per block
-    keep_freed_memory()
     main()

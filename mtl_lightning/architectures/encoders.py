@@ -19,14 +19,16 @@ _SMALLEST, _LARGEST = 12, 64  # sides of LeNet's pictures, in pixels: 3 are left
 class MLP(Encoder):
     """Multi-layer perceptron: flattens any input (B, *) and maps it through hidden layers to features (B, D).
 
-    Each of its ``stages`` is linear, activation, dropout; the first one flattens before that. D is the last of
-    ``hidden``; without hidden layers the flattened input itself is the features.
+    Each of its ``stages`` is linear, normalisation, activation, dropout; the first one flattens before that. D is the
+    last of ``hidden``; without hidden layers the flattened input itself is the features.
 
     Args:
         spec: the input's spec: one floating-point tensor of fixed shape.
         hidden: the width of each layer.
         activation: makes each layer's activation: a class, or a function without arguments.
         dropout: the probability with which a unit is zeroed in training.
+        norm: makes the normalisation of each layer from its width, such as ``BatchNorm`` or ``torch.nn.LayerNorm``;
+            none by default.
 
     Raises:
         ConfigurationError: if the spec is of another kind, or a width is below 1.
@@ -39,11 +41,12 @@ class MLP(Encoder):
         hidden: Sequence[int] = (128, 64),
         activation: Callable[[], nn.Module] = nn.ReLU,
         dropout: float = 0.0,
+        norm: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         shape = _fixed_shape(spec, type(self).__name__)
         widths = (prod(shape), *check_widths("`hidden`", hidden))
-        layers = [_perceptron(before, after, activation, dropout) for before, after in pairwise(widths)] or [[]]
+        layers = perceptron_stages(widths, activation, dropout, norm) or [[]]
         layers[0].insert(0, nn.Flatten() if shape else nn.Unflatten(0, (-1, 1)))  # one number a row: a vector (B, 1)
         self.stages = nn.Sequential(*(nn.Sequential(*stage) for stage in layers))
         self.out_features = (widths[-1],)
@@ -94,8 +97,22 @@ class LeNet(Encoder):
         return features
 
 
-def _perceptron(before: int, after: int, activation: Callable[[], nn.Module], dropout: float) -> list[nn.Module]:
-    return [nn.Linear(before, after), activation(), *([nn.Dropout(dropout)] if dropout else [])]
+def perceptron_stages(
+    widths: Sequence[int],
+    activation: Callable[[], nn.Module],
+    dropout: float,
+    norm: Callable[[int], nn.Module] | None = None,
+) -> list[list[nn.Module]]:
+    """Return the layers of a perceptron from ``widths[0]`` numbers to ``widths[-1]``, stage by stage."""
+    return [
+        [
+            nn.Linear(before, after),
+            *([norm(after)] if norm is not None else []),
+            activation(),
+            *([nn.Dropout(dropout)] if dropout else []),
+        ]
+        for before, after in pairwise(widths)
+    ]
 
 
 def _convolution(before: int, after: int) -> nn.Sequential:
@@ -106,8 +123,8 @@ def _fixed_shape(spec: InputSpec | None, encoder: str) -> tuple[int, ...]:
     """Return the shape of a spec that is one floating-point tensor of fixed shape."""
     if not isinstance(spec, TensorSpec):
         raise ConfigurationError(
-            f"{encoder} takes inputs that are one tensor (a TensorSpec), found {spec!r}; for a table or for several "
-            "tensors give an encoder of your own."
+            f"{encoder} takes inputs that are one tensor (a TensorSpec), found {spec!r}; use TabularEncoder for a "
+            "table, and give an encoder of your own for several tensors."
         )
     shape = tuple(n for n in spec.shape if n is not None)
     if len(shape) < len(spec.shape):
@@ -131,6 +148,6 @@ def _picture_shape(spec: InputSpec | None, encoder: str) -> tuple[int, int, int]
     if not all(_SMALLEST <= side <= _LARGEST for side in shape[1:]):
         raise ConfigurationError(
             f"{encoder} takes pictures with sides from {_SMALLEST} to {_LARGEST} pixels, found {shape[1]}x{shape[2]}; "
-            "resize them in the data, or give a deeper encoder."
+            "resize them in the data, or use ResNet."
         )
     return shape[0], shape[1], shape[2]

@@ -90,6 +90,13 @@ class Balancer(nn.Module):
         """Map the rows' inner products (P, P), losses (P,) and present (T,) to task weights (P,), if ``gramian``."""
         raise NotImplementedError
 
+    def head_weights(self, present: Tensor, number: int) -> Tensor | None:
+        """Return what multiplies the gradients of P = ``number`` present tasks' own parameters, (P,); None for 1.
+
+        Asked for after :meth:`gradient`, if ``weight_heads`` and not ``gramian``.
+        """
+        return None
+
     def masks(self, signed: Tensor, present: Tensor) -> Tensor:
         """Map sums over rows of sign(feature) times its gradient, (P, F), to factors (P, F), if not ``gramian``.
 

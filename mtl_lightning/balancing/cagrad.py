@@ -22,7 +22,7 @@ _VANISHING = 1e-7  # of the gradients' lengths: as little as inner products in f
 
 class CAGrad(GramianBalancer):
     r"""Conflict-averse descent: `Conflict-Averse Gradient Descent for Multi-task Learning
-    <https://arxiv.org/abs/2110.14048>`_ (Liu, Liu, Jin, Stone and Liu, 2021), equation 3.
+    <https://arxiv.org/abs/2110.14048>`_ (Liu, Liu, Jin, Stone and Liu, 2021), algorithm 1.
 
     .. math:: d = \arg\max_d \min_k g_k^\top d \quad \text{such that} \quad \lVert d - g_0 \rVert
         \le c \lVert g_0 \rVert
@@ -45,7 +45,7 @@ class CAGrad(GramianBalancer):
 
     Args:
         num_tasks: T.
-        c: the radius, as a fraction of the mean gradient's length; the paper asks for 0 <= c < 1, and uses 0.4 and 0.5.
+        c: the radius, as a fraction of the mean gradient's length; the paper asks for 0 <= c < 1.
         divide_by: what d is divided by.
         losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.gradient.GradientBalancer`.
         rescale: see there.

@@ -29,7 +29,8 @@ class CosineGating(GramianBalancer):
     absent there is nothing to compare with, and all auxiliary gradients pass, as they do where the primary gradient is
     0 (with ``weighted`` then none does, whose cosine is undefined and counts as 0).
 
-    Heads get the gradients of their own losses, unweighted, as in the paper. State: none.
+    Heads get the gradients of their own losses, unweighted, as in the paper; there is no ``weight_heads``, by which the
+    head of a task that is gated would not learn at all. State: none.
 
     Args:
         num_tasks: T, the number of tasks.
@@ -37,7 +38,6 @@ class CosineGating(GramianBalancer):
         weighted: whether the cosine itself is the weight (the paper's algorithm 1) and not its sign (algorithm 2).
         losses: see :class:`GradientBalancer`.
         rescale: see :class:`GradientBalancer`.
-        weight_heads: see :class:`GramianBalancer`.
         level: see :class:`GramianBalancer`.
 
     Raises:
@@ -54,10 +54,9 @@ class CosineGating(GramianBalancer):
         weighted: bool = False,
         losses: LossBalancer = Balancer,
         rescale: Rescale = "none",
-        weight_heads: bool = False,
         level: Level = "parameters",
     ) -> None:
-        super().__init__(num_tasks, losses=losses, rescale=rescale, weight_heads=weight_heads, level=level)
+        super().__init__(num_tasks, losses=losses, rescale=rescale, level=level)
         self.primary, self.weighted = Primary(primary, num_tasks, "CosineGating"), weighted
 
     def bind(self, likelihoods: Mapping[str, Likelihood]) -> None:

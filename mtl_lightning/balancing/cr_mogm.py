@@ -62,8 +62,8 @@ class CRMOGM(GramianBalancer):
                 f"CRMOGM: expected as `balancer` one for {num_tasks} tasks that weighs gradients by their inner "
                 f"products, such as MGDA, found {inner!r}."
             )
-        self.levels = inner.levels
-        super().__init__(num_tasks, weight_heads=inner.weight_heads, level=inner.level)
+        super().__init__(num_tasks, weight_heads=inner.weight_heads)
+        self.level = inner.level
         self.balancer, self.alpha = inner, alpha
         self.scale = "linear" if inner.scale == "linear" else "none"
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
@@ -76,7 +76,7 @@ class CRMOGM(GramianBalancer):
         return self._smooth(self.balancer.task_weights(gramian, losses, present), present)
 
     def weights(self, gramian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
-        """Map inner products (P, P), losses (P,) and present (T,) to the smoothed weights (P,), before any rescaling."""
+        """Map inner products (P, P), losses (P,) and present (T,) to smoothed weights (P,), before any rescaling."""
         return self._smooth(self.balancer.weights(gramian, losses, present), present)
 
     def _smooth(self, found: Tensor, present: Tensor) -> Tensor:

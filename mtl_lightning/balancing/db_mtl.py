@@ -42,9 +42,11 @@ class DBMTL(WideStateBalancer):
 
     Raises:
         ConfigurationError: for a number out of its range.
+
+    Attributes:
+        scale: "invariant" with the logarithm, "none" with a loss balancer that is not.
     """
 
-    scale = "invariant"
     wide = ("average",)
     average: Tensor
     updates: Tensor
@@ -62,6 +64,7 @@ class DBMTL(WideStateBalancer):
         if not (0 <= beta < 1 and sigma >= 0):
             raise ConfigurationError(f"DBMTL: expected 0 <= beta < 1 and sigma >= 0, found {beta=}, {sigma=}.")
         self.beta, self.sigma = beta, sigma
+        self.scale = "invariant" if self.losses.scale == "invariant" else "none"
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self.register_buffer("average", torch.zeros(num_tasks, 0, dtype=dtype))
         self.register_buffer("updates", torch.zeros(num_tasks, dtype=torch.int64))

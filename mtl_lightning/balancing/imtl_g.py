@@ -12,6 +12,7 @@ from mtl_lightning.balancing.gradient import GramianBalancer, Level, LossBalance
 from mtl_lightning.types import ConfigurationError
 
 _DEPENDENT = 1e-6  # of the largest eigenvalue: as little as float32 gradients can tell from 0
+_TINY = torch.finfo(torch.float64).tiny
 _VANISHING = 1e-12  # of the sum of absolute values
 
 
@@ -31,9 +32,9 @@ class IMTLG(GramianBalancer):
     - Weights can be negative. Where their sum is negative before it is made 1, the paper's update has a negative
       projection on every gradient, so that it makes every task worse. ``normalization="absolute"`` scales by the sum
       of absolute values instead, which differs from the paper in such updates and never climbs.
-    - Gradients that depend on each other linearly, where the paper's inverse does not exist, get a pseudo-inverse:
-      equal projections where these are possible, else the closest to them. Eigenvalues of C below 1e-6 of the largest
-      count as 0.
+    - Gradients that depend on each other linearly, where the paper's inverse does not exist: eigenvalues of C below
+      1e-6 of the largest count as that, which gives equal projections where these are possible, and for opposed
+      gradients the weights with which they cancel.
     - A gradient of 0 has the weight 0 and the others are balanced as if it were not there. Should all be 0, weights are
       equal.
     - Where the weights' sum vanishes, so that nothing makes it 1, the absolute values' sum is made 1.
@@ -75,8 +76,7 @@ class IMTLG(GramianBalancer):
         norms = gramian.diagonal().clamp(min=0).sqrt()
         inverse = torch.where(norms > 0, 1 / norms, 0.0)
         values, vectors = torch.linalg.eigh(gramian * inverse * inverse.unsqueeze(1))
-        usable = values > _DEPENDENT * values.max()
-        y = vectors @ (torch.where(usable, 1 / values, 0.0) * vectors.sum(0))
+        y = vectors @ (vectors.sum(0) / torch.maximum(values, _DEPENDENT * values.max()).clamp(min=_TINY))
         found = y * inverse / inverse.max()
         total, absolute = found.sum(), found.abs().sum()
         if not self.absolute:

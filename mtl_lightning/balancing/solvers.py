@@ -61,7 +61,7 @@ def nonnegative(matrix: Tensor, linear: Tensor, support: Tensor | None = None) -
     """Minimise ``x' H x / 2 - b' x`` over x >= 0 for several b at once, exactly.
 
     Guess which entries of x are positive, solve for them, exchange all those of the wrong sign: block pivoting, `Fast
-    Nonnegative Matrix Factorization <https://doi.org/10.1137/110821172>`_ (Kim and Park, 2011), section 4. The few
+    Nonnegative Matrix Factorization <https://doi.org/10.1137/110821172>`_ (Kim and Park, 2011). The few
     problems where a dozen exchanges do not settle it are left to :func:`_descend`.
 
     Args:

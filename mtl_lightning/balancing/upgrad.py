@@ -56,7 +56,7 @@ class _DualConeBalancer(GramianBalancer):
 
 class UPGrad(_DualConeBalancer):
     r"""Every gradient is projected onto the directions that harm no task, and these are averaged: `Jacobian Descent for
-    Multi-Objective Optimization <https://arxiv.org/abs/2406.16232>`_ (Quinton and Rey, 2024), definition 1.
+    Multi-Objective Optimization <https://arxiv.org/abs/2406.16232>`_ (Quinton and Rey, 2024).
 
     .. math:: d = \sum_i u_i\, \pi(g_i), \qquad
         \pi(x) = \arg\min_{d:\, g_k^\top d \ge 0 \,\forall k} \lVert d - x \rVert

@@ -11,69 +11,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from mtl_lightning.core.counts import count_labels
 from mtl_lightning.core.losses import Losses, at_least_float32, full_precision, window_losses
+from mtl_lightning.core.rows import Rows, put_gradients, reach, reached_others
 from mtl_lightning.core.splitting import split_window
 from mtl_lightning.types import Batch
 
 if TYPE_CHECKING:
     from mtl_lightning.core.module import MultiTaskModule
 
-
-class Rows:
-    """The gradients of P terms with respect to the trunk, as rows (P, D), and to the other parameters, term by term.
-
-    Args:
-        trunk: the shared parameters; a row is their gradients one after the other.
-        others: the parameters of single tasks, which a few terms reach.
-        terms: P.
-    """
-
-    def __init__(self, trunk: Sequence[nn.Parameter], others: Sequence[nn.Parameter], terms: int) -> None:
-        self.trunk, self.others = list(trunk), list(others)
-        self.sizes = [parameter.numel() for parameter in self.trunk]
-        first = (self.trunk or self.others)[0]
-        self.jacobian = torch.zeros(terms, sum(self.sizes), device=first.device, dtype=first.dtype)
-        self.reached: list[dict[int, Tensor]] = [{} for _ in self.others]
-
-    def add(self, terms: Sequence[Tensor]) -> None:
-        """Add the gradients of one micro-batch's terms (); frees its graph."""
-        parameters = [*self.trunk, *self.others]
-        for row, term in enumerate(terms):
-            if term.requires_grad:
-                keep = any(later.requires_grad for later in terms[row + 1 :])
-                self.add_row(row, torch.autograd.grad(term, parameters, retain_graph=keep, allow_unused=True))
-
-    def add_row(self, row: int, gradients: Sequence[Tensor | None]) -> None:
-        """Add one term's gradients with respect to the trunk's parameters and the others, None where it has none."""
-        pieces = torch.split(self.jacobian[row], self.sizes)
-        for piece, grad in zip(pieces, gradients, strict=False):
-            if grad is not None:
-                piece += grad.reshape(-1)
-        self.add_others(row, gradients[len(self.trunk) :])
-
-    def add_others(self, row: int, gradients: Sequence[Tensor | None]) -> None:
-        """Add one term's gradients with respect to the other parameters."""
-        for found, grad in zip(self.reached, gradients, strict=True):
-            if grad is not None:
-                found[row] = found[row] + grad if row in found else grad
-
-    def weighed_others(self, weights: Tensor) -> list[Tensor]:
-        """Return the other parameters' gradients, summed over terms with ``weights`` (P,), and which are reached (h,).
-
-        Every process gives the same shapes, whichever terms it has seen.
-        """
-        sums = [
-            torch.stack([weights[row].to(grad.dtype) * grad for row, grad in found.items()]).sum(0)
-            if found
-            else torch.zeros_like(parameter)
-            for parameter, found in zip(self.others, self.reached, strict=True)
-        ]
-        return [*sums, self.jacobian.new_tensor([bool(found) for found in self.reached])]
+_MEMORY: WeakKeyDictionary[MultiTaskModule, Tensor] = WeakKeyDictionary()
+"""The rows' memory between updates, on the CPU: having it mapped in anew each time takes up to a tenth of a step."""
 
 
 @dataclass
@@ -104,38 +57,19 @@ def weigh(module: MultiTaskModule, present: Tensor, seen: Losses) -> Weighed:
 
 def by_rows(module: MultiTaskModule, window: Sequence[Batch], counts: Mapping[str, float], present: Tensor) -> Losses:
     """Differentiate each present task by itself; the auxiliary losses are one more term, left out of combining."""
-    balancer, seen = module.balancer, Losses()
+    seen = Losses()
     here = [index for index, count in enumerate(counts.values()) if count]
-    scale = module.loss_scale()
-    splits = [_rows(module, part, counts, here, seen) for part in split_window(window, balancer.splits)]
+    splits = [_rows(module, part, counts, here, seen) for part in split_window(window, module.balancer.splits)]
     if len(splits) > 1:
         seen.tasks = seen.tasks / len(splits)
         seen.aux = {name: value / len(splits) for name, value in seen.aux.items()}
     weighed = weigh(module, present, seen)
-    rows, extra = splits[0], len(splits[0].jacobian) - len(here)
-    weights = weighed.weights[here] / scale
     with full_precision(module), module.no_gradient_sync():
-        with_aux = torch.cat([weights, weights.new_ones(extra) / scale])
-        together = [split.jacobian for split in splits]
-        others = [] if balancer.weight_heads else _mean([split.weighed_others(with_aux) for split in splits])
-        reduced = summed(module, [*together, *others])
-        jacobians, others = reduced[: len(splits)], reduced[len(splits) :]
-        trunk, alpha = _combine(module, jacobians, weights, weighed.losses[here], present)
-        if extra:
-            own = torch.stack([jacobian[len(here) :].sum(0) for jacobian in jacobians]).mean(0)
-            trunk = trunk + (own / scale).to(trunk.dtype)
-        if alpha is not None and balancer.weight_heads:
-            with_aux = torch.cat([weights * alpha, weights.new_ones(extra) / scale])
-        if balancer.weight_heads:
-            others = summed(module, _mean([split.weighed_others(with_aux) for split in splits]))
-        seen.weights = (
-            weighed.weights
-            if alpha is None
-            else weighed.weights.index_put(
-                (torch.tensor(here, device=alpha.device),), weighed.weights[here] * alpha.to(weighed.weights.dtype)
-            )
-        )
-        gradients = [*_pieces(rows, trunk), *reached_others(rows, others), *weighed.learned]
+        gradients, alpha = _gradients(module, splits, weighed, here, present)
+        seen.weights = weighed.weights
+        if alpha is not None:
+            places = torch.tensor(here, device=alpha.device)
+            seen.weights = seen.weights.index_put((places,), seen.weights[here] * alpha.to(seen.weights.dtype))
         module.manual_backward(put_gradients(gradients))
     return seen
 
@@ -147,6 +81,8 @@ def _rows(
     parts, scale = len(window), module.loss_scale()
     if module.balancer.splits > 1:
         counts = {name: count or 1.0 for name, count in count_labels(module, window).items()}
+    trunk, others = trained(module)
+    reachable = [*reach(module, others).values()]
     rows: Rows | None = None
     for batch in window:
         losses, aux = window_losses(module, batch, counts)
@@ -155,11 +91,42 @@ def _rows(
         if aux:
             terms.append(torch.stack(list(aux.values())).sum() * (scale / (parts * module.world_size)))
         if rows is None:
-            rows = Rows(*trained(module), terms=len(terms))
-        rows.add(terms)
+            rows = Rows(trunk, others, len(terms), _MEMORY.get(module) if module.balancer.splits == 1 else None)
+        rows.add(terms, [*(reachable[index] for index in here), *([range(len(others))] if aux else [])])
     assert rows is not None  # a window holds at least one batch
+    if rows.jacobian.is_cpu:
+        _MEMORY[module] = rows.jacobian
     module.balancer.sizes = tuple(rows.sizes)
     return rows
+
+
+def _gradients(
+    module: MultiTaskModule, splits: Sequence[Rows], weighed: Weighed, here: Sequence[int], present: Tensor
+) -> tuple[list[tuple[nn.Parameter, Tensor]], Tensor | None]:
+    """Return every parameter's gradient, summed over processes, and the weights (P,) of methods that have them."""
+    rows, balancer, scale = splits[0], module.balancer, module.loss_scale()
+    weights = weighed.weights[here] / scale
+    extra = len(rows.jacobian) - len(here)  # 1 row of auxiliary losses, or none
+    aux = weights.new_ones(extra) / scale
+    together = [split.jacobian for split in splits]
+    others = [] if balancer.weight_heads else _weighed_others(splits, torch.cat([weights, aux]))
+    reduced = summed(module, [*together, *others])
+    jacobians, others = reduced[: len(splits)], reduced[len(splits) :]
+    trunk, alpha = _combine(module, jacobians, weights, weighed.losses[here], present)
+    if extra:
+        own = torch.stack([jacobian[len(here) :].sum(0) for jacobian in jacobians]).mean(0)
+        trunk = trunk + (own / scale).to(trunk.dtype)
+    if balancer.weight_heads:
+        others = summed(
+            module, _weighed_others(splits, torch.cat([weights if alpha is None else weights * alpha, aux]))
+        )
+    return [*_pieces(rows, trunk), *reached_others(rows, others), *weighed.learned], alpha
+
+
+def _weighed_others(splits: Sequence[Rows], weights: Tensor) -> list[Tensor]:
+    """Return the means over splits of :meth:`Rows.weighed_others`."""
+    found = [split.weighed_others(weights) for split in splits]
+    return found[0] if len(found) == 1 else [torch.stack(parts).mean(0) for parts in zip(*found, strict=True)]
 
 
 def _combine(
@@ -182,7 +149,9 @@ def _combine(
     rows = weighed[0] if len(weighed) == 1 else torch.stack(weighed)
     if balancer.rows and not is_finite(module, rows):
         return weighed[0].sum(0).to(dtype), None
-    return balancer.gradient(rows, losses.to(rows.dtype), present).to(dtype), None
+    combined = balancer.gradient(rows, losses.to(rows.dtype), present)
+    heads = balancer.head_weights(present, number) if balancer.weight_heads else None
+    return combined.to(dtype, copy=True), heads  # a method may return what it keeps
 
 
 def is_finite(module: MultiTaskModule, values: Tensor) -> bool:
@@ -190,26 +159,9 @@ def is_finite(module: MultiTaskModule, values: Tensor) -> bool:
     return module.on_nonfinite == "ignore" or bool(torch.isfinite(values).all())
 
 
-def _mean(splits: list[list[Tensor]]) -> list[Tensor]:
-    """Return the means over splits of lists of tensors."""
-    return splits[0] if len(splits) == 1 else [torch.stack(parts).mean(0) for parts in zip(*splits, strict=True)]
-
-
 def _pieces(rows: Rows, trunk: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
     pairs = zip(rows.trunk, torch.split(trunk, rows.sizes), strict=True)
     return [(parameter, piece.view_as(parameter)) for parameter, piece in pairs]
-
-
-def reached_others(rows: Rows, reduced: Sequence[Tensor]) -> list[tuple[nn.Parameter, Tensor]]:
-    """Return the gradients of the other parameters that some term reaches on some process.
-
-    Args:
-        rows: whose ``others`` these are.
-        reduced: what :meth:`Rows.weighed_others` gave, summed over processes.
-    """
-    *gradients, anywhere = reduced
-    triples = zip(rows.others, gradients, anywhere.tolist(), strict=True)
-    return [(parameter, gradient) for parameter, gradient, found in triples if found]
 
 
 def summed(module: MultiTaskModule, tensors: list[Tensor]) -> list[Tensor]:
@@ -219,31 +171,6 @@ def summed(module: MultiTaskModule, tensors: list[Tensor]) -> list[Tensor]:
     flat = module.all_sum(torch.cat([tensor.reshape(-1) for tensor in tensors]))
     pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
     return [piece.view_as(tensor).to(tensor.dtype) for piece, tensor in zip(pieces, tensors, strict=True)]
-
-
-class _Given(torch.autograd.Function):
-    """A 0 () whose backward gives each of some tensors the gradient that was handed in with it."""
-
-    @staticmethod
-    def forward(ctx: Any, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
-        """Keep the gradients."""
-        ctx.gradients = gradients
-        return torch.zeros((), device=parameters[0].device)
-
-    @staticmethod
-    def backward(ctx: Any, factor: Tensor) -> Any:
-        """Return the gradients times the loss scale, if there is one."""
-        gradients, ctx.gradients = ctx.gradients, []
-        return None, *(gradient * factor.to(gradient.dtype) for gradient in gradients)
-
-
-def put_gradients(gradients: Sequence[tuple[nn.Parameter, Tensor]]) -> Tensor:
-    """Return a scalar () whose backward leaves exactly these gradients.
-
-    So that whatever surrounds a backward (its hooks, a gradient scaler) sees one, as in any other update.
-    """
-    value: Tensor = _Given.apply([gradient for _, gradient in gradients], *(parameter for parameter, _ in gradients))  # type: ignore[no-untyped-call]
-    return value
 
 
 def trained(module: MultiTaskModule) -> tuple[list[Any], list[Any]]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_lightning.core.graph import run_heads
-from mtl_lightning.core.jacobian import Rows, Weighed, is_finite, put_gradients, reached_others, summed, trained, weigh
+from mtl_lightning.core.jacobian import Weighed, is_finite, summed, trained, weigh
 from mtl_lightning.core.losses import (
     Losses,
     at_least_float32,
@@ -26,6 +26,7 @@ from mtl_lightning.core.losses import (
     separate_losses,
     window_losses,
 )
+from mtl_lightning.core.rows import Rows, inner_products, put_gradients, reached_others
 from mtl_lightning.types import Batch, ConfigurationError
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class _Probe:
         """Add the auxiliary losses' gradients of single tasks' parameters."""
         if self.rows.others:
             found = torch.autograd.grad(term, self.rows.others, retain_graph=True, allow_unused=True)
-            self.rows.add_others(len(self.here), found)
+            self.rows.add_others(len(self.here), found, range(len(found)))
 
     def differentiate(self, outputs: Sequence[Tensor], factors: Sequence[Tensor]) -> list[Tensor]:
         """Return the trunk's gradients of some tensors times some factors; 0 where there is no path."""
@@ -176,7 +177,7 @@ class Features(_Probe):
             found = torch.autograd.grad(loss * self.scale, targets, retain_graph=True, allow_unused=True)
             of_features = [gradient for gradient in found[: len(leaves)] if gradient is not None]
             gradients.append(torch.stack(of_features).sum(0))
-            self.rows.add_others(row, found[len(leaves) :])
+            self.rows.add_others(row, found[len(leaves) :], range(len(self.rows.others)))
         return gradients, torch.stack(losses)
 
     def _owners(self, names: Sequence[str]) -> list[tuple[int, int]]:
@@ -209,13 +210,12 @@ class Features(_Probe):
         if not shared.dim():
             return
         with full_precision(self.module):
-            rows = torch.stack([at_least_float32(gradient).reshape(-1) for gradient in gradients])
             if self.module.balancer.gramian:
-                part = rows @ rows.T
+                part = inner_products(gradients)
                 self.products = part if self.products is None else self.products + part
             else:
                 signs = at_least_float32(shared.detach()).sign()
-                part = (rows.view(len(gradients), *shared.shape) * signs).sum(1).flatten(1)
+                part = torch.stack([(at_least_float32(gradient) * signs).sum(0).flatten() for gradient in gradients])
                 self.signed = part if self.signed is None else self.signed + part
 
     def gramian(self) -> Tensor:
@@ -252,11 +252,13 @@ class Features(_Probe):
 
     def _factor(self, shared: Tensor, gradients: Sequence[Tensor], weights: Tensor) -> Tensor:
         """Return what is sent back through the trunk (B, *)."""
-        stacked = torch.stack([at_least_float32(gradient) for gradient in gradients])
+        masks: Sequence[Tensor | None] = [None] * len(gradients)
         if not self.module.balancer.gramian and self.masks is not None:
-            stacked = stacked * self.masks.view(len(stacked), 1, *shared.shape[1:])
-        factor: Tensor = torch.tensordot(weights.to(stacked.dtype), stacked, dims=1).to(shared.dtype)
-        return factor
+            masks = self.masks.view(len(gradients), 1, *shared.shape[1:]).unbind()
+        factor = torch.zeros_like(shared, dtype=at_least_float32(shared).dtype)
+        for gradient, mask, weight in zip(gradients, masks, weights.to(factor.dtype).unbind(), strict=True):
+            factor.addcmul_(at_least_float32(gradient), weight if mask is None else weight * mask)
+        return factor.to(shared.dtype)
 
 
 class LastLayer(_Probe):
@@ -280,7 +282,7 @@ class LastLayer(_Probe):
                 found = torch.autograd.grad(term, [self.layer, *self.rows.others], retain_graph=True, allow_unused=True)
                 if found[0] is not None:
                     self.layer_rows[row] += found[0].reshape(-1)
-                self.rows.add_others(row, found[1:])
+                self.rows.add_others(row, found[1:], range(len(self.rows.others)))
         own = self.aux_term(aux, parts)
         if own is not None and own.requires_grad:
             self.add_own(own)

@@ -20,6 +20,7 @@ from mtl_lightning.data.loader import EpochSampler, ResumableLoader
 from mtl_lightning.data.multidigit import MultiDigit
 from mtl_lightning.data.rows import BatchRows, TensorRows
 from mtl_lightning.data.synthetic import SyntheticRegression
+from mtl_lightning.data.toy import TwoTaskLandscape
 
 __all__ = [
     "BatchRows",
@@ -32,4 +33,5 @@ __all__ = [
     "TaskFactory",
     "TaskOverrides",
     "TensorRows",
+    "TwoTaskLandscape",
 ]

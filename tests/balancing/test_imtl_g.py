@@ -122,3 +122,12 @@ def test_an_absent_task_is_left_out_and_the_order_does_not_matter() -> None:
 def test_an_unknown_normalization() -> None:
     with pytest.raises(ConfigurationError, match="IMTLG: expected `normalization` to be 'sum' or 'absolute', found 'l"):
         IMTLG(2, normalization="l2")  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_opposed_gradients_cancel() -> None:
+    """Every Pareto-stationary point of two tasks has such gradients."""
+    rows = torch.tensor([[1.0, 0.0], [-2.0, 0.0]], dtype=torch.float64)
+    both, balancer = torch.ones(2, dtype=torch.bool), IMTLG(2)
+    weights = balancer.task_weights(rows @ rows.T, torch.ones(2, dtype=torch.float64), both)
+    torch.testing.assert_close(weights, torch.tensor([2.0, 1.0], dtype=torch.float64) / 3)
+    torch.testing.assert_close(balancer.gradient(rows, torch.ones(2), both), torch.zeros(2, dtype=torch.float64))

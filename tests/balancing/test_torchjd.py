@@ -187,6 +187,7 @@ def test_state_is_saved_and_loaded(factory: Any) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:You are solving a parameterized problem")
 def test_nash_mtl_is_saved_and_loaded() -> None:
     pytest.importorskip("cvxpy")
     pytest.importorskip("ecos")
@@ -233,7 +234,7 @@ def test_state_needs_every_task(name: str, ours: str) -> None:
 
 
 def test_a_users_stateful_aggregator_needs_every_task_too() -> None:
-    with pytest.raises(ConfigurationError, match="Counting.* keeps state.* Use a balancer of ours"):
+    with pytest.raises(ConfigurationError, match=r"Counting.* keeps state.* Use a balancer of ours"):
         update(TorchJD(4, aggregator=Counting), random_rows(4), PARTIAL)
 
 
@@ -292,7 +293,7 @@ def test_works_from_the_number_of_tasks_alone() -> None:
 
 def test_classes_factories_and_instances() -> None:
     rows = random_rows(3)
-    for aggregator in (MGDA, MGDA(), functools.partial(MGDA, max_iters=100), lambda tasks: MGDA(max_iters=100)):
+    for aggregator in (MGDA, MGDA(), functools.partial(MGDA, max_iters=100), lambda _: MGDA(max_iters=100)):
         assert torch.equal(update(TorchJD(3, aggregator=aggregator), rows), MGDA()(rows))
 
 
@@ -336,7 +337,7 @@ def test_what_cannot_be_right_is_refused_at_once(aggregator: Any, message: str) 
 
 
 def test_too_few_present_tasks_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="TrimmedMean.* cannot combine the gradients of 2 of 4 tasks"):
+    with pytest.raises(ConfigurationError, match=r"TrimmedMean.* cannot combine the gradients of 2 of 4 tasks"):
         update(make(DETERMINISTIC["TrimmedMean"]), random_rows(4), torch.tensor([True, False, False, True]))
 
 

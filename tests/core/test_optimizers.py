@@ -272,7 +272,7 @@ def test_other_scheduled_groups_are_refused() -> None:
 # ------------------------------------------------------------------------------------------------------- merged steps
 def fused(sizes: Mapping[str, list[int]], rates: Mapping[str, float]) -> tuple[CompositeOptimizer, list[nn.Parameter]]:
     groups = {name: parameters(*numbers) for name, numbers in sizes.items()}
-    made = {name: Adam(group, lr=rates[name], fused=True) for name, group in groups.items()}
+    made: dict[str, Optimizer] = {name: Adam(g, lr=rates[name], fused=True) for name, g in groups.items()}
     made["other"] = SGD(parameters(3), lr=0.1)
     return CompositeOptimizer(made), [
         p for optimizer in made.values() for g in optimizer.param_groups for p in g["params"]

@@ -1,0 +1,135 @@
+"""Probabilities that are products of others: an event that needs an earlier one, as a purchase needs a click."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mtl_lightning.architectures.base import (
+    Architecture,
+    ArchitectureArgument,
+    HeadFactory,
+    Linear,
+    build_architecture,
+)
+from mtl_lightning.architectures.shared_bottom import SharedBottom
+from mtl_lightning.types import ConfigurationError, Features, InputSpec
+
+
+class Product(Architecture):
+    """Yes-or-no tasks whose probability is the product of the probabilities of others.
+
+    `Entire Space Multi-Task Model: An Effective Approach for Estimating Post-Click Conversion Rate
+    <https://arxiv.org/abs/1804.07931>`_ (Ma et al. 2018), equation 1: p(click and buy | x) = p(click | x) p(buy | x,
+    click). Click and purchase have labels on every row; the conversion rate, which has none of its own where nobody
+    clicked, is learned through the product, on all rows. Here ``purchase: [click, conversion]``.
+
+    A factor is a task, which then has its own labels (or none at all, and is still predicted: list it in
+    ``allow_unlabelled`` of the module), or a name that is no task: a hidden factor, which only products see. A factor
+    may be a product itself. By default the tasks are a funnel: each is the product of the one before and a hidden
+    factor ``<task>_given_<the one before>``.
+
+    This architecture returns final outputs, one logit (B, 1) per task: it has the heads itself, and ``heads`` and
+    ``reads`` of the module stay empty. Products are taken of logits, see :func:`product_logit`.
+
+    Roles: what only one task depends on is its own, for instance a funnel's last factor. What a factor of several
+    tasks has for itself serves them all, and is shared.
+
+    Args:
+        spec: the input's spec; None where the inner architecture can do without.
+        tasks: the tasks' names; each has one yes-or-no label a row.
+        architecture: how the factors share, as for the module; made for the factors instead of the tasks.
+        products: ``{task: [factor, ...]}``, two factors or more; other tasks have a head of their own.
+        head: makes the head of each factor from (feature size without B, 1).
+
+    Raises:
+        ConfigurationError: for a product that is no task, with fewer than two factors or of itself, and for an inner
+            architecture without features.
+    """
+
+    final = True
+
+    def __init__(
+        self,
+        spec: InputSpec | None,
+        tasks: Sequence[str],
+        *,
+        architecture: ArchitectureArgument = SharedBottom,
+        products: dict[str, list[str]] | None = None,
+        head: HeadFactory = Linear,
+    ) -> None:
+        super().__init__()
+        self.products = _funnel(tasks) if products is None else {task: list(names) for task, names in products.items()}
+        self.tasks = list(tasks)
+        self._check()
+        self.factors = {task: self._single(task) for task in tasks}
+        singles = list(dict.fromkeys(name for names in self.factors.values() for name in names))
+        self.architecture = build_architecture(architecture, spec, singles)
+        if self.architecture.final:
+            raise ConfigurationError(
+                f"Product: expected an architecture that gives features, found {type(self.architecture).__name__}, "
+                "whose outputs are final."
+            )
+        sizes = self.architecture.feature_sizes
+        self.heads = nn.ModuleDict({name: head(sizes[name], 1) for name in singles})
+        self.feature_sizes = {}
+
+    def _check(self) -> None:
+        if unknown := [task for task in self.products if task not in self.tasks]:
+            raise ConfigurationError(f"Product: expected products of tasks, {self.tasks}, found {unknown}.")
+        names = [*self.products, *(name for factors in self.products.values() for name in factors)]
+        if wrong := [name for name in names if not name or "." in name or hasattr(nn.ModuleDict, name)]:
+            raise ConfigurationError(
+                f"Product: expected names without '.' that are no attributes of `torch.nn.ModuleDict`, found {wrong}. "
+                "Rename these factors."
+            )
+        if short := {task: names for task, names in self.products.items() if len(names) < 2}:
+            raise ConfigurationError(f"Product: expected at least 2 factors of each product, found {short}.")
+
+    def _single(self, name: str, above: tuple[str, ...] = ()) -> list[str]:
+        """Return the factors that a task or a factor comes down to, none of which is a product."""
+        if name in above:
+            raise ConfigurationError(
+                f"Product: expected products of other tasks, found a cycle: {' of '.join([*above, name])}."
+            )
+        if name not in self.products:
+            return [name]
+        return [single for factor in self.products[name] for single in self._single(factor, (*above, name))]
+
+    def forward(self, inputs: Any, tasks: Sequence[str]) -> Features:
+        """Map inputs to the logits (B, 1) of ``tasks``."""
+        needed = list(dict.fromkeys(name for task in tasks for name in self.factors[task]))
+        features = self.architecture(inputs, needed)
+        logits = {name: self.heads[name](features.per_task[name]) for name in needed}
+        return Features({t: product_logit([logits[name] for name in self.factors[t]]) for t in tasks}, features.aux)
+
+    def task_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """Return what belongs to factors that a single task depends on, by that task."""
+        inner = self.architecture.task_parameters()
+        declared: dict[str, list[nn.Parameter]] = {}
+        for name, module in self.heads.items():
+            served = [task for task, names in self.factors.items() if name in names]
+            if len(served) == 1:
+                declared.setdefault(served[0], []).extend([*inner.get(name, []), *module.parameters()])
+        return declared
+
+
+def product_logit(logits: Sequence[Tensor]) -> Tensor:
+    """Return the logit of the product of probabilities that are given as logits, all of one shape.
+
+    The odds of p q are 1 / ((1 + e^-a)(1 + e^-b) - 1), so its logit is -log(e^-a + e^-b + e^-(a + b)): exact and
+    finite for probabilities so near to 0 or 1 that they, and their logarithms, are 0 or 1 in floating point. In float32
+    or better.
+    """
+    first, *others = (logit.float() if logit.dtype.itemsize < 4 else logit for logit in logits)
+    for other in others:
+        first = -torch.logsumexp(torch.stack([-first, -other, -(first + other)]), dim=0)
+    return first
+
+
+def _funnel(tasks: Sequence[str]) -> Mapping[str, list[str]]:
+    return {after: [before, f"{after}_given_{before}"] for before, after in pairwise(tasks)}

@@ -1,0 +1,114 @@
+"""The gradient-method benchmark runs; its loops and numbers are what it says. How fast anything is, it says itself."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import gradient_loops, gradient_methods, loops, memory
+from benchmarks.gradient_loops import DEFAULT, EQUAL, FEATURES, FORWARD, RAW, rival
+from benchmarks.timing import TimedBatches, Times
+from benchmarks.workloads import Workload
+from mtl_lightning import balancing
+from mtl_lightning.architectures import MLP, MLPHead
+from mtl_lightning.balancing.gradient import GradientBalancer
+
+TABLE = Workload((3,), 6, 3, partial(MLP, hidden=[5]), partial(MLPHead, hidden=[2]))
+METHODS = gradient_loops.names()
+RATIO = re.compile(r"\d+\.\d{3} \(\d+\.\d{3} to \d+\.\d{3}\)")
+MEBIBYTES = 1 << 20
+
+
+def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gradient_loops.CASES, "W1_T8", TABLE)
+    gradient_methods.main(["W1_T8", "--methods", "DWA", "MGDA", f"MGDA{FEATURES}", "--rounds", "1", "--no-memory"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("\n### W1_T8: 3 tasks, 1 rounds; a step with equal weights ")
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if RATIO.search(line)]
+    assert [row[0] for row in rows] == [DEFAULT, RAW, FORWARD, "DWA", "MGDA", f"MGDA{FEATURES}"]
+    assert [len(RATIO.findall(" ".join(row))) for row in rows] == [1, 2, 2, 2, 4, 2]
+    goals = re.findall(r"^- (.*): \d+\.\d{3}, goal (\d\.\d\d): (?:met|missed)$", printed, re.MULTILINE)
+    assert goals == [
+        (f"MGDA to {EQUAL}", "2.45"),
+        (f"MGDA to {DEFAULT}", "2.45"),
+        (f"MGDA{FEATURES} to {EQUAL}", "1.25"),
+        (f"MGDA{FEATURES} to {DEFAULT}", "1.25"),
+        ("MGDA to torchjd's", "1.05"),
+        ("geometric mean of 1 ratios to torchjd's", "1.00"),
+    ]
+
+
+@pytest.mark.parametrize("arguments", [["W9"], ["W2", "--methods", "PCGrad", "SGD"]], ids=["workload", "method"])
+def test_what_is_unknown_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        gradient_methods.main(arguments)
+    assert re.search(rf"expected \w+ among .*, found {arguments[-1]}", capsys.readouterr().err)
+
+
+def test_every_exported_gradient_method_takes_part() -> None:
+    exported = [getattr(balancing, name) for name in balancing.__all__]
+    found = {cls.__name__ for cls in exported if isinstance(cls, type) and issubclass(cls, GradientBalancer)}
+    assert found <= {*METHODS} | {"GradientBalancer", "GramianBalancer"}
+    assert {*gradient_loops.RIVALS} <= {*METHODS}
+
+
+@pytest.mark.filterwarnings("ignore")  # of the rivals' solvers, and Lightning's advice
+@pytest.mark.parametrize("name", gradient_loops.loops(TABLE, METHODS).all)
+def test_every_loop_takes_its_steps_from_the_clocked_batches(name: str) -> None:
+    batches = TimedBatches(TABLE.batches(), steps=2, warmup=1)
+    gradient_loops.loops(TABLE, METHODS).all[name](batches)
+    assert batches.seconds > 0
+
+
+def test_the_module_and_torchjd_start_from_the_same_weights() -> None:
+    module = loops.make_module(TABLE, balancing.Balancer)
+    torch.manual_seed(0)
+    network = TABLE.network()
+    for mine, theirs in zip(module.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+# ---------------------------------------------------------------------------------------------------------- the numbers
+def made(name: str, ratio: float, floor: float) -> gradient_methods.Case:
+    """A case in which a step with equal weights takes ``floor`` seconds."""
+    found = gradient_loops.loops(gradient_loops.CASES[name], ["MGDA"])
+    ratios = {"MGDA": [ratio], rival("MGDA"): [2 * ratio], DEFAULT: [1.0], RAW: [0.9], FORWARD: [0.4]}
+    return gradient_methods.Case(found, Times([floor], ratios), {EQUAL: 100.0, "MGDA": 180.0})
+
+
+def test_goals_are_judged() -> None:
+    lines = [*gradient_methods.report("W1_T32", made("W1_T32", 3.5, 0.1))]
+    assert [line for line in lines if line.startswith("- ")] == [
+        f"- MGDA to {EQUAL}: 3.500, goal 3.00: missed",
+        f"- MGDA to {DEFAULT}: 3.500, goal 3.00: missed",
+        "- MGDA to torchjd's: 0.500, goal 1.05: met",
+        f"- memory of MGDA to {EQUAL}: 1.800, goal 1.70: missed",
+    ]
+
+
+def test_the_backward_is_what_is_left_of_a_step() -> None:
+    few, many = made("W1_T8", 2.0, 0.1), made("W1_T128", 3.0, 1.0)
+    assert few.backward("MGDA") == pytest.approx((1.0 + 0.5) * 0.1)
+    exponent = math.log(2.5 / 0.15) / math.log(16)
+    *_, ratio, growth = gradient_methods.summary({"W1_T8": few, "W1_T128": many})
+    assert ratio == "- geometric mean of 2 ratios to torchjd's: 0.500, goal 1.00: met"
+    assert growth == f"- growth exponent of MGDA's backward: {exponent:.3f}, goal 1.15: met"
+
+
+# ----------------------------------------------------------------------------------------------------------- the memory
+def hold(mebibytes: int) -> Tensor:
+    """Write to so much memory."""
+    return torch.ones(mebibytes * MEBIBYTES, dtype=torch.uint8)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_growth_is_the_peak_over_what_was_there() -> None:
+    found = memory.peak_growth(partial(hold, 200))
+    assert found is not None
+    assert 200 <= found < 230
