@@ -26,7 +26,6 @@ from mtl_lightning.types import Batch
 
 EQUAL = "equal weights"
 RAW = "equal weights, raw loop"
-DEFAULT = "equal weights, raw loop, Adam not fused"
 FORWARD = "no backward, raw loop"
 FEATURES = ", level features"
 """Ends the names of methods at the level of features."""
@@ -106,7 +105,6 @@ def loops(workload: Workload, methods: Sequence[str]) -> Loops:
         {name: partial(ours, workload, balancer=every[name]) for name in methods},
         theirs,
         {
-            DEFAULT: partial(raw, workload, fused=False),
             RAW: partial(raw, workload, fused=True),
             FORWARD: partial(no_backward, workload),
         },

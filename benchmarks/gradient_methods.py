@@ -17,7 +17,6 @@ from statistics import geometric_mean, median
 
 from benchmarks.gradient_loops import (
     CASES,
-    DEFAULT,
     EQUAL,
     FEATURES,
     FORWARD,
@@ -123,19 +122,15 @@ def report(name: str, case: Case) -> Iterator[str]:
     times, equal = case.times, case.memory.get(EQUAL)
     rounds, step = len(times.ratios[RAW]), 1e3 * median(times.floor)
     yield f"\n### {name}: {CASES[name].num_tasks} tasks, {rounds} rounds; a step with equal weights {step:.1f} ms\n"
-    yield (
-        "| method | step to equal weights | to a raw loop, Adam not fused | torchjd's to equal weights | to torchjd's "
-        "| memory, MiB | torchjd's |"
-    )
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
-    yield f"| {EQUAL} | 1 | | | | {_mebibytes(case, EQUAL, equal)} | |"
+    yield "| method | step to equal weights | torchjd's to equal weights | to torchjd's | memory, MiB | torchjd's |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    yield f"| {EQUAL} | 1 | | | {_mebibytes(case, EQUAL, equal)} | |"
     for method in [*case.loops.raw, *case.loops.ours]:
         theirs = [""] * 3
         if method in case.loops.theirs:
             other = rival(method)
             theirs = [_text(times.to_floor(other)), _text(times.to(method, other)), _mebibytes(case, other, equal)]
-        bare = "1" if method == DEFAULT else _text(times.to(method, DEFAULT))
-        own = [_text(times.to_floor(method)), bare, *theirs[:2], _mebibytes(case, method, equal), theirs[2]]
+        own = [_text(times.to_floor(method)), *theirs[:2], _mebibytes(case, method, equal), theirs[2]]
         yield f"| {method} | {' | '.join(own)} |"
     yield ""
     yield from _verdicts(name, case)
@@ -144,9 +139,7 @@ def report(name: str, case: Case) -> Iterator[str]:
 def _verdicts(name: str, case: Case) -> Iterator[str]:
     for kind, limits in ((GRADIENTS, EXACT_GOALS), ([m for m in names() if m.endswith(FEATURES)], FEATURE_GOALS)):
         for method in [method for method in case.loops.ours if method in kind and name in limits]:
-            bare = case.times.to(method, DEFAULT).median
             yield _judged(f"{method} to {EQUAL}", case.times.to_floor(method).median, limits[name])
-            yield _judged(f"{method} to {DEFAULT}", bare, limits[name])
     for method in case.loops.theirs:
         limit = RIVAL_GOALS.get((name, method), EVERY_RIVAL)
         yield _judged(f"{method} to torchjd's", case.times.to(method, rival(method)).median, limit)

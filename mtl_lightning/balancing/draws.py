@@ -18,12 +18,12 @@ class Draws(nn.Module):
     times with the same result, and calls :meth:`advance` after each update.
 
     Args:
-        seed: an integer; by default one is drawn from torch's global state now. Core makes it equal on all processes.
+        seed: an integer; by default the one that torch was seeded with. Core makes it equal on all processes.
     """
 
     def __init__(self, seed: int | None = None) -> None:
         super().__init__()
-        self.seed = int(torch.randint(2**31, ()).item()) if seed is None else int(seed)
+        self.seed = torch.initial_seed() % 2**31 if seed is None else int(seed)
         self.updates = 0
 
     def normal(self, *shape: int, like: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import gradient_loops, gradient_methods, loops, memory
-from benchmarks.gradient_loops import DEFAULT, EQUAL, FEATURES, FORWARD, RAW, rival
+from benchmarks.gradient_loops import EQUAL, FEATURES, FORWARD, RAW, rival
 from benchmarks.timing import TimedBatches, Times
 from benchmarks.workloads import Workload
 from mtl_lightning import balancing
@@ -31,14 +31,12 @@ def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str], monkeypa
     printed = capsys.readouterr().out
     assert printed.startswith("\n### W1_T8: 3 tasks, 1 rounds; a step with equal weights ")
     rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if RATIO.search(line)]
-    assert [row[0] for row in rows] == [DEFAULT, RAW, FORWARD, "DWA", "MGDA", f"MGDA{FEATURES}"]
-    assert [len(RATIO.findall(" ".join(row))) for row in rows] == [1, 2, 2, 2, 4, 2]
+    assert [row[0] for row in rows] == [RAW, FORWARD, "DWA", "MGDA", f"MGDA{FEATURES}"]
+    assert [len(RATIO.findall(" ".join(row))) for row in rows] == [1, 1, 1, 3, 1]
     goals = re.findall(r"^- (.*): \d+\.\d{3}, goal (\d\.\d\d): (?:met|missed)$", printed, re.MULTILINE)
     assert goals == [
         (f"MGDA to {EQUAL}", "2.45"),
-        (f"MGDA to {DEFAULT}", "2.45"),
         (f"MGDA{FEATURES} to {EQUAL}", "1.25"),
-        (f"MGDA{FEATURES} to {DEFAULT}", "1.25"),
         ("MGDA to torchjd's", "1.05"),
         ("geometric mean of 1 ratios to torchjd's", "1.00"),
     ]
@@ -78,7 +76,7 @@ def test_the_module_and_torchjd_start_from_the_same_weights() -> None:
 def made(name: str, ratio: float, floor: float) -> gradient_methods.Case:
     """A case in which a step with equal weights takes ``floor`` seconds."""
     found = gradient_loops.loops(gradient_loops.CASES[name], ["MGDA"])
-    ratios = {"MGDA": [ratio], rival("MGDA"): [2 * ratio], DEFAULT: [1.0], RAW: [0.9], FORWARD: [0.4]}
+    ratios = {"MGDA": [ratio], rival("MGDA"): [2 * ratio], RAW: [0.9], FORWARD: [0.4]}
     return gradient_methods.Case(found, Times([floor], ratios), {EQUAL: 100.0, "MGDA": 180.0})
 
 
@@ -86,7 +84,6 @@ def test_goals_are_judged() -> None:
     lines = [*gradient_methods.report("W1_T32", made("W1_T32", 3.5, 0.1))]
     assert [line for line in lines if line.startswith("- ")] == [
         f"- MGDA to {EQUAL}: 3.500, goal 3.00: missed",
-        f"- MGDA to {DEFAULT}: 3.500, goal 3.00: missed",
         "- MGDA to torchjd's: 0.500, goal 1.05: met",
         f"- memory of MGDA to {EQUAL}: 1.800, goal 1.70: missed",
     ]

@@ -23,7 +23,7 @@ from mtl_lightning.balancing import Balancer, UncertaintyWeighting
 from mtl_lightning.types import Batch, ConfigurationError
 from tests.helpers import fit, make_batches, make_module, with_gaps
 
-UPDATES, ROWS = 10, 18  # rows that halves, and the thirds of halves that some balancers take, divide
+UPDATES, ROWS = 10, 24  # two processes halve them, and some balancers cut these halves into 2 or 3 parts
 BALANCERS: dict[str, Any] = {
     "sum": Balancer,
     "uncertainty": UncertaintyWeighting,

@@ -211,7 +211,7 @@ def _norm(level: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("level", ["parameters", "features", "last_layer"])
 def test_an_absent_tasks_head_stays(level: Any) -> None:
-    module = make_module(**_norm(level))
+    module = make_module(**_norm(level), allow_unlabelled=["vector"])
     found = gradients_after(module, [without(BATCH, "vector")])
     assert not any(gradient.any() for name, gradient in found.items() if name.startswith("heads.vector."))
     assert all(gradient.any() for name, gradient in found.items() if not name.startswith("heads.vector."))
