@@ -3,7 +3,7 @@
 The balancer's kind decides the way. An affine objective is differentiated micro-batch by micro-batch, which adds up.
 Any other objective is differentiated at the exact losses of all processes. A balancer that needs one gradient per task
 gets rows, of the shared parameters (:mod:`mtl_lightning.core.jacobian`) or of something cheaper
-(:mod:`mtl_lightning.core.probes`).
+(:mod:`mtl_lightning.core.probe`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,18 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
+from mtl_lightning.core.features import Features
 from mtl_lightning.core.jacobian import by_rows
+from mtl_lightning.core.last_layer import LastLayer
 from mtl_lightning.core.losses import Losses, names_in, window_vector
-from mtl_lightning.core.probes import by_probes
+from mtl_lightning.core.probe import Probe, by_probe
 from mtl_lightning.types import Batch
 
 if TYPE_CHECKING:
     from mtl_lightning.core.module import MultiTaskModule
+
+
+_PROBES: dict[str, type[Probe]] = {"features": Features, "last_layer": LastLayer}
 
 
 def differentiate(
@@ -39,8 +44,9 @@ def differentiate(
     if not module.balancer.wants_rows(len(window)):
         return _by_objective(module, window, counts, present)
     shared = any(parameter.requires_grad for parameter in module.roles.shared.values())
-    way = by_probes if shared and module.balancer.level != "parameters" else by_rows
-    return way(module, window, counts, present)
+    if not shared or module.balancer.level == "parameters":
+        return by_rows(module, window, counts, present)
+    return by_probe(_PROBES[module.balancer.level](module, counts), window, present)
 
 
 def _by_objective(

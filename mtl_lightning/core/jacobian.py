@@ -8,6 +8,7 @@ multiply the heads' gradients too. So the update is that of one process on the w
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from mtl_lightning.core.counts import count_labels
 from mtl_lightning.core.losses import Losses, at_least_float32, full_precision, window_losses
 from mtl_lightning.core.rows import Rows, put_gradients, reach, reached_others
 from mtl_lightning.core.splitting import split_window
-from mtl_lightning.types import Batch
+from mtl_lightning.types import Batch, MtlLightningWarning
 
 if TYPE_CHECKING:
     from mtl_lightning.core.module import MultiTaskModule
@@ -152,6 +153,17 @@ def _combine(
     combined = balancer.gradient(rows, losses.to(rows.dtype), present)
     heads = balancer.head_weights(present, number) if balancer.weight_heads else None
     return combined.to(dtype, copy=True), heads  # a method may return what it keeps
+
+
+def warn_if_nothing_is_shared(module: MultiTaskModule) -> None:
+    """Say that a balancer of gradients has nothing to combine."""
+    if module.balancer.rows and not trained(module)[0]:
+        warnings.warn(
+            f"{type(module.balancer).__name__} combines gradients of shared parameters, and this network has none: "
+            "every task's own parameters get the gradients of its own loss.",
+            MtlLightningWarning,
+            stacklevel=2,
+        )
 
 
 def is_finite(module: MultiTaskModule, values: Tensor) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -19,6 +18,7 @@ from mtl_lightning.core import evaluation, partial_restore, record, resume, step
 from mtl_lightning.core.batches import LabelWatch, first_batch, micro_batches
 from mtl_lightning.core.epoch_losses import EpochLosses
 from mtl_lightning.core.graph import known_name
+from mtl_lightning.core.jacobian import warn_if_nothing_is_shared
 from mtl_lightning.core.losses import at_least_float32
 from mtl_lightning.core.network import Network
 from mtl_lightning.core.optimizers import CompositeOptimizer, CompositeScheduler
@@ -26,7 +26,7 @@ from mtl_lightning.core.sharding import refuse_unsupported, shard
 from mtl_lightning.core.termination import Termination
 from mtl_lightning.core.trainer_arguments import TrainerArguments, replacements
 from mtl_lightning.tasks.base import Task
-from mtl_lightning.types import Batch, ConfigurationError, MtlLightningWarning, spec_of
+from mtl_lightning.types import Batch, ConfigurationError, spec_of
 
 
 class MultiTaskModule(Network):
@@ -164,13 +164,7 @@ class MultiTaskModule(Network):
             )
         if self.world_size > 1:
             self.balancer.share_seeds(self.trainer.strategy.broadcast)
-        if self.balancer.rows and not any(p.requires_grad for p in self.roles.shared.values()):
-            warnings.warn(
-                f"{type(self.balancer).__name__} combines gradients of shared parameters, and this network has none: "
-                "every task's own parameters get the gradients of its own loss.",
-                MtlLightningWarning,
-                stacklevel=2,
-            )
+        warn_if_nothing_is_shared(self)
         record.start(self)
 
     def on_train_start(self) -> None:

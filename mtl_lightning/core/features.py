@@ -1,10 +1,7 @@
-"""Task weights from something cheaper than the gradients of all shared parameters; then one backward of the sum.
+"""Gradients with respect to the features that all heads read.
 
-Of the *features* that all heads read: one backward through the heads gives each task's gradient of them, whose inner
-products add up over the disjoint samples of micro-batches and processes (P x P numbers), and one backward through the
-trunk follows. Of the *last shared layer*: its rows are summed over processes (P x |W| numbers), and one backward of the
-weighted losses follows. In both cases the D numbers of the trunk and the H of the heads are summed over processes, and
-the graphs of a window's micro-batches are held until the weights are known: accumulation saves no memory here.
+One backward through the heads gives each task's gradient of them, whose inner products add up over the disjoint samples
+of micro-batches and processes (P x P numbers); one backward through the trunk follows.
 """
 
 from __future__ import annotations
@@ -13,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtl_lightning.core.graph import run_heads
-from mtl_lightning.core.jacobian import Weighed, is_finite, summed, trained, weigh
+from mtl_lightning.core.jacobian import Weighed, is_finite
 from mtl_lightning.core.losses import (
     Losses,
     at_least_float32,
@@ -24,92 +21,16 @@ from mtl_lightning.core.losses import (
     losses_together,
     names_in,
     separate_losses,
-    window_losses,
 )
-from mtl_lightning.core.rows import Rows, inner_products, put_gradients, reached_others
+from mtl_lightning.core.probe import Probe
+from mtl_lightning.core.rows import inner_products
 from mtl_lightning.types import Batch, ConfigurationError
 
 if TYPE_CHECKING:
     from mtl_lightning.core.module import MultiTaskModule
 
 
-def by_probes(module: MultiTaskModule, window: Sequence[Batch], counts: Mapping[str, float], present: Tensor) -> Losses:
-    """Leave the gradient of a window in ``.grad``; see :func:`mtl_lightning.core.gradient.differentiate`."""
-    probe: _Probe = (Features if module.balancer.level == "features" else LastLayer)(module, counts)
-    seen = Losses()
-    for batch in window:
-        probe.see(batch, seen, len(window))
-    weighed = weigh(module, present, seen)
-    with full_precision(module), module.no_gradient_sync():
-        weights = weighed.weights[probe.here] / module.loss_scale()
-        alpha = probe.task_weights(weights, weighed, present)
-        heads = weights * alpha if module.balancer.weight_heads else weights
-        extra = torch.ones(1, device=weights.device, dtype=weights.dtype) / module.loss_scale()
-        trunk = probe.trunk_gradients(weights, alpha)
-        reduced = summed(module, [*trunk, *probe.rows.weighed_others(torch.cat([heads, extra]))])
-        gradients = list(zip(probe.rows.trunk, reduced[: len(trunk)], strict=True))
-        gradients += reached_others(probe.rows, reduced[len(trunk) :])
-        module.manual_backward(put_gradients([*gradients, *weighed.learned]))
-        seen.weights = weighed.weights.clone()
-        seen.weights[probe.here] *= alpha.to(seen.weights.dtype)
-    return seen
-
-
-class _Probe:
-    """What the two probes have in common.
-
-    Attributes:
-        here: the indices of the present tasks.
-        rows: the gradients of the parameters of single tasks, term by term; the last term is the auxiliary losses.
-    """
-
-    def __init__(self, module: MultiTaskModule, counts: Mapping[str, float]) -> None:
-        self.module, self.counts = module, counts
-        self.here = [index for index, count in enumerate(counts.values()) if count]
-        trunk, others = trained(module)
-        self.rows = Rows([], others, len(self.here) + 1) if others else Rows(trunk, [], 0)
-        self.rows.trunk = trunk
-        self.scale = module.loss_scale()
-
-    def see(self, batch: Batch, seen: Losses, parts: int) -> None:
-        raise NotImplementedError
-
-    def gramian(self) -> Tensor:
-        """Return the inner products (P, P) of the scaled rows over all processes."""
-        raise NotImplementedError
-
-    def task_weights(self, weights: Tensor, weighed: Weighed, present: Tensor) -> Tensor:
-        """Return the method's weights (P,) of the weighed rows."""
-        gramian = self.gramian() * weights.unsqueeze(1) * weights
-        if not is_finite(self.module, gramian):
-            return torch.ones_like(weights)
-        return self.module.balancer.task_weights(gramian, weighed.losses[self.here].to(gramian.dtype), present)
-
-    def trunk_gradients(self, weights: Tensor, alpha: Tensor) -> list[Tensor]:
-        """Return this process's gradient of each shared parameter."""
-        raise NotImplementedError
-
-    def aux_term(self, aux: Mapping[str, Tensor], parts: int) -> Tensor | None:
-        """Return the scaled sum () of auxiliary losses, or None where there is none."""
-        if not aux:
-            return None
-        return torch.stack(list(aux.values())).sum() * (self.scale / (parts * self.module.world_size))
-
-    def add_own(self, term: Tensor) -> None:
-        """Add the auxiliary losses' gradients of single tasks' parameters."""
-        if self.rows.others:
-            found = torch.autograd.grad(term, self.rows.others, retain_graph=True, allow_unused=True)
-            self.rows.add_others(len(self.here), found, range(len(found)))
-
-    def differentiate(self, outputs: Sequence[Tensor], factors: Sequence[Tensor]) -> list[Tensor]:
-        """Return the trunk's gradients of some tensors times some factors; 0 where there is no path."""
-        found = torch.autograd.grad(
-            list(outputs), self.rows.trunk, list(factors), allow_unused=True, materialize_grads=True
-        )
-        return list(found)
-
-
-class Features(_Probe):
+class Features(Probe):
     """Gradients with respect to the features that all tasks' heads read.
 
     Raises:
@@ -259,51 +180,3 @@ class Features(_Probe):
         for gradient, mask, weight in zip(gradients, masks, weights.to(factor.dtype).unbind(), strict=True):
             factor.addcmul_(at_least_float32(gradient), weight if mask is None else weight * mask)
         return factor.to(shared.dtype)
-
-
-class LastLayer(_Probe):
-    """Gradients with respect to the weight of the last shared layer: the last shared parameter that is no vector."""
-
-    def __init__(self, module: MultiTaskModule, counts: Mapping[str, float]) -> None:
-        super().__init__(module, counts)
-        matrices = [parameter for parameter in self.rows.trunk if parameter.dim() > 1]
-        self.layer: nn.Parameter = (matrices or self.rows.trunk)[-1]
-        self.terms: list[tuple[list[Tensor], Tensor | None]] = []
-        size = self.layer.numel()
-        self.layer_rows = torch.zeros(len(self.here), size, device=self.layer.device, dtype=self.layer.dtype)
-
-    def see(self, batch: Batch, seen: Losses, parts: int) -> None:
-        """Forward a micro-batch, and go back through its heads to the layer, task by task."""
-        losses, aux = window_losses(self.module, batch, self.counts)
-        seen.add(torch.stack(losses), aux, parts)
-        terms = [losses[index] * self.scale for index in self.here]
-        for row, term in enumerate(terms):
-            if term.requires_grad:
-                found = torch.autograd.grad(term, [self.layer, *self.rows.others], retain_graph=True, allow_unused=True)
-                if found[0] is not None:
-                    self.layer_rows[row] += found[0].reshape(-1)
-                self.rows.add_others(row, found[1:], range(len(self.rows.others)))
-        own = self.aux_term(aux, parts)
-        if own is not None and own.requires_grad:
-            self.add_own(own)
-        self.terms.append((terms, own))
-
-    def gramian(self) -> Tensor:
-        """Sum the rows over processes, then take their inner products."""
-        rows = at_least_float32(self.module.all_sum(self.layer_rows))
-        return rows @ rows.T
-
-    def trunk_gradients(self, weights: Tensor, alpha: Tensor) -> list[Tensor]:
-        """Differentiate the weighted sum of the losses."""
-        total = [torch.zeros_like(parameter) for parameter in self.rows.trunk]
-        for terms, aux in self.terms:
-            pairs = [
-                (term, (weight * a).to(term.dtype))
-                for term, weight, a in zip(terms, weights, alpha, strict=True)
-                if term.requires_grad
-            ]
-            if aux is not None and aux.requires_grad:
-                pairs.append((aux, torch.ones_like(aux) / self.scale))
-            if pairs:
-                torch._foreach_add_(total, self.differentiate([t for t, _ in pairs], [f for _, f in pairs]))
-        return total

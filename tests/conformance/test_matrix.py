@@ -1,0 +1,131 @@
+"""Every balancer on every architecture: finite, and whatever equal weights move, each balancer moves, too."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.optim import SGD
+
+from mtl_lightning.architectures import Architecture
+from mtl_lightning.balancing import Balancer
+from mtl_lightning.tasks import BinaryClassification, Regression
+from mtl_lightning.types import Batch, ConfigurationError, TargetSpec
+from tests.contracts.architecture_cases import exported, rows, tried
+from tests.contracts.balancer_cases import CASES
+from tests.helpers import fit, make_module, weights_of
+
+UPDATES, MANY, ROWS = 3, 20, 8
+TASKS = {"number": Regression, "size": partial(Regression, loss="l1"), "kind": BinaryClassification}
+BALANCERS = {case.name: case.factory([*range(len(TASKS))]) for case in CASES if case.ours and "-" not in case.name}
+PLAIN = Balancer.__name__
+
+
+def smallest(cls: Any) -> Any:
+    """The case of an architecture, made from its sizes alone, whose inputs have the fewest entries."""
+    cases = [case.values for case in tried(cls) if case.values[0] is cls]
+    return min(cases, key=lambda case: math.prod(case[1].shape))
+
+
+ARCHITECTURES = {cls.__name__: smallest(cls) for cls in exported(Architecture)}
+every_balancer = pytest.mark.parametrize("balancer", BALANCERS)
+every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Warnings about networks with nothing to share, or with one worker, are tested elsewhere."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    logger.setLevel(level)
+
+
+def batches(spec: Any, number: int) -> list[Batch]:
+    """Random inputs (8, *) with one number a row for each task: a value, a size, and yes or no."""
+    torch.manual_seed(1)
+    made: list[Batch] = []
+    for _ in range(number):
+        number_, size, kind = torch.randn(3, ROWS, dtype=torch.float64)
+        targets = {"number": number_ + 1, "size": 3 * size.abs(), "kind": (kind > 0).double()}
+        made.append({"inputs": rows(spec, ROWS, torch.float64), "targets": targets})
+    return made
+
+
+def train(architecture: str, balancer: Any, updates: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The network's weights before and after; without momentum or decay, only a gradient other than 0 moves them."""
+    factory, spec = ARCHITECTURES[architecture]
+    tasks = {name: make(TargetSpec()) for name, make in TASKS.items()}
+    optimizer = partial(SGD, lr=0.02)
+    module = make_module(
+        tasks=tasks, architecture=factory, input_spec=spec, balancer=balancer, optimizers={"default": optimizer}
+    )
+    before = network_of(module)
+    fit(module, batches(spec, updates))
+    assert module.trainer.global_step == updates
+    assert all(value.isfinite().all() for value in module.state_dict().values() if isinstance(value, Tensor))
+    return before, network_of(module)
+
+
+def network_of(module: Any) -> dict[str, Tensor]:
+    """The weights of the architecture and of the heads."""
+    return {name: weight for name, weight in weights_of(module).items() if not name.startswith("balancer.")}
+
+
+def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    return {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+
+
+@functools.cache
+def by_equal_weights(architecture: str, updates: int) -> tuple[dict[str, Tensor], set[str]]:
+    """The initial weights, and the names of those that the plain sum moves."""
+    before, after = train(architecture, BALANCERS[PLAIN], updates)
+    return before, moved(before, after)
+
+
+def with_balancer(architecture: str, balancer: str, updates: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Train with a balancer's defaults; where tasks have features of their own, with the level that its error names."""
+    try:
+        return train(architecture, BALANCERS[balancer], updates)
+    except ConfigurationError as error:
+        assert "level: parameters" in str(error), error
+        return train(architecture, partial(BALANCERS[balancer], level="parameters"), updates)
+
+
+def check(architecture: str, balancer: str, updates: int) -> None:
+    start, expected = by_equal_weights(architecture, updates)
+    before, after = with_balancer(architecture, balancer, updates)
+    assert all(torch.equal(before[name], weight) for name, weight in start.items())
+    assert expected <= moved(before, after), sorted(expected - moved(before, after))
+
+
+@every_architecture
+@every_balancer
+def test_whatever_equal_weights_move_is_moved(architecture: str, balancer: str) -> None:
+    check(architecture, balancer, UPDATES)
+
+
+@pytest.mark.slow
+@every_architecture
+@every_balancer
+def test_whatever_equal_weights_move_in_many_updates_is_moved(architecture: str, balancer: str) -> None:
+    check(architecture, balancer, MANY)
+
+
+@every_architecture
+def test_equal_weights_move_the_network(architecture: str) -> None:
+    """The measure itself: nearly everything has a gradient, so that the tests above compare something."""
+    start, expected = by_equal_weights(architecture, UPDATES)
+    print(architecture, len(expected), len(start), sorted(set(start)-expected))
+    assert len(expected) > 0.9 * len(start)
