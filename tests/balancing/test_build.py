@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 from torchjd.scalarization import DWA, FAMO, IMTLL, STCH, UW, Constant, Mean
 
 import mtl_lightning.balancing
+import mtl_lightning.types
 from mtl_lightning.balancing import Balancer
 from mtl_lightning.balancing.base import BalancerArgument, build_balancer
 from mtl_lightning.balancing.scalarizer import TorchJDScalarizer
@@ -113,3 +114,34 @@ def test_anything_else_is_refused(argument: Any) -> None:
         build_balancer(argument, 3)
     with pytest.raises(ConfigurationError, match="expected one for 3 tasks, found one for 4"):
         build_balancer(Balancer(4), 3)
+
+
+# ------------------------------------------------------------------------------------------------- every one of ours
+NAMES = sorted(mtl_lightning.balancing.__all__)
+OPTIONS: list[dict[str, Any]] = [
+    {"class_path": "MGDA", "init_args": {"losses": {"class_path": "LogLosses"}, "level": "features"}},
+    {"class_path": "CRMOGM", "init_args": {"balancer": {"class_path": "UPGrad"}, "alpha": 0.5}},
+    {"class_path": "LogLosses", "init_args": {"losses": {"class_path": "UncertaintyWeighting"}}},
+    {"class_path": "GradNorm", "init_args": {"initial_losses": "first_epoch", "normalization": "softmax"}},
+    {"class_path": "MetaBalance", "init_args": {"primary": "a", "rescale": "norm"}},
+    {"class_path": "UPGrad", "init_args": {"pref_vector": [1.0, 2.0, 3.0], "rescale": "sum", "weight_heads": True}},
+    {"class_path": "torchjd.aggregation.CAGrad", "init_args": {"c": 0.3}},
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_is_one_line_of_yaml(name: str) -> None:
+    balancer = build_balancer(parsed({"class_path": name}), 3)
+    assert type(balancer) is getattr(mtl_lightning.balancing, name)
+    again = build_balancer(parsed(describe(parsed({"class_path": name}))), 3)
+    assert type(again) is type(balancer)
+
+
+@pytest.mark.parametrize("part", OPTIONS, ids=[part["class_path"] for part in OPTIONS])
+def test_options_are_reached_from_yaml(part: dict[str, Any]) -> None:
+    balancer = build_balancer(parsed(part), 3)
+    balancer.bind(dict.fromkeys("abc", mtl_lightning.types.Likelihood(0.5, 0.5, "log_var")))
+    losses = torch.tensor([1.0, 2.0, 3.0])
+    present = torch.ones(3, dtype=torch.bool)
+    assert balancer.gradient(torch.eye(3), losses, present).isfinite().all()
+    assert build_balancer(parsed(describe(parsed(part))), 3).scale == balancer.scale
