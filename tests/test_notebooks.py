@@ -9,6 +9,7 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.py"))
+SLOW = {"03_balancing": pytest.mark.slow}  # minutes of trajectories
 
 
 @pytest.mark.parametrize("script", NOTEBOOKS, ids=lambda path: path.stem)
@@ -18,7 +19,9 @@ def test_a_notebook_is_its_script(script: Path) -> None:
     assert written == [cell.source for cell in jupytext.read(script).cells], "run `jupytext --sync` and execute it"
 
 
-@pytest.mark.parametrize("script", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "script", [pytest.param(path, id=path.stem, marks=SLOW.get(path.stem, ())) for path in NOTEBOOKS]
+)
 def test_a_notebook_runs(script: Path, tmp_path: Path) -> None:
     notebook = jupytext.read(script.with_suffix(".ipynb"))
     client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})

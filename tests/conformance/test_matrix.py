@@ -17,14 +17,20 @@ from torch.optim import SGD
 
 from mtl_lightning.architectures import Architecture
 from mtl_lightning.balancing import Balancer
+from mtl_lightning.data import TaskFactory
 from mtl_lightning.tasks import BinaryClassification, Regression
 from mtl_lightning.types import Batch, ConfigurationError, TargetSpec
 from tests.contracts.architecture_cases import exported, rows, tried
 from tests.contracts.balancer_cases import CASES
-from tests.helpers import fit, make_module, weights_of
+from tests.helpers import assert_same, fit, make_module, weights_of
 
-UPDATES, MANY, ROWS = 3, 20, 8
-TASKS = {"number": Regression, "size": partial(Regression, loss="l1"), "kind": BinaryClassification}
+FEW, MANY, ROWS = 3, 20, 8
+ROUNDING = 1e-12
+TASKS: dict[str, TaskFactory] = {
+    "number": Regression,
+    "size": partial(Regression, loss="l1"),
+    "kind": BinaryClassification,
+}
 BALANCERS = {case.name: case.factory([*range(len(TASKS))]) for case in CASES if case.ours and "-" not in case.name}
 PLAIN = Balancer.__name__
 
@@ -57,8 +63,8 @@ def batches(spec: Any, number: int) -> list[Batch]:
     torch.manual_seed(1)
     made: list[Batch] = []
     for _ in range(number):
-        number_, size, kind = torch.randn(3, ROWS, dtype=torch.float64)
-        targets = {"number": number_ + 1, "size": 3 * size.abs(), "kind": (kind > 0).double()}
+        value, size, sign = torch.randn(3, ROWS, dtype=torch.float64)
+        targets = {"number": value + 1, "size": 3 * size.abs(), "kind": (sign > 0).double()}
         made.append({"inputs": rows(spec, ROWS, torch.float64), "targets": targets})
     return made
 
@@ -67,10 +73,8 @@ def train(architecture: str, balancer: Any, updates: int) -> tuple[dict[str, Ten
     """The network's weights before and after; without momentum or decay, only a gradient other than 0 moves them."""
     factory, spec = ARCHITECTURES[architecture]
     tasks = {name: make(TargetSpec()) for name, make in TASKS.items()}
-    optimizer = partial(SGD, lr=0.02)
-    module = make_module(
-        tasks=tasks, architecture=factory, input_spec=spec, balancer=balancer, optimizers={"default": optimizer}
-    )
+    parts = {"architecture": factory, "input_spec": spec, "balancer": balancer}
+    module = make_module(tasks=tasks, **parts, optimizers={"default": partial(SGD, lr=0.02)})
     before = network_of(module)
     fit(module, batches(spec, updates))
     assert module.trainer.global_step == updates
@@ -83,15 +87,19 @@ def network_of(module: Any) -> dict[str, Tensor]:
     return {name: weight for name, weight in weights_of(module).items() if not name.startswith("balancer.")}
 
 
-def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
-    return {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+def moved(before: dict[str, Tensor], after: dict[str, Tensor], by: float = 0.0) -> set[str]:
+    """The names of the weights that moved by more than so much."""
+    return {name for name, weight in after.items() if bool(((weight - before[name]).abs() > by).any())}
 
 
 @functools.cache
 def by_equal_weights(architecture: str, updates: int) -> tuple[dict[str, Tensor], set[str]]:
-    """The initial weights, and the names of those that the plain sum moves."""
+    """The initial weights, and the names of those that the plain sum moves, by more than rounding does.
+
+    A bias that a batch normalisation takes out again has no gradient; floating point gives it one of 1e-17.
+    """
     before, after = train(architecture, BALANCERS[PLAIN], updates)
-    return before, moved(before, after)
+    return before, moved(before, after, by=ROUNDING)
 
 
 def with_balancer(architecture: str, balancer: str, updates: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -99,33 +107,36 @@ def with_balancer(architecture: str, balancer: str, updates: int) -> tuple[dict[
     try:
         return train(architecture, BALANCERS[balancer], updates)
     except ConfigurationError as error:
-        assert "level: parameters" in str(error), error
+        if "level: parameters" not in str(error):
+            raise
         return train(architecture, partial(BALANCERS[balancer], level="parameters"), updates)
 
 
-def check(architecture: str, balancer: str, updates: int) -> None:
+def left_behind(architecture: str, balancer: str, updates: int) -> list[str]:
+    """The names of the weights that equal weights move in so many updates, and the balancer does not."""
     start, expected = by_equal_weights(architecture, updates)
     before, after = with_balancer(architecture, balancer, updates)
-    assert all(torch.equal(before[name], weight) for name, weight in start.items())
-    assert expected <= moved(before, after), sorted(expected - moved(before, after))
+    assert_same(before, start)
+    return sorted(expected - moved(before, after))
 
 
 @every_architecture
 @every_balancer
 def test_whatever_equal_weights_move_is_moved(architecture: str, balancer: str) -> None:
-    check(architecture, balancer, UPDATES)
+    """In a few updates, or else in many: a leading task may leave what only the others need for later."""
+    assert not (left_behind(architecture, balancer, FEW) and left_behind(architecture, balancer, MANY))
 
 
 @pytest.mark.slow
 @every_architecture
 @every_balancer
 def test_whatever_equal_weights_move_in_many_updates_is_moved(architecture: str, balancer: str) -> None:
-    check(architecture, balancer, MANY)
+    assert left_behind(architecture, balancer, MANY) == []
 
 
 @every_architecture
 def test_equal_weights_move_the_network(architecture: str) -> None:
-    """The measure itself: nearly everything has a gradient, so that the tests above compare something."""
-    start, expected = by_equal_weights(architecture, UPDATES)
-    print(architecture, len(expected), len(start), sorted(set(start)-expected))
-    assert len(expected) > 0.9 * len(start)
+    """So that there is something to compare; all that may stay are biases that a normalisation takes out again."""
+    start, expected = by_equal_weights(architecture, FEW)
+    still = set(start) - expected
+    assert all(name.endswith(".bias") for name in still), still
