@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import Self
 
@@ -44,6 +44,7 @@ class MultiTaskModule(Network):
         self.labels = LabelWatch(self.tasks)
         self.epoch_losses = EpochLosses()
         self.skipped = 0
+        self.frozen_at_start: list[nn.Parameter] = []
         self.pending_row: record.Row | None = None
         self.pending_window: tuple[Sequence[Batch], Mapping[str, float]] = ([], {})  # and its labels, by task
         self._mask_of: tuple[tuple[bool, ...], torch.device | None] = ((), None)
@@ -170,6 +171,7 @@ class MultiTaskModule(Network):
     def on_train_start(self) -> None:
         """Put back this process's state of an interrupted run, after the loaders were set up."""
         self.window = []
+        self.frozen_at_start = [p for p in self.parameters() if not p.requires_grad]  # which DDP, now made, leaves out
         if self._rates_found:
             self._use_found_rates()
         if self._interrupted:

@@ -65,11 +65,18 @@ def shard(module: MultiTaskModule) -> None:
 
 
 def average_whole_gradients(module: MultiTaskModule) -> None:
-    """Average the gradients of parameters that are not sharded, which FSDP2 leaves as each process computed them."""
-    if not isinstance(module.trainer.strategy, ModelParallelStrategy):
-        return
-    for parameter in module.parameters():
-        if parameter.grad is not None and not isinstance(parameter.grad, DTensor):
+    """Average the gradients that the strategy leaves as each process computed them.
+
+    These are, under FSDP2, those of parameters that are not sharded; under DDP, those of parameters that were frozen
+    when it wrapped the module (as finetuning callbacks do), which it never looks at again.
+    """
+    strategy = module.trainer.strategy
+    if isinstance(strategy, ModelParallelStrategy):
+        forgotten = [parameter for parameter in module.parameters() if not isinstance(parameter, DTensor)]
+    else:
+        forgotten = module.frozen_at_start if isinstance(strategy, DDPStrategy) else []
+    for parameter in forgotten:
+        if parameter.grad is not None:
             parameter.grad = module.all_sum(parameter.grad) / module.world_size
 
 
