@@ -125,10 +125,6 @@ class MultiTaskModule(Network):
         if not self.window:
             self.termination.leave_if_told(self.trainer)
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave on the CPU what loaders made there: looking for tensors in every container takes its time."""
-        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
-
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Record, check and clip the unscaled gradients."""
         step.finish_gradients(self)
