@@ -8,9 +8,7 @@ weights in the same round; and the growth of memory in a process of its own.
 from __future__ import annotations
 
 import argparse
-import logging
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import geometric_mean, median
@@ -29,7 +27,15 @@ from benchmarks.gradient_loops import (
     rival,
 )
 from benchmarks.memory import peak_growth
-from benchmarks.timing import Spread, TimedBatches, Times, interleave, keep_freed_memory, one_thread
+from benchmarks.timing import (
+    TimedBatches,
+    Times,
+    interleave,
+    keep_freed_memory,
+    one_thread,
+    positive,
+    silence_lightning,
+)
 
 EXACT_GOALS = {"W1_T8": 2.45, "W1_T32": 3.0, "W1_T128": 3.0, "W2": 1.5, "W3": 2.3}
 """The largest ratio to equal weights that is good enough for a gradient method, by workload."""
@@ -66,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("workloads", nargs="*", metavar="workload", help=f"some of {', '.join(CASES)}; else all")
     parser.add_argument("--methods", nargs="+", default=names(), metavar="method", help=f"some of {', '.join(names())}")
-    parser.add_argument("--rounds", type=_positive, default=5, help="blocks of every loop (5; for 128 tasks at most 3)")
-    parser.add_argument("--steps", type=_positive, default=12, help="timed steps in a block (12; fewer for many tasks)")
+    parser.add_argument("--rounds", type=positive, default=5, help="blocks of every loop (5; for 128 tasks at most 3)")
+    parser.add_argument("--steps", type=positive, default=12, help="timed steps in a block (12; fewer for many tasks)")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     parser.add_argument("--keep-memory", action="store_true", help="let the C library keep freed memory (glibc)")
     options = parser.parse_args(argv)
@@ -129,8 +135,8 @@ def report(name: str, case: Case) -> Iterator[str]:
         theirs = [""] * 3
         if method in case.loops.theirs:
             other = rival(method)
-            theirs = [_text(times.to_floor(other)), _text(times.to(method, other)), _mebibytes(case, other, equal)]
-        own = [_text(times.to_floor(method)), *theirs[:2], _mebibytes(case, method, equal), theirs[2]]
+            theirs = [str(times.to_floor(other)), str(times.to(method, other)), _mebibytes(case, other, equal)]
+        own = [str(times.to_floor(method)), *theirs[:2], _mebibytes(case, method, equal), theirs[2]]
         yield f"| {method} | {' | '.join(own)} |"
     yield ""
     yield from _verdicts(name, case)
@@ -174,17 +180,6 @@ def _mebibytes(case: Case, loop: str, equal: float | None) -> str:
     return f"{case.memory[loop]:.0f} ({case.memory[loop] / equal:.2f})"
 
 
-def _text(ratio: Spread) -> str:
-    return f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
-    return int(text)
-
-
 if __name__ == "__main__":
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")  # Lightning's advice on trainers, once per block
+    silence_lightning()
     main()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torchjd import aggregation
 
-from benchmarks.timing import Spread, one_thread
+from benchmarks.timing import Spread, one_thread, positive
 from mtl_lightning.balancing import MGDA, AlignedMTL, CAGrad, DualProj, FairGrad, NashMTL, PCGrad, UPGrad
 from mtl_lightning.balancing.gradient import GramianBalancer
 
@@ -207,20 +207,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read the options, measure, print."""
     summary = (__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.solvers", description=summary)
-    parser.add_argument("tasks", nargs="*", type=_positive, help=f"numbers of tasks ({', '.join(map(str, TASKS))})")
-    parser.add_argument("--rounds", type=_positive, default=9, help="turns of each solver (9)")
+    parser.add_argument("tasks", nargs="*", type=positive, help=f"numbers of tasks ({', '.join(map(str, TASKS))})")
+    parser.add_argument("--rounds", type=positive, default=9, help="turns of each solver (9)")
     parser.add_argument("--block", type=float, default=0.02, help="seconds that a turn takes, or so (0.02)")
     options = parser.parse_args(argv)
     for tasks in options.tasks or TASKS:
         found = {name: measure(method, tasks, options.rounds, options.block) for name, method in METHODS.items()}
         for line in report(tasks, found):
             print(line, flush=True)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,11 @@ per workload.
 from __future__ import annotations
 
 import argparse
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from statistics import median
 
 from benchmarks.loops import FLOOR, FUSED, OURS, RECORDING, variants
-from benchmarks.timing import Spread, Times, interleave, keep_freed_memory, one_thread
+from benchmarks.timing import Times, interleave, keep_freed_memory, one_thread, positive, silence_lightning
 from benchmarks.workloads import WORKLOADS
 
 GOALS: dict[tuple[str, str], dict[str, float]] = {
@@ -28,9 +26,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read the options, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_time", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("workloads", nargs="*", metavar="workload", help=f"some of {', '.join(WORKLOADS)}; else all")
-    parser.add_argument("--rounds", type=_positive, default=9, help="blocks of every variant (9)")
-    parser.add_argument("--steps", type=_positive, default=20, help="timed steps in a block (20)")
-    parser.add_argument("--warmup", type=_positive, default=8, help="steps before them that are not timed (8)")
+    parser.add_argument("--rounds", type=positive, default=9, help="blocks of every variant (9)")
+    parser.add_argument("--steps", type=positive, default=20, help="timed steps in a block (20)")
+    parser.add_argument("--warmup", type=positive, default=8, help="steps before them that are not timed (8)")
     parser.add_argument("--keep-memory", action="store_true", help="let the C library keep freed memory (glibc)")
     options = parser.parse_args(argv)
     if unknown := [name for name in options.workloads if name not in WORKLOADS]:
@@ -60,26 +58,15 @@ def report(name: str, times: Times) -> Iterator[str]:
     yield "| --- | --- | --- |"
     yield f"| {FLOOR} | 1 | |"
     for variant in times.ratios:
-        yield f"| {variant} | {_text(times.to_floor(variant))} | {_text(times.to(variant, FUSED))} |"
+        yield f"| {variant} | {times.to_floor(variant)} | {times.to(variant, FUSED)} |"
     yield ""
     for (variant, other), limits in GOALS.items():
         if name in limits:
             ratio = times.to_floor(variant) if other == FLOOR else times.to(variant, other)
             verdict = "met" if ratio.median <= limits[name] else "missed"
-            yield f"- {variant} to {other}: {_text(ratio)}, goal {limits[name]:.2f}: {verdict}"
-
-
-def _text(ratio: Spread) -> str:
-    return f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
-    return int(text)
+            yield f"- {variant} to {other}: {ratio}, goal {limits[name]:.2f}: {verdict}"
 
 
 if __name__ == "__main__":
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")  # Lightning's advice on trainers, once per block
+    silence_lightning()
     main()

@@ -8,10 +8,13 @@ and behind the last one (the end of an epoch) is left out. No thread and no hook
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import gc
+import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,6 +73,10 @@ class Spread:
     median: float
     high: float
 
+    def __str__(self) -> str:
+        """Show the median, and the quartiles in brackets."""
+        return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
+
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
         """Summarise at least one value."""
@@ -117,6 +124,19 @@ def interleave(
             floors.append(seconds(floor))
             ratios[name].append(2 * block / (floors[-2] + floors[-1]))
     return Times(floors, ratios)
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1 from the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
+    return int(text)
+
+
+def silence_lightning() -> None:
+    """Leave out Lightning's advice on trainers, which it gives once per block."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
 
 
 @contextmanager

@@ -45,12 +45,7 @@ class GradientBalancer(Balancer):
                 f"{type(self).__name__}: expected `rescale` to be one of {self.rescales}, found {rescale!r}."
             )
         self.rescale = rescale
-        self.losses = losses(num_tasks)
-        if not isinstance(self.losses, Balancer) or self.losses.rows or self.losses.num_tasks != num_tasks:
-            raise ConfigurationError(
-                f"{type(self).__name__}: expected as `losses` a loss balancer for {num_tasks} tasks, found "
-                f"{self.losses!r}."
-            )
+        self.losses = inner_balancer(losses, num_tasks, type(self).__name__)
 
     # ------------------------------------------------------------------------------------------ what a subclass gives
     @abstractmethod
@@ -184,6 +179,22 @@ class GramianBalancer(GradientBalancer):
     def gradient(self, jacobian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
         """Map rows (P, D) to their weighted sum (D,), rescaled."""
         return self.task_weights(jacobian @ jacobian.T, losses, present) @ jacobian
+
+
+def inner_balancer(losses: LossBalancer, num_tasks: int, owner: str) -> Balancer:
+    """Make the loss balancer inside of another balancer.
+
+    Raises:
+        ConfigurationError: if it needs rows, tries steps, which only the outermost balancer can, or is made for another
+            number of tasks.
+    """
+    made: object = losses(num_tasks)
+    fits = isinstance(made, Balancer) and not made.rows and not made.tries_steps() and made.num_tasks == num_tasks
+    if not (isinstance(made, Balancer) and fits):
+        raise ConfigurationError(
+            f"{owner}: expected as `losses` a loss balancer for {num_tasks} tasks, one that tries no steps, found {made!r}."
+        )
+    return made
 
 
 def _ratio(wanted: Tensor, found: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.gradient import LossBalancer
+from mtl_lightning.balancing.gradient import LossBalancer, inner_balancer
 from mtl_lightning.balancing.masked import masked_log
 from mtl_lightning.types import ConfigurationError, Likelihood
 
@@ -49,11 +49,7 @@ class LogLosses(Balancer):
         if not eps > 0:
             raise ConfigurationError(f"LogLosses: expected a positive `eps`, found {eps}.")
         self.eps = float(eps)
-        self.losses = losses(num_tasks)
-        if not isinstance(self.losses, Balancer) or self.losses.rows or self.losses.num_tasks != num_tasks:
-            raise ConfigurationError(
-                f"LogLosses: expected as `losses` a loss balancer for {num_tasks} tasks, found {self.losses!r}."
-            )
+        self.losses = inner_balancer(losses, num_tasks, "LogLosses")
         self.scale = "invariant" if self.losses.affine else "none"
 
     def bind(self, likelihoods: Mapping[str, Likelihood]) -> None:

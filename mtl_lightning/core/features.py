@@ -59,10 +59,7 @@ class Features(Probe):
         way = self._task_by_task if open_edges else self._all_at_once
         gradients, losses = way(batch, names, outputs, leaves, order)
         seen.add(losses, aux, parts)
-        term = self.aux_term(aux, parts)
-        if term is not None and term.requires_grad:
-            self.add_own(term)
-        self.seen.append((shared, gradients, term))
+        self.seen.append((shared, gradients, self.aux_term(aux, parts)))
         self._note(shared, gradients)
 
     def _all_at_once(
@@ -77,9 +74,7 @@ class Features(Probe):
             found = torch.autograd.grad(losses.sum() * self.scale, targets, allow_unused=True)
         gradients = dict(zip(names, found, strict=False))
         for (index, row), gradient in zip(owners, found[len(names) :], strict=True):
-            if gradient is not None:
-                row_of = self.rows.reached[index]
-                row_of[row] = row_of[row] + gradient if row in row_of else gradient
+            self.rows.add_others(row, [gradient], [index])
         return [self._or_zero(gradients.get(name), leaves) for name in order], losses
 
     def _task_by_task(
@@ -94,11 +89,8 @@ class Features(Probe):
             if not loss.requires_grad:
                 gradients.append(self._or_zero(None, leaves))
                 continue
-            targets = [*leaves.values(), *self.rows.others]
-            found = torch.autograd.grad(loss * self.scale, targets, retain_graph=True, allow_unused=True)
-            of_features = [gradient for gradient in found[: len(leaves)] if gradient is not None]
-            gradients.append(torch.stack(of_features).sum(0))
-            self.rows.add_others(row, found[len(leaves) :], range(len(self.rows.others)))
+            found = self.of_task(row, loss * self.scale, list(leaves.values()))
+            gradients.append(torch.stack([gradient for gradient in found if gradient is not None]).sum(0))
         return gradients, torch.stack(losses)
 
     def _owners(self, names: Sequence[str]) -> list[tuple[int, int]]:
@@ -164,7 +156,7 @@ class Features(Probe):
             if shared.requires_grad:
                 outputs.append(shared)
                 factors.append(self._factor(shared, gradients, weights * alpha))
-            if term is not None and term.requires_grad:
+            if term is not None:
                 outputs.append(term)
                 factors.append(torch.ones_like(term) / self.scale)
             if outputs:

@@ -14,7 +14,9 @@ def frozen(module: nn.Module) -> Iterator[None]:
     """Run forwards that leave buffers (BatchNorm statistics) and the random state as they were."""
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        yield
-    for buffer, value in buffers:
-        buffer.copy_(value)
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for buffer, value in buffers:
+            buffer.copy_(value)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_lightning.core.counts import count_labels
-from mtl_lightning.core.losses import Losses, at_least_float32, full_precision, window_losses
+from mtl_lightning.core.losses import Losses, at_least_float32, aux_term, full_precision, window_losses
 from mtl_lightning.core.rows import Rows, put_gradients, reach, reached_others
 from mtl_lightning.core.splitting import split_window
 from mtl_lightning.types import Batch, MtlLightningWarning
@@ -90,12 +90,12 @@ def _rows(
         seen.add(torch.stack(losses), aux, parts)
         terms = [losses[index] * scale for index in here]
         if aux:
-            terms.append(torch.stack(list(aux.values())).sum() * (scale / (parts * module.world_size)))
+            terms.append(aux_term(module, aux, parts))
         if rows is None:
             rows = Rows(trunk, others, len(terms), _MEMORY.get(module) if module.balancer.splits == 1 else None)
         rows.add(terms, [*(reachable[index] for index in here), *([range(len(others))] if aux else [])])
     assert rows is not None  # a window holds at least one batch
-    if rows.jacobian.is_cpu:
+    if rows.jacobian.is_cpu and module.balancer.splits == 1:
         _MEMORY[module] = rows.jacobian
     module.balancer.sizes = tuple(rows.sizes)
     return rows

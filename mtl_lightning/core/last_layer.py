@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mtl_lightning.core.losses import (
-    Losses,
-    at_least_float32,
-    window_losses,
-)
+from mtl_lightning.core.losses import Losses, at_least_float32, window_losses
 from mtl_lightning.core.probe import Probe
 from mtl_lightning.types import Batch
 
@@ -41,14 +37,10 @@ class LastLayer(Probe):
         terms = [losses[index] * self.scale for index in self.here]
         for row, term in enumerate(terms):
             if term.requires_grad:
-                found = torch.autograd.grad(term, [self.layer, *self.rows.others], retain_graph=True, allow_unused=True)
-                if found[0] is not None:
-                    self.layer_rows[row] += found[0].reshape(-1)
-                self.rows.add_others(row, found[1:], range(len(self.rows.others)))
-        own = self.aux_term(aux, parts)
-        if own is not None and own.requires_grad:
-            self.add_own(own)
-        self.terms.append((terms, own))
+                (found,) = self.of_task(row, term, [self.layer])
+                if found is not None:
+                    self.layer_rows[row] += found.reshape(-1)
+        self.terms.append((terms, self.aux_term(aux, parts)))
 
     def gramian(self) -> Tensor:
         """Sum the rows over processes, then take their inner products."""
@@ -64,7 +56,7 @@ class LastLayer(Probe):
                 for term, weight, a in zip(terms, weights, alpha, strict=True)
                 if term.requires_grad
             ]
-            if aux is not None and aux.requires_grad:
+            if aux is not None:
                 pairs.append((aux, torch.ones_like(aux) / self.scale))
             if pairs:
                 torch._foreach_add_(total, self.differentiate([t for t, _ in pairs], [f for _, f in pairs]))

@@ -116,6 +116,11 @@ def losses_together(
         return sums / sums.new_tensor([count or 1.0 for count in counts.values()])
 
 
+def aux_term(module: MultiTaskModule, aux: Mapping[str, Tensor], parts: int) -> Tensor:
+    """Return what one of ``parts`` micro-batches adds to the scaled auxiliary loss (), a mean over processes too."""
+    return torch.stack(list(aux.values())).sum() * (module.loss_scale() / (parts * module.world_size))
+
+
 def full_precision(module: MultiTaskModule) -> AbstractContextManager[Any]:
     """Switch autocast off: losses and what follows from them are never below float32."""
     return torch.autocast(module.device.type, enabled=False)

@@ -15,11 +15,8 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.core.jacobian import Weighed, is_finite, summed, trained, weigh
-from mtl_lightning.core.losses import (
-    Losses,
-    full_precision,
-)
-from mtl_lightning.core.rows import Rows, put_gradients, reached_others
+from mtl_lightning.core.losses import Losses, aux_term, full_precision
+from mtl_lightning.core.rows import Rows, put_gradients, reach, reached_others
 from mtl_lightning.types import Batch
 
 if TYPE_CHECKING:
@@ -32,6 +29,7 @@ class Probe:
     Attributes:
         here: the indices of the present tasks.
         rows: the gradients of the parameters of single tasks, term by term; the last term is the auxiliary losses.
+        reach: the indices among these that each present task's loss may depend on.
     """
 
     def __init__(self, module: MultiTaskModule, counts: Mapping[str, float]) -> None:
@@ -40,6 +38,8 @@ class Probe:
         trunk, others = trained(module)
         self.rows = Rows([], others, len(self.here) + 1) if others else Rows(trunk, [], 0)
         self.rows.trunk = trunk
+        reachable = [*reach(module, others).values()]
+        self.reach = [reachable[index] for index in self.here]
         self.scale = module.loss_scale()
 
     def see(self, batch: Batch, seen: Losses, parts: int) -> None:
@@ -62,16 +62,22 @@ class Probe:
         raise NotImplementedError
 
     def aux_term(self, aux: Mapping[str, Tensor], parts: int) -> Tensor | None:
-        """Return the scaled sum () of auxiliary losses, or None where there is none."""
-        if not aux:
+        """Return the scaled auxiliary loss (), or None; its gradients of single tasks' parameters are added."""
+        term = aux_term(self.module, aux, parts) if aux else None
+        if term is None or not term.requires_grad:
             return None
-        return torch.stack(list(aux.values())).sum() * (self.scale / (parts * self.module.world_size))
-
-    def add_own(self, term: Tensor) -> None:
-        """Add the auxiliary losses' gradients of single tasks' parameters."""
         if self.rows.others:
             found = torch.autograd.grad(term, self.rows.others, retain_graph=True, allow_unused=True)
             self.rows.add_others(len(self.here), found, range(len(found)))
+        return term
+
+    def of_task(self, row: int, loss: Tensor, towards: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+        """Return one task's gradients with respect to some tensors; those of single tasks' parameters it adds."""
+        places = self.reach[row]
+        targets = [*towards, *(self.rows.others[place] for place in places)]
+        found = torch.autograd.grad(loss, targets, retain_graph=True, allow_unused=True)
+        self.rows.add_others(row, found[len(towards) :], places)
+        return found[: len(towards)]
 
     def differentiate(self, outputs: Sequence[Tensor], factors: Sequence[Tensor]) -> list[Tensor]:
         """Return the trunk's gradients of some tensors times some factors; 0 where there is no path."""

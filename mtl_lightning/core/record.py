@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
@@ -107,17 +108,17 @@ def write(module: MultiTaskModule, row: Row | None) -> None:
     trainer.progress_bar_metrics.update(bar)
     if _asked_for(module, trainer.global_step):
         for logger in trainer.loggers:
-            if trainer.is_global_zero:
-                _log(logger, {**values, "epoch": trainer.current_epoch}, trainer.global_step - 1)
+            _log(logger, {**values, "epoch": trainer.current_epoch}, trainer)
 
 
-def _log(logger: Logger, values: Mapping[str, float], step: int) -> None:
+def _log(logger: Logger, values: Mapping[str, float], trainer: Trainer) -> None:
     """Give a row to a logger; to TensorBoard as one event, since each costs a checksum and a switch of threads."""
-    writer = logger.experiment.file_writer if type(logger) is TensorBoardLogger and not logger._prefix else None
-    if writer is None:
+    step = trainer.global_step - 1
+    if trainer.is_global_zero and type(logger) is TensorBoardLogger and not logger._prefix:
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        logger.experiment.file_writer.add_summary(summary, step)
+    else:  # on other processes loggers are told too, and know what to do there
         logger.log_metrics(dict(values), step=step)
-    else:
-        writer.add_summary(Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()]), step)
 
 
 def start(module: MultiTaskModule) -> None:

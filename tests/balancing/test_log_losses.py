@@ -12,6 +12,7 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from mtl_lightning.balancing.auto_lambda import AutoLambda
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.dwa import DWA
 from mtl_lightning.balancing.fixed import FixedWeighting
@@ -108,8 +109,8 @@ def test_from_yaml() -> None:
 
 def test_what_is_no_loss_balancer_is_refused() -> None:
     other: Any
-    for other in (Sum, lambda num_tasks: Balancer(num_tasks + 1), torch.nn.Identity):
-        with pytest.raises(ConfigurationError, match="expected as `losses` a loss balancer for 3 tasks, found"):
+    for other in (Sum, lambda num_tasks: Balancer(num_tasks + 1), torch.nn.Identity, AutoLambda):
+        with pytest.raises(ConfigurationError, match="expected as `losses` a loss balancer for 3 tasks, one that"):
             LogLosses(3, losses=other)
 
 
