@@ -35,7 +35,7 @@ class SavedOptimizers(NamedTuple):
 
 def describe_optimizers(module: MultiTaskModule) -> list[dict[str, Any]]:
     """Return each group's optimizer class and its parameters' names, in the order of the optimizer's state."""
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    names = _names(module)
     composites = [o for o in module.trainer.optimizers if isinstance(o, CompositeOptimizer)]
     return [
         {
@@ -46,6 +46,11 @@ def describe_optimizers(module: MultiTaskModule) -> list[dict[str, Any]]:
         for composite in composites
         for group, optimizer in composite.optimizers.items()
     ]
+
+
+def _names(module: MultiTaskModule) -> dict[int, str]:
+    """Return the names of the groups' parameters by id; a sharded module holds other ones while it runs."""
+    return {id(parameter): name for named in module.groups.values() for name, parameter in named.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------- weights
@@ -140,7 +145,7 @@ def restore_optimizers(module: MultiTaskModule, saved: SavedOptimizers) -> None:
         ConfigurationError: if no parameter stays.
     """
     composite: Any = module.optimizers(use_pl_optimizer=False)
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    names = _names(module)
     whole, index, kept = composite.state_dict(), 0, 0
     for optimizer in composite.optimizers.values():
         for parameter in _parameters(optimizer):

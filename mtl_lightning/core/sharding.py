@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.callbacks import BaseFinetuning, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.fsdp import fully_shard
@@ -25,20 +26,9 @@ def refuse_unsupported(module: MultiTaskModule) -> None:
             "DeepSpeed steps one optimizer of its own: expected a strategy that leaves the groups' optimizers to the "
             "module. Use `strategy: ddp`, or ModelParallelStrategy to shard the parameters."
         )
+    if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
+        _refuse_sharded(module, type(strategy).__name__)
     accumulate = module.trainer.accumulate_grad_batches
-    if isinstance(strategy, FSDPStrategy | ModelParallelStrategy) and module.balancer.wants_rows(accumulate):
-        raise ConfigurationError(
-            f"{type(module.balancer).__name__} needs one gradient per task, which sharded parameters do not give: "
-            f"expected DDP or a single process, found {type(strategy).__name__}. Use `strategy: ddp`, or a balancer "
-            "of losses such as UncertaintyWeighting (with `accumulate_grad_batches: 1` unless it is affine)."
-        )
-    following = [name for name, task in module.tasks.items() if task.rescales]
-    if isinstance(strategy, FSDPStrategy | ModelParallelStrategy) and following:
-        raise ConfigurationError(
-            f"The tasks {following} rewrite the last layer of their heads during training (`popart`), which sharded "
-            f"parameters do not allow: expected DDP or a single process, found {type(strategy).__name__}. Use "
-            "`strategy: ddp`, or `standardize`."
-        )
     static = isinstance(strategy, DDPStrategy) and strategy._ddp_kwargs.get("static_graph", False)
     if static and (accumulate > 1 or module.balancer.wants_rows(accumulate)):
         raise ConfigurationError(
@@ -48,15 +38,40 @@ def refuse_unsupported(module: MultiTaskModule) -> None:
         )
 
 
+def _refuse_sharded(module: MultiTaskModule, strategy: str) -> None:
+    if module.balancer.wants_rows(module.trainer.accumulate_grad_batches):
+        raise ConfigurationError(
+            f"{type(module.balancer).__name__} needs one gradient per task, which sharded parameters do not give: "
+            f"expected DDP or a single process, found {strategy}. Use `strategy: ddp`, or a balancer of losses such "
+            "as UncertaintyWeighting (with `accumulate_grad_batches: 1` unless it is affine)."
+        )
+    if following := [name for name, task in module.tasks.items() if task.rescales]:
+        raise ConfigurationError(
+            f"The tasks {following} rewrite the last layer of their heads during training (`popart`), which sharded "
+            f"parameters do not allow: expected DDP or a single process, found {strategy}. Use `strategy: ddp`, or "
+            "`standardize`."
+        )
+
+
 def shard(module: MultiTaskModule) -> None:
     """Shard the architecture and the heads over the data-parallel processes of a ``ModelParallelStrategy`` (FSDP2).
 
     The balancer's few parameters stay whole. A module whose ``configure_model`` has sharded its parts already, or has
     parallelised their tensors, is left as it is.
+
+    Raises:
+        ConfigurationError: for callbacks that would lose the parameters.
     """
     strategy = module.trainer.strategy
     if not isinstance(strategy, ModelParallelStrategy) or any(isinstance(p, DTensor) for p in module.parameters()):
         return
+    callbacks: list[Any] = module.trainer.callbacks  # type: ignore[attr-defined]  # set outside its __init__
+    whole = (BaseFinetuning, StochasticWeightAveraging, WeightAveraging)
+    if found := [type(callback).__name__ for callback in callbacks if isinstance(callback, whole)]:
+        raise ConfigurationError(
+            f"{found} keep copies or lists of whole parameters, which a sharded module replaces as it runs: expected "
+            "DDP or a single process, found ModelParallelStrategy. Use `strategy: ddp`, or leave the callback out."
+        )
     mesh = strategy.device_mesh["data_parallel"]
     if mesh.size() > 1:
         for part in [module.architecture, *module.heads.children()]:
