@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 import torch
@@ -21,9 +22,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mtl_lightning import architectures, balancing, callbacks, data, tasks
-from mtl_lightning.callbacks import DeadUnits, PredictionWriter, UpdateRatio
+from mtl_lightning.callbacks import BaselineWriter, DeadUnits, LogDeltaM, PredictionWriter, UpdateRatio
 from mtl_lightning.core import MultiTaskModule
-from mtl_lightning.data.base import MultiTaskDataModule
+from mtl_lightning.data.saved import SavedDataModule
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import ConfigurationError, InputSpec, MtlLightningError
 
@@ -86,6 +87,8 @@ class MultiTaskCLI(LightningCLI):
         parser.add_lightning_class_args(DeadUnits, "dead_units")
         parser.add_lightning_class_args(UpdateRatio, "update_ratio")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
+        parser.add_lightning_class_args(LogDeltaM, "delta_m")
+        parser.add_lightning_class_args(BaselineWriter, "baseline_writer")
         parser.link_arguments("data", "model.tasks", compute_fn=_tasks_of, apply_on="instantiate")
         parser.link_arguments("data", "model.input_spec", compute_fn=_input_spec_of, apply_on="instantiate")
 
@@ -97,12 +100,14 @@ class MultiTaskCLI(LightningCLI):
         saved = torch.load(path, weights_only=True, map_location="cpu").get("mtl_lightning", {})
         if saved.get("schema") is not None:
 
-            def restored(cls: type[MultiTaskDataModule], *args: Any, **kwargs: Any) -> MultiTaskDataModule:
-                data = cls(*args, **kwargs)
+            def restored(cls: type[SavedDataModule], *args: Any, **kwargs: Any) -> SavedDataModule:
+                data: SavedDataModule = cls(*args, **kwargs)
                 data.restore_schema(saved["schema"])
                 return data
 
-            self.parser.add_instantiator(restored, MultiTaskDataModule, subclasses=True)
+            chosen = resolve_name(self._get(self.config, "data").class_path)
+            if issubclass(chosen, SavedDataModule):  # that class only, since a datamodule may be made of others
+                self.parser.add_instantiator(restored, chosen, subclasses=False)
 
     def predict(self, **options: Any) -> None:
         """Predict into the file of the ``predictions`` callback, without keeping everything in memory."""
@@ -161,7 +166,7 @@ def metrics_table(trainer: Trainer, module: MultiTaskModule) -> str:
     rows: dict[str, dict[str, str]] = {name: {} for name in module.tasks}
     for tag, value in trainer.callback_metrics.items():
         stage, *metric, task = tag.split("/")
-        if stage == "test" and task in rows:
+        if stage == "test" and task in rows and metric != ["labels"]:
             rows[task]["/".join(metric)] = f"{float(value):.4g}"
     for task, sigma in module.sigmas().items():
         rows[task]["sigma"] = f"{sigma:.4g}"

@@ -22,6 +22,7 @@ __all__ = [
     "Batch",
     "BatchError",
     "ConfigurationError",
+    "DataError",
     "Described",
     "Features",
     "InputSpec",
@@ -53,6 +54,10 @@ class MtlLightningWarning(UserWarning):
 
 class ConfigurationError(MtlLightningError, ValueError):
     """A part was configured in a way that cannot be right; says what was expected, found, and what to do."""
+
+
+class DataError(MtlLightningError, ValueError):
+    """A file of a dataset is missing, broken, or holds what it should not; says which file, and which row of it."""
 
 
 class BatchError(MtlLightningError, ValueError):

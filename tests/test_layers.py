@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "metrics": ("types",),
     "data": ("types", "tasks"),
     "core": ("types", "metrics"),  # and the base modules of level 1, below
-    "callbacks": ("types", "core"),  # likewise
+    "callbacks": ("types", "core", "metrics"),  # likewise
     "cli": ("types", "core", "callbacks", "metrics", *LEVEL_1),
     "__main__": ("cli",),
     "__init__": ("core",),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from math import sqrt
 from typing import Any, cast
 
@@ -26,10 +27,14 @@ class AITM(Architecture):
 
     with G a linear layer and ReLU, and Q, K, V linear without bias, for each t anew.
 
-    The paper also has a behavioural calibrator, a loss that punishes p(t) > p(t-1) for the predicted probabilities.
-    It is not here, because probabilities come from the heads, which an architecture does not see; where a later
-    event cannot happen without the earlier one, :class:`~mtl_lightning.architectures.Product` makes that so by
-    construction.
+    The behavioural expectation calibrator of the paper is the auxiliary loss ``calibration``: for tasks with one logit
+    (B, 1) each, of an event and one that cannot happen without it,
+
+        alpha * mean over rows of sum_t max(p_t - p_t-1, 0),    p_t = sigmoid(y_t).
+
+    Departures: it is off by default, since tasks need not be yes or no (the paper's alpha is 0.6), and where a batch
+    has no labels of a task, it compares those that follow and precede it. It makes the order of probabilities
+    likelier; :class:`~mtl_lightning.architectures.Product` has it by construction.
 
     Roles: what lies before the last task's own encoder and transfer serves that task and others, so it is shared;
     with ``stop_gradient`` all but the trunk is its task's.
@@ -42,6 +47,11 @@ class AITM(Architecture):
         trunk: shared layers below the encoders, in the paper the embeddings; none by default.
         order: the tasks in the order in which they follow one another; by default that of ``tasks``.
         stop_gradient: no gradient of a task's loss reaches the task before. An option of this library.
+        calibration: alpha; 0 for no such loss.
+
+    Raises:
+        ConfigurationError: for another set of tasks in ``order``, features that are no vectors, and with
+            ``calibration`` a negative one, or outputs other than one a row.
     """
 
     def __init__(
@@ -53,12 +63,15 @@ class AITM(Architecture):
         trunk: EncoderArgument | None = None,
         order: list[str] | None = None,
         stop_gradient: bool = False,
+        calibration: float = 0.0,
     ) -> None:
         super().__init__()
         self.order = list(tasks if order is None else order)
         if sorted(self.order) != sorted(tasks):
             raise ConfigurationError(f"AITM: expected `order` to be an order of {list(tasks)}, found {order}.")
-        self.stop_gradient = stop_gradient
+        if calibration < 0:
+            raise ConfigurationError(f"AITM: expected a `calibration` of at least 0, found {calibration}.")
+        self.stop_gradient, self.calibration = stop_gradient, calibration
         self.trunk, inner = build_trunk(trunk, spec)
         made, size = copies(encoder, inner, len(tasks))
         if len(size) != 1:
@@ -80,6 +93,20 @@ class AITM(Architecture):
                 own = self.transfers[task](own, before.detach() if self.stop_gradient else before)
             features[task] = before = own
         return Features({task: features[task] for task in tasks})
+
+    def output_losses(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return ``calibration``, of those of the tasks that have outputs; nothing if it is off."""
+        chain = [task for task in self.order if task in outputs]
+        if not self.calibration or len(chain) < 2:
+            return {}
+        if wrong := {task: tuple(outputs[task].shape[1:]) for task in chain if outputs[task].shape[1:] != (1,)}:
+            raise ConfigurationError(
+                f"AITM: `calibration` compares probabilities: expected one logit a row of each task, found outputs "
+                f"of {wrong}. Leave it at 0, or give these tasks one yes-or-no label each."
+            )
+        probabilities = [outputs[task].to(torch.promote_types(outputs[task].dtype, torch.float32)) for task in chain]
+        excess = [(after - before).relu() for before, after in pairwise(p.sigmoid() for p in probabilities)]
+        return {"calibration": self.calibration * torch.cat(excess, dim=1).sum(1).mean()}
 
     def task_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return the last task's encoder and transfer; with ``stop_gradient`` each task's."""

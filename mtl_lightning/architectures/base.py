@@ -110,6 +110,14 @@ class Architecture(nn.Module, ABC):
     def forward(self, inputs: Any, tasks: Sequence[str]) -> Features:
         """Return features (B, D, *) of at least ``tasks``, and auxiliary losses."""
 
+    def output_losses(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return auxiliary losses () by name that need the tasks' outputs (B, K, *), already scaled; none by default.
+
+        For losses of what the heads give, which :meth:`forward` does not see. Called behind the heads, with the outputs
+        of the tasks that were run.
+        """
+        return {}
+
     def task_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters that serve one task alone, by task; everything else is shared."""
         return {}

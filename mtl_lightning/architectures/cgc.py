@@ -20,7 +20,7 @@ from mtl_lightning.types import Features, InputSpec
 class CGC(MixtureOfExperts):
     """Customized gate control: each task mixes shared experts and experts of its own.
 
-    `Progressive Layered Extraction (PLE): A Novel Multi-Task Learning Model for Personalized Recommendations
+    `Progressive Layered Extraction (PLE): A Novel Multi-Task Learning (MTL) Model for Personalized Recommendations
     <https://doi.org/10.1145/3383313.3412236>`_ (Tang et al. 2020), section 4.1: with shared experts S(x), experts
     P_t(x) of task t and its gate g_t(x) = softmax(W_t x), the features of task t are z_t = g_t(x) . [P_t(x), S(x)].
     Shared experts are shared; a task's experts and gate are its own. One level of

@@ -21,7 +21,7 @@ from mtl_lightning.types import Features, InputSpec
 class PLE(Architecture):
     """Progressive layered extraction.
 
-    `Progressive Layered Extraction (PLE): A Novel Multi-Task Learning Model for Personalized Recommendations
+    `Progressive Layered Extraction (PLE): A Novel Multi-Task Learning (MTL) Model for Personalized Recommendations
     <https://doi.org/10.1145/3383313.3412236>`_ (Tang et al. 2020), section 4.2. There is a stream x_t per task and a
     shared one x_s, all equal to the inputs before the first level. Level l has experts P_t of each task, applied to
     x_t, and shared experts S, applied to x_s; the gate of task t, which reads x_t, mixes [P_t, S] into the next x_t,

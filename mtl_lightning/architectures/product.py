@@ -105,7 +105,8 @@ class Product(Architecture):
         needed = list(dict.fromkeys(name for task in tasks for name in self.factors[task]))
         features = self.architecture(inputs, needed)
         logits = {name: self.heads[name](features.per_task[name]) for name in needed}
-        return Features({t: product_logit([logits[name] for name in self.factors[t]]) for t in tasks}, features.aux)
+        aux = {**features.aux, **self.architecture.output_losses(logits)}
+        return Features({t: product_logit([logits[name] for name in self.factors[t]]) for t in tasks}, aux)
 
     def task_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return what belongs to factors that a single task depends on, by that task."""

@@ -16,7 +16,9 @@ from mtl_lightning.types import ConfigurationError, InputSpec
 class TimmEncoder(Encoder):
     """A model of `timm <https://huggingface.co/docs/timm>`_ without its classifier, as pictures to features.
 
-    Needs the extra: ``pip install timm``. It has no ``stages``, since timm's models name their parts differently.
+    Needs the extra ``timm``, which brings torchvision: ``pip install "mtl-lightning[timm]"``. It has no ``stages``,
+    since timm's models name their parts differently. The models are as timm makes them: most have PyTorch's own batch
+    normalisation, which refuses to train where a batch has one value per channel.
 
     Args:
         spec: the pictures' spec: one floating-point tensor (C, H, W).
@@ -26,7 +28,7 @@ class TimmEncoder(Encoder):
         options: further arguments of ``timm.create_model``, such as ``{"img_size": 96}`` for a transformer.
 
     Raises:
-        ConfigurationError: if timm is not installed, or the spec is of another kind.
+        ConfigurationError: if timm cannot be imported, or the spec is of another kind.
     """
 
     needs: ClassVar[str] = "timm"
@@ -44,9 +46,10 @@ class TimmEncoder(Encoder):
         super().__init__()
         try:
             timm: Any = importlib.import_module(self.needs)
-        except ImportError as error:
+        except (ImportError, OSError, RuntimeError) as error:  # any of them comes from a torchvision for another torch
             raise ConfigurationError(
-                "TimmEncoder takes its models from timm, which was not found: pip install timm"
+                f"TimmEncoder takes its models from timm, which cannot be imported: {error}. Install it with "
+                "`pip install timm`, which brings torchvision; the versions of torch and torchvision must fit."
             ) from error
         channels, *_ = picture_shape(spec, type(self).__name__)
         arguments = {"num_classes": 0, "in_chans": channels, **({} if pool else {"global_pool": ""}), **(options or {})}

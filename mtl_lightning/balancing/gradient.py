@@ -192,7 +192,8 @@ def inner_balancer(losses: LossBalancer, num_tasks: int, owner: str) -> Balancer
     fits = isinstance(made, Balancer) and not made.rows and not made.tries_steps() and made.num_tasks == num_tasks
     if not (isinstance(made, Balancer) and fits):
         raise ConfigurationError(
-            f"{owner}: expected as `losses` a loss balancer for {num_tasks} tasks, one that tries no steps, found {made!r}."
+            f"{owner}: expected as `losses` a loss balancer for {num_tasks} tasks, one that tries no steps, found "
+            f"{made!r}."
         )
     return made
 

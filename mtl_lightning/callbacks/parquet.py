@@ -45,19 +45,31 @@ def record_batch(columns: Mapping[str, Tensor]) -> Any:
     Half-precision numbers, which few readers of Parquet know, become float32.
 
     Raises:
-        ConfigurationError: for dense columns (B, D, *), and for columns that differ in B.
+        ConfigurationError: for columns of another shape, and for columns that differ in B.
     """
     for name, column in columns.items():
         if column.dim() not in (1, 2):
             raise ConfigurationError(
-                f"Column {name!r}: expected predictions of shape (B,) or (B, D), found {tuple(column.shape)}. Dense "
-                "predictions are not written to a table; write them with a callback of your own, and leave the task "
-                "out of what `predict_step` returns."
+                f"Column {name!r}: expected predictions of shape (B,) or (B, D), found {tuple(column.shape)}."
             )
+    rows_of(columns)
+    return pa.RecordBatch.from_arrays([_array(column) for column in columns.values()], names=list(columns))
+
+
+def rows_of(columns: Mapping[str, Tensor]) -> int:
+    """Return B, the number of rows of all columns (B, *).
+
+    Raises:
+        ConfigurationError: for a number without rows, and for columns that differ in B.
+    """
+    if single := [name for name, column in columns.items() if not column.dim()]:
+        raise ConfigurationError(
+            f"Column {single[0]!r}: expected one prediction per row of the batch, found one number."
+        )
     rows = {name: len(column) for name, column in columns.items()}
     if len(set(rows.values())) != 1:
         raise ConfigurationError(f"Expected one value per row of the batch in every column, found {rows} rows.")
-    return pa.RecordBatch.from_arrays([_array(column) for column in columns.values()], names=list(columns))
+    return next(iter(rows.values()))
 
 
 def _array(column: Tensor) -> Any:
@@ -144,7 +156,7 @@ def merge(parts: Sequence[Path | None], path: Path, rows: int) -> None:
         ConfigurationError: if the rows of the parts are not shared out in that way.
     """
     files = [None if part is None else pq.ParquetFile(part) for part in parts]
-    _check_shares([0 if file is None else file.metadata.num_rows for file in files], rows)
+    check_shares([0 if file is None else file.metadata.num_rows for file in files], rows)
     present = [file for file in files if file is not None]
     at_once = max(1, present[0].metadata.row_group(0).num_rows // len(files))
     empty: Iterator[Any] = iter(())
@@ -164,7 +176,7 @@ def merge(parts: Sequence[Path | None], path: Path, rows: int) -> None:
         file.close()
 
 
-def _check_shares(found: Sequence[int], rows: int) -> None:
+def check_shares(found: Sequence[int], rows: int) -> None:
     """Refuse parts that cannot have been shared out row by row, with at most one made-up row at the end of each."""
     world = len(found)
     real = [min(here, len(range(rank, rows, world))) for rank, here in enumerate(found)]

@@ -1,4 +1,4 @@
-"""Predictions in one Parquet file, a column per task, as they are made."""
+"""Predictions as they are made: in one Parquet file, a column per task, and a file per row for dense tasks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 
 from mtl_lightning.callbacks.diagnosis import multi_task
-from mtl_lightning.callbacks.parquet import Part, columns_of, merge, record_batch
+from mtl_lightning.callbacks.maps import MapFormat, MapPart, byte_sized, split_maps
+from mtl_lightning.callbacks.parquet import Part, check_shares, columns_of, merge, record_batch, rows_of
 from mtl_lightning.core import MultiTaskModule
 from mtl_lightning.types import ConfigurationError
 
 
 class PredictionWriter(BasePredictionWriter):
     """Writes what ``trainer.predict`` gives to one Parquet file: a row per row of the data, in the loader's order.
+
+    Maps, the predictions (B, H, W) and (B, C, H, W) of dense tasks, are written beside it instead, a file per row, in a
+    folder with the Parquet file's name but for its suffix: ``predictions/<task>/<row>.npy``, arrays (H, W) or
+    (C, H, W), class maps as uint8. The row is its number in the data, from 0. Tables and maps may come together;
+    without any prediction for the table there is no Parquet file.
 
     Columns, for the tasks ``left`` (classes) and ``size`` (a number)::
 
@@ -37,7 +43,9 @@ class PredictionWriter(BasePredictionWriter):
 
     Rows are written while they come, and memory stays bounded if the trainer is told not to keep them too:
     ``trainer.predict(..., return_predictions=False)``. The file appears under its name when it is complete; one that
-    was there before is replaced then. After a failure there is none.
+    was there before is replaced then. After a failure there is none. Maps, too, get their names when all are there, one
+    after the other; those of an earlier run are replaced, or removed where there is no such row any more. What the
+    Parquet file has as metadata is in ``predictions/metadata.json`` for them.
 
     Several predict dataloaders give a file each, with ``_0``, ``_1``, ..., or their names in a dict, before the
     suffix. Several processes write a part each, which the first one puts together at the end, without the rows that a
@@ -46,22 +54,32 @@ class PredictionWriter(BasePredictionWriter):
     Args:
         path: of the file; by default ``predictions.parquet`` in the logger's directory of the run, or in the trainer's
             ``default_root_dir`` without a logger.
+        maps: the form of class maps: ``npy``, or ``png``, pictures of 8 bits whose grey is the class. Other maps, and
+            classes beyond 255, are always ``npy``.
+        all_maps: write all maps of a task, such as the probabilities (K, H, W) in ``<task>.probability``; by default
+            the main one only, the class or the value.
 
     Attributes:
-        paths: the files written by the last ``predict``.
+        paths: the files, and the folders of maps, written by the last ``predict``.
 
     Raises:
-        ConfigurationError: for predictions that are no table (dense ones), for rows that several processes do not
-            share out in turn, and at ``setup`` for a module that is no ``MultiTaskModule``.
+        ConfigurationError: for rows that several processes do not share out in turn, and at ``setup`` for a module
+            that is no ``MultiTaskModule``.
     """
 
-    def __init__(self, path: str | Path | None = None) -> None:
+    def __init__(self, path: str | Path | None = None, maps: MapFormat = "npy", all_maps: bool = False) -> None:
         super().__init__("batch")
+        if maps not in ("npy", "png"):
+            raise ConfigurationError(f"PredictionWriter: expected `maps` to be 'npy' or 'png', found {maps!r}.")
         self.path = None if path is None else Path(path)
+        self.maps: MapFormat = maps
+        self.all_maps = all_maps
         self.paths: list[Path] = []
         self._targets: list[Path] = []  # one per dataloader
         self._lengths: list[int] = []  # rows of their datasets; of interest to several processes only
         self._parts: dict[int, Part] = {}  # by dataloader, of this process
+        self._map_parts: dict[int, MapPart] = {}  # likewise
+        self._rows: list[int] = []  # written by this process, by dataloader
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse other modules."""
@@ -78,7 +96,8 @@ class PredictionWriter(BasePredictionWriter):
         loaders = CombinedLoader(trainer.predict_dataloaders, "sequential").flattened
         self._targets = [path.with_stem(path.stem + end) for end in _endings(trainer.predict_dataloaders, len(loaders))]
         self._lengths = [_rows_of(loader) for loader in loaders] if trainer.world_size > 1 else []
-        self._parts, self.paths = {}, []
+        self._parts, self._map_parts, self.paths = {}, {}, []
+        self._rows = [0] * len(self._targets)
 
     def write_on_batch_end(
         self,
@@ -96,26 +115,42 @@ class PredictionWriter(BasePredictionWriter):
                 "PredictionWriter: expected `predict_step` to return {task: tensor} or {task: {key: tensor}}, found "
                 f"{type(prediction).__name__}. Leave the callback out to write something else."
             )
-        if dataloader_idx not in self._parts:
-            path = _part_of(self._targets[dataloader_idx], trainer.global_rank)
-            self._parts[dataloader_idx] = Part(path, _metadata(multi_task(pl_module, self)))
-        self._parts[dataloader_idx].write(record_batch(columns_of(prediction)))
+        columns = columns_of(prediction)
+        self._rows[dataloader_idx] += rows_of(columns)
+        table, maps = split_maps(columns, self.all_maps)
+        module, target = multi_task(pl_module, self), self._targets[dataloader_idx]
+        if table:
+            if dataloader_idx not in self._parts:
+                self._parts[dataloader_idx] = Part(_part_of(target, trainer.global_rank), _metadata(module))
+            self._parts[dataloader_idx].write(record_batch(table))
+        if maps:
+            if dataloader_idx not in self._map_parts:
+                place, small = (trainer.global_rank, trainer.world_size), byte_sized(module.tasks)
+                self._map_parts[dataloader_idx] = MapPart(_folder_of(target), *place, self.maps, small)
+            self._map_parts[dataloader_idx].write(maps)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete the files and give them their names."""
         module = multi_task(pl_module, self)
         for index, target in enumerate(self._targets):
-            part = self._parts.get(index)
+            part, maps = self._parts.get(index), self._map_parts.get(index)
             if part is not None:
                 part.close()
-            shares = _shares(module, 0 if part is None else part.rows)  # all parts are closed, when this is known
-            if trainer.is_global_zero and any(shares):
+            shares = _shares(module, self._rows[index])  # all parts are closed, when this is known
+            if trainer.world_size > 1 and any(shares):
+                check_shares(shares, self._lengths[index])
+            if trainer.is_global_zero and part is not None:
                 self._complete(index, target, shares)
+            if maps is not None:
+                rows = self._lengths[index] if trainer.world_size > 1 else self._rows[index]
+                maps.complete(rows, _metadata(module) if trainer.is_global_zero else None)
+            made = [target] * (part is not None) + [_folder_of(target)] * (maps is not None)
             trainer.strategy.barrier("PredictionWriter")
-            if any(shares):
-                self.paths.append(target)
-                rank_zero_info(f"Predictions are in {target}.")
-        self._parts = {}
+            made = trainer.strategy.broadcast(made)  # the first process has rows if any has
+            self.paths += made
+            for path in made:
+                rank_zero_info(f"Predictions are in {path}.")
+        self._parts, self._map_parts = {}, {}
 
     def _complete(self, index: int, target: Path, shares: Sequence[int]) -> None:
         """Put the parts of all processes together under the target's name."""
@@ -141,7 +176,9 @@ class PredictionWriter(BasePredictionWriter):
         """Leave nothing unfinished behind."""
         for part in self._parts.values():
             part.discard()
-        self._parts = {}
+        for maps in self._map_parts.values():
+            maps.discard()
+        self._parts, self._map_parts = {}, {}
 
 
 def _endings(loaders: Any, number: int) -> list[str]:
@@ -165,6 +202,11 @@ def _rows_of(loader: Any) -> int:
 def _part_of(target: Path, rank: int) -> Path:
     """Return where a process writes until the file is complete: hidden, in the same directory."""
     return target.with_name(f".{target.name}.part{rank}")
+
+
+def _folder_of(target: Path) -> Path:
+    """Return the folder for the maps beside a table."""
+    return target.with_suffix("") if target.suffix else target.with_name(f"{target.name}.maps")
 
 
 def _shares(module: MultiTaskModule, rows: int) -> list[int]:

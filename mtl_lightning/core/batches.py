@@ -26,13 +26,41 @@ def micro_batches(item: Any, tasks: Iterable[str]) -> list[Batch]:
             "Expected a batch {'inputs': ..., 'targets': {task: tensor}} or a dict of such batches by dataset, found "
             f"{type(item).__name__}. Return dicts from your dataset."
         )
-    several = "inputs" not in item and all(
-        value is None or (isinstance(value, Mapping) and "inputs" in value) for value in item.values()
-    )
-    batches = [batch for batch in item.values() if batch is not None] if several and item else [item]
+    batches = [batch for batch in item.values() if batch is not None] if _several(item) else [item]
     for batch in batches:
         _check_keys(batch, list(tasks))
-    return [cast("Batch", batch) for batch in batches]
+    return _one_per_input(cast("list[Batch]", batches))
+
+
+def _several(item: Any) -> bool:
+    """Whether a loader's item is a dict of batches by dataset."""
+    if not isinstance(item, Mapping) or not item or "inputs" in item:
+        return False
+    return all(value is None or (isinstance(value, Mapping) and "inputs" in value) for value in item.values())
+
+
+def _one_per_input(batches: list[Batch]) -> list[Batch]:
+    """Put batches with the same inputs, which are one object, together, so that the network is run on them once.
+
+    Tensors moved to another device are no longer one object: a loader for a GPU does better to give one batch itself.
+    """
+    merged: list[Batch] = []
+    for batch in batches:
+        for index, other in enumerate(merged):
+            if other["inputs"] is batch["inputs"] and not targets_of(other).keys() & targets_of(batch).keys():
+                merged[index] = _joined(other, batch)
+                break
+        else:
+            merged.append(batch)
+    return merged
+
+
+def _joined(first: Batch, second: Batch) -> Batch:
+    """Put the targets of two batches with the same inputs into one, each with its sample weights."""
+    joined: Batch = {"inputs": first["inputs"], "targets": {**targets_of(first), **targets_of(second)}}
+    found = {name: weight_of(part, name) for part in (first, second) for name in targets_of(part)}
+    weights = {name: weight for name, weight in found.items() if weight is not None}
+    return {**joined, "weights": weights} if weights else joined
 
 
 def _check_keys(batch: Mapping[str, Any], tasks: list[str]) -> None:
@@ -124,6 +152,8 @@ def first_batch(trainer: Trainer) -> Batch:
         loader = next(iter(loader.values() if isinstance(loader, Mapping) else loader))
     with torch.random.fork_rng(devices=[]):
         batch = next(iter(loader))
+    if _several(batch):
+        batch = next((part for part in batch.values() if part is not None), {})
     return cast("Batch", batch if isinstance(batch, Mapping) and "inputs" in batch else {"inputs": batch})
 
 

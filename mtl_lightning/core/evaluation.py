@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from mtl_lightning.core.batches import check_targets, micro_batches, targets_of, weight_of
 from mtl_lightning.core.losses import at_least_float32, full_precision
 from mtl_lightning.tasks.base import Task
-from mtl_lightning.types import Batch
+from mtl_lightning.types import Batch, ConfigurationError
 
 if TYPE_CHECKING:
     from mtl_lightning.core.module import MultiTaskModule
@@ -52,6 +54,7 @@ class Evaluation(nn.Module):
         super().__init__()
         self.stage = stage
         self.started = False
+        self.seen: set[str] = set()
         self.losses = MeanLosses(len(tasks))
         self.metrics = nn.ModuleDict({name: task.metrics(stage) for name, task in tasks.items()})
 
@@ -59,15 +62,19 @@ class Evaluation(nn.Module):
         """Add a batch: its outputs (B, K, *) for every task that it has a target of."""
         self.started = True
         targets = targets_of(batch)
+        self.seen.update(targets)
         for index, (name, task) in enumerate(tasks.items()):
             if name in targets:
                 output = at_least_float32(outputs[name])
                 weight = weight_of(batch, name)
                 self.losses.update(index, task.loss(output, targets[name], weight), task.count(targets[name], weight))
-                task.update(cast("MetricCollection", self.metrics[name]), output, targets[name])
+                update_metrics(name, task, cast("MetricCollection", self.metrics[name]), output, targets[name], weight)
 
     def compute(self, prefix: str) -> dict[str, Tensor]:
-        """Return ``<prefix>/loss``, ``<prefix>/loss/<task>`` and ``<prefix>/<metric>/<task>``; then start afresh."""
+        """Return ``<prefix>/loss`` and ``<prefix>/<what>/<task>`` of each task that has a label; then start afresh.
+
+        What: its ``loss``, its ``labels`` (the number, or weight, of labelled elements), and its metrics.
+        """
         means, counts = (vector.reshape(-1) for vector in self.losses.compute())  # torchmetrics squeezes T = 1
         values: dict[str, Tensor] = {}
         labelled = counts > 0
@@ -75,13 +82,53 @@ class Evaluation(nn.Module):
         for index, (name, metrics) in enumerate(self.metrics.items()):
             if labelled[index]:
                 values[f"{prefix}/loss/{name}"] = means[index]
+                values[f"{prefix}/labels/{name}"] = counts[index]
                 computed = cast("MetricCollection", metrics).compute()
                 values |= {f"{prefix}/{metric}/{name}": value for metric, value in computed.items()}
-        self.started = False
+        self.started, self.seen = False, set()
         self.losses.reset()
         for metrics in self.metrics.values():
             cast("MetricCollection", metrics).reset()
         return values
+
+
+def update_metrics(
+    name: str, task: Task, metrics: MetricCollection, output: Tensor, target: Tensor, weight: Tensor | None
+) -> None:
+    """Feed a batch to a task's metrics, with its sample weights (B,) if it has some.
+
+    Raises:
+        ConfigurationError: if there are weights and the task, or one of its metrics, takes none.
+    """
+    if weight is None:
+        task.update(metrics, output, target)
+        return
+    if "weight" not in inspect.signature(task.update).parameters:
+        raise ConfigurationError(
+            f"Task {name!r}: the data has sample weights: expected an argument `weight` of "
+            f"{type(task).__name__}.update, found none. Add it, or leave `weights` out of the batches of validation "
+            "and test."
+        )
+    try:
+        task.update(metrics, output, target, weight)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"Task {name!r}: {error}") from None
+
+
+class DerivedMetrics(Callback):
+    """A callback that adds to the metrics of a validation or test before they are logged, so that whatever monitors
+    metrics finds its own among them: checkpoints, early stopping, plateau schedulers.
+    """
+
+    def derive(self, module: MultiTaskModule, stage: str, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return further metrics () by tag, the same on all processes.
+
+        Args:
+            module: what was evaluated.
+            stage: ``"val"`` or ``"test"``.
+            values: what is about to be logged, by tag.
+        """
+        raise NotImplementedError
 
 
 def step(module: MultiTaskModule, stage: str, batch: Any, dataloader_idx: int) -> None:
@@ -110,10 +157,28 @@ def wide_sums() -> Iterator[None]:
 
 
 def finish(module: MultiTaskModule, stage: str, loaders: Any) -> None:
-    """Log what the stage's metrics say; several dataloaders are told apart by their name or number."""
+    """Log what the stage's metrics say.
+
+    Several dataloaders are told apart by their name or number, unless each task is in one of them only: then its tags
+    are the usual ones, and ``<stage>/loss`` is the sum over all tasks.
+    """
     evaluations = module.evaluations[stage]  # one alone for loaders that give joint batches, {name: batch}
     names = list(loaders if isinstance(loaders, Mapping) else range(len(evaluations)))
+    apart = len(evaluations) == 1 or tasks_are_apart(module, evaluations)
+    values: dict[str, Tensor] = {}
     for index, evaluation in enumerate(evaluations):
         if evaluation.started:
-            values = evaluation.compute(stage if len(evaluations) == 1 else f"{stage}/{names[index]}")
-            module.log_dict(values, sync_dist=module.world_size > 1)
+            for tag, value in evaluation.compute(stage if apart else f"{stage}/{names[index]}").items():
+                values[tag] = values[tag] + value if tag in values else value  # the loss over several dataloaders
+    if values:
+        for callback in module.trainer.callbacks:  # type: ignore[attr-defined]  # set outside its __init__
+            if isinstance(callback, DerivedMetrics):
+                values |= callback.derive(module, stage, values)
+        module.log_dict(values, sync_dist=module.world_size > 1)
+
+
+def tasks_are_apart(module: MultiTaskModule, evaluations: Sequence[Evaluation]) -> bool:
+    """Whether no task has had a target in two dataloaders, on any process."""
+    seen = torch.tensor([[name in evaluation.seen for name in module.tasks] for evaluation in evaluations])
+    everywhere = module.all_sum(seen.float().to(module.device)) > 0
+    return bool((everywhere.sum(0) <= 1).all())

@@ -49,11 +49,15 @@ class Features(Probe):
         names = names_in(batch, self.counts)
         wanted = module.graph.needed(names)
         found = module.architecture(batch["inputs"], wanted)
-        aux = {name: at_least_float32(value) for name, value in found.aux.items()}
         shared = self._shared(found.per_task) if wanted else torch.zeros((), device=module.device)
         leaves = {name: shared.detach().requires_grad_() for name in wanted}
         heads: Any = module.heads
         outputs = run_heads(module.graph, wanted, leaves, heads, module.tasks)
+        of_outputs = module.architecture.output_losses(outputs)
+        if of_outputs:  # which are to reach the trunk as well: once more through the heads, not from leaves
+            again = run_heads(module.graph, wanted, dict.fromkeys(wanted, shared), heads, module.tasks)
+            of_outputs = module.architecture.output_losses(again)
+        aux = {name: at_least_float32(value) for name, value in {**found.aux, **of_outputs}.items()}
         order = [name for name, count in self.counts.items() if count]
         open_edges = any(not edge.stop_gradient for name in wanted for edge in module.graph.edges[name].values())
         way = self._task_by_task if open_edges else self._all_at_once

@@ -16,6 +16,7 @@ from typing_extensions import Self
 from mtl_lightning.core import checkpoint as plain
 from mtl_lightning.core import evaluation, partial_restore, record, resume, step
 from mtl_lightning.core.batches import LabelWatch, first_batch, micro_batches
+from mtl_lightning.core.compilation import compile_parts
 from mtl_lightning.core.epoch_losses import EpochLosses
 from mtl_lightning.core.graph import known_name
 from mtl_lightning.core.jacobian import warn_if_nothing_is_shared
@@ -34,7 +35,7 @@ class MultiTaskModule(Network):
 
     Its arguments are those of :class:`~mtl_lightning.core.network.Network`: ``tasks`` and ``architecture``, and
     ``input_spec``, ``balancer``, ``heads``, ``reads``, ``groups``, ``optimizers``, ``schedulers``, ``gradient_clip``,
-    ``allow_unlabelled`` and ``on_nonfinite`` where the defaults do not fit.
+    ``allow_unlabelled``, ``on_nonfinite`` and ``compile`` where the defaults do not fit.
     """
 
     def start_afresh(self) -> None:
@@ -56,10 +57,11 @@ class MultiTaskModule(Network):
         self.validated = False
 
     def configure_model(self) -> None:
-        """Build what waited for the first batch's sizes; shard the parts where the strategy asks for it."""
+        """Build what waited for the first batch's sizes; compile the parts if asked to; shard them if need be."""
         if not hasattr(self, "heads"):
             self.input_spec = spec_of(first_batch(self.trainer)["inputs"])
             self._build()
+        compile_parts(self, self.compile_options)
         shard(self)
 
     def setup(self, stage: str) -> None:

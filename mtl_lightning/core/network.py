@@ -21,6 +21,7 @@ from mtl_lightning.architectures.base import (
 )
 from mtl_lightning.balancing.base import Balancer, BalancerArgument, build_balancer
 from mtl_lightning.core import checkpoint as plain
+from mtl_lightning.core.compilation import CompileOptions
 from mtl_lightning.core.graph import (
     BALANCER,
     DEFAULT,
@@ -66,6 +67,9 @@ class Network(Described, LightningModule):
         allow_unlabelled: tasks that may go without a label for a whole epoch.
         on_nonfinite: what to do about an inf or nan gradient: ``raise``, ``skip`` the update, or ``ignore`` it,
             which saves a host sync.
+        compile: compile the architecture and the heads with ``torch.compile`` when a trainer runs them: True, or its
+            arguments, such as ``{mode: max-autotune}``. Weights keep their names in checkpoints. Each set of tasks that
+            a batch has targets of is compiled anew; from the ninth on PyTorch runs it as it is, with a warning.
 
     Raises:
         ConfigurationError: for unknown names, cycles, and parameters in no group or in two.
@@ -85,6 +89,7 @@ class Network(Described, LightningModule):
         gradient_clip: dict[str, float] | None = None,
         allow_unlabelled: list[str] | None = None,
         on_nonfinite: Literal["raise", "skip", "ignore"] = "raise",
+        compile: CompileOptions = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -102,7 +107,7 @@ class Network(Described, LightningModule):
             raise ConfigurationError(f"`on_nonfinite`: expected one of {_NONFINITE}, found {on_nonfinite!r}.")
         self.input_spec = input_spec
         self.on_nonfinite, self.allow_unlabelled = on_nonfinite, list(allow_unlabelled or [])
-        self.gradient_clip = dict(gradient_clip or {})
+        self.gradient_clip, self.compile_options = dict(gradient_clip or {}), compile
         self._architecture, self._heads, self._patterns = architecture, dict(heads or {}), groups
         self._optimizers = optimizers or {DEFAULT: partial(Adam, lr=1e-3), BALANCER: partial(Adam, lr=1e-2)}
         self._schedulers = dict(schedulers or {})
@@ -192,9 +197,11 @@ class Network(Described, LightningModule):
         wanted = self.graph.needed(tasks)
         features = self.architecture(inputs, wanted)
         if self.architecture.final:
-            return dict(features.per_task), features.aux
-        heads = cast("Mapping[str, nn.Module]", self.heads)
-        return run_heads(self.graph, wanted, features.per_task, heads, self.tasks), features.aux
+            outputs = dict(features.per_task)
+        else:
+            heads = cast("Mapping[str, nn.Module]", self.heads)
+            outputs = run_heads(self.graph, wanted, features.per_task, heads, self.tasks)
+        return outputs, {**features.aux, **self.architecture.output_losses(outputs)}
 
     def forward(self, inputs: Any) -> dict[str, Tensor]:
         """Map inputs to the outputs (B, K, *) of every task."""

@@ -93,6 +93,7 @@ def collect(module: MultiTaskModule, seen: Losses, counts: Mapping[str, float]) 
         row.add([f"train/sigma/{name}" for name in counts], sigmas)
     for name, value in seen.aux.items():
         row.add([f"train/aux/{name}"], value)
+    row.host.update((f"train/labels/{name}", count) for name, count in counts.items())  # on the host already
     for name, optimizer in module.group_optimizers.items():
         row.host[f"train/lr/{name}"] = float(optimizer.param_groups[0]["lr"])
     return row

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.callbacks import BaseFinetuning, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    BatchSizeFinder,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.fsdp import fully_shard
@@ -16,6 +22,11 @@ from mtl_lightning.types import ConfigurationError
 
 if TYPE_CHECKING:
     from mtl_lightning.core.module import MultiTaskModule
+
+_OF_WHOLE_PARAMETERS = (
+    *(BaseFinetuning, StochasticWeightAveraging, WeightAveraging),  # keep copies or lists of them
+    *(LearningRateFinder, BatchSizeFinder),  # restore a checkpoint from before the first update, which lacks states
+)
 
 
 def refuse_unsupported(module: MultiTaskModule) -> None:
@@ -60,23 +71,28 @@ def shard(module: MultiTaskModule) -> None:
     parallelised their tensors, is left as it is.
 
     Raises:
-        ConfigurationError: for callbacks that would lose the parameters.
+        ConfigurationError: for callbacks that would lose the parameters, and where there is nobody to share them with.
     """
     strategy = module.trainer.strategy
     if not isinstance(strategy, ModelParallelStrategy) or any(isinstance(p, DTensor) for p in module.parameters()):
         return
     callbacks: list[Any] = module.trainer.callbacks  # type: ignore[attr-defined]  # set outside its __init__
-    whole = (BaseFinetuning, StochasticWeightAveraging, WeightAveraging)
-    if found := [type(callback).__name__ for callback in callbacks if isinstance(callback, whole)]:
+    if found := [type(callback).__name__ for callback in callbacks if isinstance(callback, _OF_WHOLE_PARAMETERS)]:
         raise ConfigurationError(
-            f"{found} keep copies or lists of whole parameters, which a sharded module replaces as it runs: expected "
+            f"{found} cannot follow sharded parameters, which are others before, in and after a forward: expected "
             "DDP or a single process, found ModelParallelStrategy. Use `strategy: ddp`, or leave the callback out."
         )
     mesh = strategy.device_mesh["data_parallel"]
+    if mesh.size() == 1 and module.world_size > 1:
+        raise ConfigurationError(
+            "ModelParallelStrategy shares the parameters out over its data-parallel processes: expected several, found "
+            f"1 of {module.world_size} processes. Set `data_parallel_size: {module.world_size}` and "
+            "`tensor_parallel_size: 1`, or parallelise the tensors in `configure_model` of a module of your own."
+        )
     if mesh.size() > 1:
         for part in [module.architecture, *module.heads.children()]:
             if any(True for _ in part.parameters()):
-                fully_shard(part, mesh=mesh)
+                fully_shard(part, mesh=mesh, reshard_after_forward=True)  # others hold on to the sharded ones
 
 
 def average_whole_gradients(module: MultiTaskModule) -> None:

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from argparse import ArgumentError
+import os
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar, cast
+from typing import Any, Literal, TypeAlias
 
 import torch
 from filelock import FileLock
-from jsonargparse import ArgumentParser
-from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from typing_extensions import Self
 
 from mtl_lightning.data.loader import ResumableLoader
 from mtl_lightning.data.plain import check_plain
+from mtl_lightning.data.saved import SavedDataModule
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.tasks.rows import MISSING
-from mtl_lightning.types import ConfigurationError, Described, InputSpec, TargetSpec, input_spec_from_dict
+from mtl_lightning.types import ConfigurationError, InputSpec, TargetSpec, input_spec_from_dict
 
 Split: TypeAlias = Literal["train", "val", "test"]
 TaskFactory: TypeAlias = Callable[[TargetSpec], Task]
 # `Literal[None]` rather than None, and first: jsonargparse 4.53 tries None last, and writes a null that stands for a
 # callable in a dict as the text "Unable to serialize instance None", so that the saved config would not run.
 TaskOverrides: TypeAlias = dict[str, Literal[None] | Callable[[TargetSpec], Task]]
-_Data = TypeVar("_Data", bound="MultiTaskDataModule")
 
 
-class MultiTaskDataModule(Described, LightningDataModule, ABC):
+class MultiTaskDataModule(SavedDataModule):
     """Three splits of one dataset and the tasks it declares. Subclasses give :meth:`read_schema`,
     :meth:`declared_tasks` and :meth:`rows`; and :meth:`prepare_data` where something must be downloaded.
 
@@ -48,6 +45,7 @@ class MultiTaskDataModule(Described, LightningDataModule, ABC):
         num_workers: processes that read rows ahead; 0 reads them in the training process.
     """
 
+    loader_type: type[ResumableLoader] = ResumableLoader  # that suits what `rows` returns
     root: Path | None = None  # where a subclass keeps files; the schema is then read under a lock in it
 
     def __init__(
@@ -123,29 +121,6 @@ class MultiTaskDataModule(Described, LightningDataModule, ABC):
         check_plain(dict(schema), "schema")
         self._schema, self._restored = dict(schema), True
 
-    @classmethod
-    def from_checkpoint(cls, path: str | Path, **changes: Any) -> Self:
-        """Make the datamodule that a checkpoint was trained with, its schema restored.
-
-        Args:
-            path: a checkpoint of a :class:`~mtl_lightning.MultiTaskModule` trained with a datamodule.
-            changes: arguments to use in place of the saved ones, such as ``root`` or ``batch_size``.
-
-        Raises:
-            ConfigurationError: if the checkpoint does not say how to make the datamodule.
-        """
-        saved = torch.load(path, weights_only=True, map_location="cpu").get("mtl_lightning", {})
-        made, schema = saved.get("data"), saved.get("schema")
-        if made is None or schema is None:
-            raise ConfigurationError(
-                f"{path}: expected a checkpoint that describes its datamodule and holds its schema, found "
-                f"{sorted(key for key, value in saved.items() if value is not None) or 'neither'}. Make the datamodule "
-                "in code instead; `restore_schema` takes the schema, if you have it."
-            )
-        data = _rebuilt(cls, made["class_path"], {**made.get("init_args", {}), **changes}, path)
-        data.restore_schema(schema)
-        return data
-
     def _prepare(self) -> None:
         """Prepare the data, once; a notebook may ask for rows without a trainer that has done so."""
         if not self._prepared:
@@ -155,8 +130,8 @@ class MultiTaskDataModule(Described, LightningDataModule, ABC):
     @contextmanager
     def _lock(self) -> Iterator[None]:
         """Let one process of a machine at a time prepare and read what is in ``root``."""
-        if self.root is None:
-            yield
+        if self.root is None or (self.root.is_dir() and not os.access(self.root, os.W_OK)):
+            yield  # where nothing can be written, nothing can be prepared
             return
         self.root.mkdir(parents=True, exist_ok=True)
         with FileLock(self.root / ".mtl_lightning.lock"):
@@ -187,10 +162,9 @@ class MultiTaskDataModule(Described, LightningDataModule, ABC):
 
         Reads every row once; a dataset whose rows are costly to read had better give the targets another way.
         """
-        targets = [
-            batch.get("targets", {}).get(task)
-            for batch in ResumableLoader(self._split("train"), batch_size=4096, num_workers=self.num_workers)
-        ]
+        place: dict[str, Any] = {"num_replicas": 1, "rank": 0}  # each process reads all rows, so that all fit the same
+        rows = self.loader_type(self._split("train"), batch_size=4096, num_workers=self.num_workers, **place)
+        targets = [batch.get("targets", {}).get(task) for batch in rows]
         if any(target is None for target in targets):
             raise ConfigurationError(
                 f"{type(self).__name__}: expected a target {task!r} in every training row, to fit the task on, found "
@@ -234,7 +208,7 @@ class MultiTaskDataModule(Described, LightningDataModule, ABC):
     def _loader(self, split: Split, *, shuffle: bool = False, pad: bool = True) -> ResumableLoader:
         # The trainer knows better than torch.distributed which processes share a model and need the same rows.
         place = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
-        return ResumableLoader(
+        return self.loader_type(
             self._split(split),
             batch_size=self.batch_size,
             shuffle=shuffle,
@@ -253,20 +227,6 @@ class MultiTaskDataModule(Described, LightningDataModule, ABC):
                 self._prepare()
             self._splits[split] = self.rows(split)
         return self._splits[split]
-
-
-def _rebuilt(cls: type[_Data], class_path: str, arguments: dict[str, Any], path: str | Path) -> _Data:
-    """Make a datamodule of plain data, as YAML would."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(cls, "data", fail_untyped=False)
-    try:
-        config = parser.parse_object({"data": {"class_path": class_path, "init_args": arguments}})
-    except ArgumentError as error:
-        raise ConfigurationError(
-            f"{path}: expected to make a {cls.__name__}, found {class_path} with arguments {arguments}, which cannot "
-            f"be one: {error}"
-        ) from error
-    return cast("_Data", parser.instantiate(config).data)
 
 
 def _make_task(name: str, spec: TargetSpec, factory: TaskFactory) -> Task:

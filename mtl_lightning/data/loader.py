@@ -130,7 +130,7 @@ class ResumableLoader(DataLoader[Any]):
             super().__init__(rows, batch_sampler=batch_sampler, collate_fn=_as_it_is, **_without_batching(options))
         else:
             if not isinstance(sampler, EpochSampler):
-                _refuse_other(sampler)
+                refuse_other(sampler)
                 sampler = EpochSampler(rows, shuffle=shuffle, seed=seed, pad=pad, num_replicas=num_replicas, rank=rank)
             super().__init__(rows, batch_size=batch_size, sampler=sampler, collate_fn=_as_it_is, **options)
         self._position = {"epoch": 0, "batches": 0}
@@ -176,7 +176,7 @@ class ResumableLoader(DataLoader[Any]):
         if saved is None or saved["epoch"] != self.order.epoch or not 0 < saved["batches"] < len(self):
             return 0
         now = self._identity()
-        if changed := {key: (saved[key], now[key]) for key in now if saved[key] != now[key]}:
+        if changed := {key: (saved.get(key), now[key]) for key in now if saved.get(key) != now[key]}:
             raise ConfigurationError(
                 f"Cannot continue epoch {saved['epoch']} after its first {saved['batches']} batches: expected the data "
                 "as it was begun with, found "
@@ -221,7 +221,8 @@ def _without_batching(options: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key != "drop_last"}
 
 
-def _refuse_other(sampler: Sampler[int] | None) -> None:
+def refuse_other(sampler: Sampler[int] | None) -> None:
+    """Accept no sampler but the one that Lightning puts in place for ``overfit_batches``."""
     if sampler is not None and not isinstance(sampler, SequentialSampler):
         raise ConfigurationError(
             f"Expected no sampler, or an EpochSampler, found {type(sampler).__name__}: the loader's order must be a "

@@ -26,6 +26,18 @@ from mtl_lightning.tasks.classification import (
     MulticlassClassification,
     MultilabelClassification,
 )
+from mtl_lightning.tasks.depth import DepthEstimation
 from mtl_lightning.tasks.regression import Regression
+from mtl_lightning.tasks.segmentation import SemanticSegmentation
+from mtl_lightning.tasks.surface_normals import SurfaceNormals
 
-__all__ = ["BinaryClassification", "MulticlassClassification", "MultilabelClassification", "Regression", "Task"]
+__all__ = [
+    "BinaryClassification",
+    "DepthEstimation",
+    "MulticlassClassification",
+    "MultilabelClassification",
+    "Regression",
+    "SemanticSegmentation",
+    "SurfaceNormals",
+    "Task",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeAlias
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from mtl_lightning.types import Described, Likelihood, TargetError, TargetSpec
+from mtl_lightning.types import ConfigurationError, Described, Likelihood, TargetError, TargetSpec
 
 MetricFactories: TypeAlias = Mapping[str, Callable[[], Metric]]
 
@@ -92,8 +93,12 @@ class Task(Described, nn.Module, ABC):
         """Return the metrics that fit this task, by name."""
 
     @abstractmethod
-    def update(self, metrics: MetricCollection, output: Tensor, target: Tensor) -> None:
-        """Feed the labelled elements of a batch to ``metrics``, in original units; does nothing where there is none."""
+    def update(self, metrics: MetricCollection, output: Tensor, target: Tensor, weight: Tensor | None = None) -> None:
+        """Feed the labelled elements of a batch to ``metrics``, in original units; does nothing where there is none.
+
+        With sample weights (B,) each element has that of its row, and rows of weight 0 are left out; :func:`feed`
+        hands them on, and refuses metrics that take none.
+        """
 
     # --------------------------------------------------------------------------------------------------- what core uses
     def count(self, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -105,7 +110,7 @@ class Task(Described, nn.Module, ABC):
         if weight is None:
             return self.count_together([target])[0]
         mask = self.labelled(target)
-        return torch.where(self.invalid(target), torch.nan, (mask * _per_element(weight, mask)).sum())
+        return torch.where(self.invalid(target), torch.nan, (mask * per_element(weight, mask)).sum())
 
     def count_together(self, targets: Sequence[Tensor]) -> Tensor:
         """Return the counts (N,) of N kin tasks, whose targets have one shape; all nan if any value is invalid."""
@@ -128,7 +133,7 @@ class Task(Described, nn.Module, ABC):
                 f"{tuple(losses.shape)}; a loss of your own must not reduce (`reduction='none'`)."
             )
         if weight is not None:
-            losses = losses * _per_element(weight, mask)
+            losses = losses * per_element(weight, mask)
         return torch.where(mask, losses, 0.0).sum()
 
     def loss_together(self, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
@@ -169,7 +174,25 @@ class Task(Described, nn.Module, ABC):
         return 1.0
 
 
-def _per_element(weight: Tensor, mask: Tensor) -> Tensor:
+def feed(metrics: MetricCollection, prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> None:
+    """Update metrics with predictions and targets of N elements, and their weights (N,) if they have some.
+
+    Raises:
+        ConfigurationError: for a metric that takes no weights, which would give another figure than is asked for.
+    """
+    if weight is None:
+        metrics.update(prediction, target)
+        return
+    if blind := [name for name, m in metrics.items() if "weight" not in inspect.signature(m.update).parameters]:
+        raise ConfigurationError(
+            f"The data has sample weights: expected metrics whose `update` has an argument `weight`, found {blind} "
+            "without. Choose others in the task's `metrics`, such as those of `mtl_lightning.tasks.weighted`, or leave "
+            "`weights` out of the batches of validation and test."
+        )
+    metrics.update(prediction, target, weight=weight)
+
+
+def per_element(weight: Tensor, mask: Tensor) -> Tensor:
     """Spread sample weights (B,) over a mask (B, *)."""
     if weight.shape != mask.shape[:1]:
         raise TargetError(f"Expected sample weights of shape {tuple(mask.shape[:1])}, found {tuple(weight.shape)}.")

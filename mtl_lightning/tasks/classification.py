@@ -8,21 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    BinaryAccuracy,
-    BinaryAUROC,
-    BinaryF1Score,
-    MulticlassAccuracy,
-    MulticlassF1Score,
-    MultilabelAccuracy,
-    MultilabelAUROC,
-    MultilabelF1Score,
-)
 
-from mtl_lightning.tasks.base import MetricFactories
+from mtl_lightning.tasks.base import MetricFactories, feed
 from mtl_lightning.tasks.likelihoods import SOFTMAX, Reduction
 from mtl_lightning.tasks.options import at_least_two, single_label, smoothing, weights
 from mtl_lightning.tasks.rows import MISSING, RowTask
+from mtl_lightning.tasks.weighted import ClassAccuracy, ClassF1, YesNoAccuracy, YesNoF1
+from mtl_lightning.tasks.weighted_auroc import YesNoAUROC
 from mtl_lightning.tasks.yes_no import YesNoTask
 from mtl_lightning.types import ConfigurationError, TargetSpec
 
@@ -71,7 +63,7 @@ class BinaryClassification(YesNoTask):
 
     def default_metrics(self) -> MetricFactories:
         """Return accuracy, area under the ROC curve (exact, so it keeps an epoch's predictions) and F1."""
-        return {"accuracy": BinaryAccuracy, "auroc": BinaryAUROC, "f1": BinaryF1Score}
+        return {"accuracy": YesNoAccuracy, "auroc": YesNoAUROC, "f1": YesNoF1}
 
 
 class MulticlassClassification(RowTask):
@@ -151,8 +143,8 @@ class MulticlassClassification(RowTask):
         """Return the accuracy over rows and the mean F1 over classes."""
         size = self.output_size
         return {
-            "accuracy": partial(MulticlassAccuracy, num_classes=size, average="micro"),
-            "f1": partial(MulticlassF1Score, num_classes=size, average="macro"),
+            "accuracy": partial(ClassAccuracy, num_classes=size),
+            "f1": partial(ClassF1, num_classes=size),
         }
 
 
@@ -206,16 +198,17 @@ class MultilabelClassification(YesNoTask):
         """Return the accuracy over entries, and the means over labels of the area under the ROC curve and of F1."""
         size = self.output_size
         return {
-            "accuracy": partial(MultilabelAccuracy, num_labels=size, average="micro", ignore_index=MISSING),
-            "auroc": partial(MultilabelAUROC, num_labels=size, ignore_index=MISSING),
-            "f1": partial(MultilabelF1Score, num_labels=size, ignore_index=MISSING),
+            "accuracy": YesNoAccuracy,
+            "auroc": partial(YesNoAUROC, labels=size),
+            "f1": partial(YesNoF1, labels=size),
         }
 
-    def update(self, metrics: MetricCollection, output: Tensor, target: Tensor) -> None:
+    def update(self, metrics: MetricCollection, output: Tensor, target: Tensor, weight: Tensor | None = None) -> None:
         """Feed the rows that have a label to ``metrics``; does nothing where there is none."""
         elements = self.elements(target)
         mask = self.is_labelled(elements)
-        rows = mask.any(1)
+        rows = mask.any(1) if weight is None else mask.any(1) & (weight > 0)
         if rows.any():
             labels = torch.where(mask, elements, MISSING).long()
-            metrics.update(self.for_metrics(output.detach())[rows], labels[rows])
+            shown = self.for_metrics(output.detach())[rows]
+            feed(metrics, shown, labels[rows], None if weight is None else weight[rows])

@@ -9,13 +9,13 @@ from typing import Literal, TypeAlias, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanAbsoluteError, MeanSquaredError
 from typing_extensions import Self
 
 from mtl_lightning.tasks.base import MetricFactories
 from mtl_lightning.tasks.likelihoods import GAUSSIAN, HUBER, LAPLACE, Reduction, of_reduction
 from mtl_lightning.tasks.popart import Statistics, followed, preserve, sums_about
 from mtl_lightning.tasks.rows import RowTask
+from mtl_lightning.tasks.weighted import AbsoluteError, RootMeanSquaredError
 from mtl_lightning.types import ConfigurationError, Likelihood, TargetSpec
 
 ElementwiseLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -207,7 +207,7 @@ class Regression(RowTask):
 
     def default_metrics(self) -> MetricFactories:
         """Return the mean absolute error and the root of the mean squared error."""
-        return {"mae": MeanAbsoluteError, "rmse": partial(MeanSquaredError, squared=False)}
+        return {"mae": AbsoluteError, "rmse": RootMeanSquaredError}
 
     def _expect_fitted(self) -> None:
         if not self._fitted:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from mtl_lightning.tasks.base import MetricFactories, Task
+from mtl_lightning.tasks.base import MetricFactories, Task, feed, per_element
 from mtl_lightning.types import ConfigurationError, Likelihood, TargetError, TargetSpec
 
 MISSING = -100
@@ -160,9 +160,13 @@ class RowTask(Task):
         output = self.outputs(output)
         return output.to(torch.promote_types(output.dtype, torch.float32))
 
-    def update(self, metrics: MetricCollection, output: Tensor, target: Tensor) -> None:
+    def update(self, metrics: MetricCollection, output: Tensor, target: Tensor, weight: Tensor | None = None) -> None:
         """Feed the labelled elements to ``metrics``, all in one row (N,); does nothing where there is none."""
         elements = self.elements(target)
         mask = self.is_labelled(elements)
+        weights = None if weight is None else per_element(weight, mask)
+        if weights is not None:
+            mask = mask & (weights > 0)
         if mask.any():
-            metrics.update(self.for_metrics(output.detach())[mask], self.metric_target(elements[mask]))
+            shown = self.for_metrics(output.detach())[mask]
+            feed(metrics, shown, self.metric_target(elements[mask]), None if weights is None else weights[mask])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from math import exp
 from typing import Any
 
@@ -7,9 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from mtl_lightning.architectures import AITM
+from mtl_lightning import MultiTaskModule
+from mtl_lightning.architectures import AITM, MLP
+from mtl_lightning.data import SyntheticFunnel
 from mtl_lightning.types import ConfigurationError, TensorSpec
 from tests.architectures.scalars import NUMBER, ONE, one_after_the_other, put, times, values_of
+from tests.helpers import fit
 
 TASKS = ["click", "cart", "buy"]
 
@@ -86,6 +90,57 @@ def test_a_stopped_gradient_leaves_the_values_and_makes_each_part_its_tasks() ->
 def test_encoders_share_a_trunk_if_there_is_one() -> None:
     network = AITM(TensorSpec((3, 8, 8)), TASKS, trunk=nn.Flatten, encoder=lambda _: nn.Linear(192, 5))
     assert network(torch.randn(2, 3, 8, 8), TASKS).per_task["buy"].shape == (2, 5)
+
+
+def outputs(**logits: float) -> dict[str, torch.Tensor]:
+    return {task: torch.tensor([[value], [-value]]) for task, value in logits.items()}
+
+
+def test_a_later_event_likelier_than_the_one_before_costs() -> None:
+    def p(x: float) -> float:
+        return 1 / (1 + exp(-x))
+
+    network = chain(calibration=0.6)
+    found = network.output_losses(outputs(buy=2.0, cart=1.0, click=-1.0))
+    rows = [p(1) - p(-1) + p(2) - p(1), 0.0]  # the second row has all signs turned: its probabilities fall
+    assert found["calibration"].item() == pytest.approx(0.6 * sum(rows) / 2)
+    assert network.output_losses(outputs(buy=2.0, click=-1.0))["calibration"].item() == pytest.approx(
+        0.6 * (p(2) - p(-1)) / 2  # without a task, what follows it is compared with what precedes it
+    )
+    assert network.output_losses(outputs(buy=2.0)) == {}
+    assert chain().output_losses(outputs(buy=2.0, click=-1.0)) == {}
+
+
+def test_the_calibration_is_of_probabilities() -> None:
+    network = chain(calibration=0.6)
+    with pytest.raises(
+        ConfigurationError, match=r"expected one logit a row of each task, found outputs of \{'buy': \(3,"
+    ):
+        network.output_losses({"click": torch.zeros(2, 1), "buy": torch.zeros(2, 3)})
+    with pytest.raises(ConfigurationError, match=r"a `calibration` of at least 0, found -1"):
+        chain(calibration=-1)
+
+
+def test_calibrated_probabilities_fall_along_the_funnel() -> None:
+    """Too few labels to tell the tasks' order everywhere, which the calibration knows."""
+
+    def violation(calibration: float) -> float:
+        torch.manual_seed(0)
+        data = SyntheticFunnel(n=300, click=-1.0, conversion=2.0, tasks={"conversion": None}, batch_size=100)
+        module = MultiTaskModule(
+            tasks=data.tasks,
+            input_spec=data.input_spec,
+            architecture=partial(AITM, encoder=partial(MLP, hidden=[16]), calibration=calibration),
+            optimizers={"default": partial(torch.optim.Adam, lr=1e-2)},
+        )
+        fit(module, data, max_epochs=10, precision="32-true", limit_val_batches=0)
+        with torch.no_grad():
+            found = module(torch.randn(1000, 20))
+        return float((found["click_and_conversion"].sigmoid() - found["click"].sigmoid()).relu().mean())
+
+    plain, calibrated = violation(0.0), violation(0.6)
+    assert plain > 0.01
+    assert calibrated < 0.7 * plain
 
 
 def test_features_are_vectors() -> None:

@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchjd.aggregation import UPGrad
 
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.architectures import CGC, MLP, MLPHead, MMoE, Product, SharedBottom
 from mtl_lightning.architectures.product import product_logit
+from mtl_lightning.balancing import Balancer
 from mtl_lightning.tasks import BinaryClassification
 from mtl_lightning.types import Batch, ConfigurationError, TargetSpec, TensorSpec
-from tests.helpers import fit
+from tests.helpers import fit, weights_of, without
 
 VECTORS, FUNNEL = TensorSpec((4,)), ["click", "buy"]
 ESMM: dict[str, Any] = {"products": {"buy": ["click", "conversion"]}}
@@ -154,3 +156,20 @@ def test_the_conversion_rate_is_learned_without_a_label_of_its_own() -> None:
     fit(module, impressions(40), max_epochs=5)
     assert error() < 0.35 * before
     assert error() < 0.08
+
+
+@pytest.mark.parametrize("balancer", [Balancer, UPGrad()], ids=["sum", "UPGrad"])
+def test_it_trains_on_batches_of_some_tasks(balancer: Any) -> None:
+    tasks: Any = {name: BinaryClassification(TargetSpec()) for name in FUNNEL}
+    module = MultiTaskModule(tasks=tasks, architecture=Product, input_spec=VECTORS, balancer=balancer)
+    one, other = impressions(2)
+    before = weights_of(module.double())
+    fit(module, [without(one, "buy"), without(other, "click")], max_epochs=2)
+    after = weights_of(module)
+    assert all(value.isfinite().all() for value in after.values())
+    assert all(not torch.equal(before[name], after[name]) for name in after)
+    module.allow_unlabelled.append("buy")
+    fit(module, [without(one, "buy")])
+    last = [name for name in after if "heads.buy_given_click" in name]
+    assert len(last) == 2
+    assert all(torch.equal(weights_of(module)[name], after[name]) for name in last)

@@ -203,13 +203,13 @@ def test_two_processes_share_out_the_rows_of_a_foreign_loader(tmp_path: Path) ->
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals
-def test_dense_predictions_are_refused(tmp_path: Path) -> None:
-    class Dense(Regression):
+def test_one_number_for_a_batch_is_refused(tmp_path: Path) -> None:
+    class Mean(Regression):
         def predict(self, output: Tensor) -> Tensor:
-            return super().predict(output)[:, None, None]
+            return super().predict(output).mean()
 
-    module = make_module(tasks={"depth": Dense(TargetSpec())})
-    with pytest.raises(ConfigurationError, match=r"Column 'depth': .* found \(8, 1, 1\). Dense predictions"):
+    module = make_module(tasks={"depth": Mean(TargetSpec())})
+    with pytest.raises(ConfigurationError, match=r"Column 'depth': expected one prediction per row .* one number"):
         predict(module, batches_of(1), PredictionWriter(tmp_path / "out.parquet"))
     assert list(tmp_path.iterdir()) == []
 

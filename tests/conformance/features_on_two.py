@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import BackboneFinetuning
+from lightning.pytorch.callbacks import BackboneFinetuning, LearningRateFinder
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.tuner.tuning import Tuner
 from torch.distributed.tensor import DTensor
 from torch.optim import SGD
 from torchjd.aggregation import UPGrad
@@ -28,6 +29,7 @@ from mtl_lightning.balancing import UncertaintyWeighting
 from mtl_lightning.types import Batch
 from tests.conformance.plain import Feature, Notes
 from tests.conformance.signature import split
+from tests.conformance.test_callbacks import RATES, rates
 from tests.conformance.test_features import FEATURES, FINETUNED, SGD_05, WithBackbone
 from tests.conformance.test_overflow import Injecting, Watching
 from tests.core.saved import single
@@ -92,9 +94,9 @@ def with_absences(data: list[Batch]) -> list[Batch]:
 
 
 def compiled(module: Any) -> None:
-    """Compile the network in place."""
+    """Compile the architecture and the heads in place."""
     torch.compiler.reset()
-    module.architecture.compile(backend="aot_eager")
+    module.compile_options = {"backend": "aot_eager"}
 
 
 def two_loggers(folder: str) -> dict[str, Any]:
@@ -212,6 +214,23 @@ def evaluate(kind: str, rank: int = 0, world: int = 1, **options: Any) -> dict[s
     return found
 
 
+def find_rate(kind: str, rank: int = 0, world: int = 1, **options: Any) -> dict[str, Any]:
+    """The rate that a finder suggests, by the callback and by the tuner, and the rates of the groups that follow."""
+    strategy = {"strategy": strategy_of(kind, world)} if world > 1 else {}
+    precision: Any = "32-true" if kind == "fsdp2" else "64-true"
+    options = {"precision": precision, "enable_checkpointing": True, **options}
+    batches = split(make_batches(30), rank, world)
+    train = loader_of(single(batches) if kind == "fsdp2" else batches)
+    finder = LearningRateFinder(min_lr=1e-5, max_lr=1.0, num_training_steps=20)
+    module = make_module(balancer=BALANCERS[KINDS[kind]], optimizers=RATES)
+    fit(module, train, callbacks=[finder], **strategy, **options)
+    tuned = make_module(balancer=BALANCERS[KINDS[kind]], optimizers=RATES)
+    again = {"strategy": strategy_of(kind, world)} if world > 1 else {}
+    swept = Tuner(make_trainer(**again, **options)).lr_find(tuned, train, min_lr=1e-5, num_training=20)
+    assert swept is not None
+    return {"found": module.lr, "tuned": swept.suggestion(), "rates": rates(module)}
+
+
 def resume(kind: str, folder: str, batch: int, world: int = 1, **changes: Any) -> dict[str, Any]:
     """The weights of a run that saved after a batch, and of one that goes on from there; windows of 2 batches."""
     precision = "32-true" if kind == "fsdp2" else "64-true"
@@ -258,6 +277,7 @@ def main(folder: str, strategy: str) -> None:
             label = f"{kind}-{name}"
             ended[label] = attempt(partial(train, CASES[name], kind, label, rank, world, **options))
         ended[f"{kind}-evaluated"] = attempt(partial(evaluate, kind, rank, world, **plan))
+        ended[f"{kind}-rate"] = attempt(partial(find_rate, kind, rank, world, **plan))
         for batch in RESUMED:
             ended[f"{kind}-{batch}"] = attempt(partial(resume, kind, f"{kind}-{batch}", batch, world))
         changes = REGROUPED_ALONE if kind == "fsdp2" else REGROUPED

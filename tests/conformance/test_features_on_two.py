@@ -21,10 +21,11 @@ REFUSED = {"raise", "backbone finetuning of a part"}
 """Errors on one process as well."""
 UNSUPPORTED = {
     "64-true": "does not support `Fabric(..., precision='64-true')`. Choose a different precision",
-    "SWA": "['StochasticWeightAveraging'] keep copies or lists of whole parameters",
-    "EMA": "['EMAWeightAveraging'] keep copies or lists of whole parameters",
-    "backbone finetuning": "['GroupBackboneFinetuning'] keep copies or lists of whole parameters",
-    "backbone finetuning of a part": "['GroupBackboneFinetuning'] keep copies or lists of whole parameters",
+    "SWA": "['StochasticWeightAveraging'] cannot follow sharded parameters",
+    "EMA": "['EMAWeightAveraging'] cannot follow sharded parameters",
+    "backbone finetuning": "['GroupBackboneFinetuning'] cannot follow sharded parameters",
+    "rate": "['LearningRateFinder'] cannot follow sharded parameters",
+    "backbone finetuning of a part": "['GroupBackboneFinetuning'] cannot follow sharded parameters",
 }
 """What Lightning's strategy (of the precision) and ours say under FSDP2."""
 NEAR = {"bf16-mixed": 5e-3, "bf16-true": 1e-2, "16-true": 2e-3, "16-mixed": 1e-3, "overflow": 1e-3}
@@ -133,6 +134,20 @@ def test_evaluation(kind: str, two_processes: tuple[Path, list[dict[str, Any]]])
             torch.testing.assert_close(batch["number"], rows["number"][rank::2])
             torch.testing.assert_close(batch["vector"], rows["vector"][rank::2])
             torch.testing.assert_close(batch["kind"]["probability"], rows["kind"]["probability"][rank::2])
+
+
+def _of_balancer(rates: dict[str, float], found: float) -> dict[str, float]:
+    return {"balancer": 10 * found} if "balancer" in rates else {}
+
+
+@pytest.mark.parametrize("kind", ["ddp-uncertainty", "ddp-UPGrad"])
+def test_a_learning_rate_finder(kind: str, two_processes: tuple[Path, list[dict[str, Any]]]) -> None:
+    first, second = of(two_processes, f"{kind}-rate")
+    assert "error" not in first, first["error"]
+    assert first == second  # Lightning takes the losses of the first process, which are of its own rows
+    found, rates = first["found"], first["rates"]
+    assert 1e-5 < found == first["tuned"] < 1
+    assert rates == pytest.approx({**dict.fromkeys(rates, found), "kind": 100 * found, **_of_balancer(rates, found)})
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -14,59 +12,32 @@ import pytest
 import torch
 
 from mtl_lightning.core.atomic import AtomicCheckpointIO
+from tests.conformance.launching import assert_same_end, ended, kill_at, launch
 from tests.conformance.victim import EPOCHS, SAVE_EVERY, UPDATES, UPDATES_PER_EPOCH
-from tests.helpers import assert_same
-
-ROOT = Path(__file__).parent.parent.parent
-
-
-def launch(folder: Path, moment: str = "never 0") -> subprocess.Popen[str]:
-    """Start the training program in a process of its own."""
-    command = [sys.executable, "-m", "tests.conformance.victim", str(folder), moment]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def ended(child: subprocess.Popen[str], folder: Path) -> dict[str, Any]:
-    """Wait for a run and return what it ended with."""
-    _, errors = child.communicate(timeout=300)
-    assert child.returncode == 0, errors[-3000:]
-    end: dict[str, Any] = torch.load(folder / "end0.pt", weights_only=True)
-    return end
-
-
-def kill_at(folder: Path, moment: str) -> None:
-    """Train from the last checkpoint up to a moment, and kill the process there."""
-    child = launch(folder, moment)
-    assert child.stdout is not None
-    said = child.stdout.readline()
-    child.kill()
-    _, errors = child.communicate(timeout=300)
-    assert said == "reached\n", f"{moment}: {errors[-3000:]}"
-    assert child.returncode == -9
 
 
 @pytest.fixture(scope="module")
 def left_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], dict[str, Any]]]:
     """Start the run that is left alone; what is called later waits for its end."""
     folder = tmp_path_factory.mktemp("alone")
-    child = launch(folder)
+    children = launch(folder)
 
     @cache
     def wait() -> dict[str, Any]:
-        end = ended(child, folder)
+        (end,) = ended(children, folder)
         assert end["updates"] == UPDATES
         assert end["stopping"]["stopped_epoch"] == end["epochs"] - 1 < EPOCHS - 1  # early, by its own validations
         assert end["scheduler"]["number"]["_last_lr"] != [0.02]  # the plateau was met
         return end
 
     yield wait
-    child.kill()
+    children[0].kill()
 
 
-def moments(number: int) -> list[str]:
+def moments(number: int, updates: int = UPDATES) -> list[str]:
     """Choose so many moments of a run, of the three kinds in turn, each after the ones before."""
     chance = random.Random(5)
-    edges = [UPDATES * part // number for part in range(number + 1)]
+    edges = [updates * part // number for part in range(number + 1)]
     chosen = []
     for index in range(number):
         span = range(edges[index] + 1, edges[index + 1])
@@ -92,19 +63,19 @@ def test_a_killed_run_ends_as_the_one_left_alone(
         assert bool(unfinished) or not moment.startswith("saving")  # it was killed half-way through the file
         for checkpoint in tmp_path.glob("*.ckpt"):
             torch.load(checkpoint, weights_only=True)
-    assert_same_end(ended(launch(tmp_path), tmp_path), left_alone())
+    assert_same_end(ended(launch(tmp_path), tmp_path)[0], left_alone())
 
 
-def assert_same_end(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Compare weights and optimizer states bit for bit, then schedulers, callbacks, counters and random numbers."""
-    assert_same(found.pop("weights"), expected["weights"])
-    ours, theirs = found.pop("optimizer"), expected["optimizer"]
-    assert ours["param_groups"] == theirs["param_groups"]
-    assert list(ours["state"]) == list(theirs["state"])
-    for index, state in theirs["state"].items():
-        assert_same(ours["state"][index], state)
-    rest = {name: value for name, value in expected.items() if name not in ("weights", "optimizer")}
-    assert repr(found) == repr(rest)
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "setting"), [(1, "UPGrad"), (2, "uncertainty"), (2, "UPGrad"), (2, "sharded")])
+def test_killed_processes_end_as_those_left_alone(world: int, setting: str, tmp_path: Path) -> None:
+    """All processes are killed together; each has random numbers and loader workers of its own."""
+    alone = ended(launch(tmp_path / "alone", world=world, setting=setting), tmp_path / "alone")
+    for moment in moments(3, alone[0]["updates"]):
+        kill_at(tmp_path / "killed", moment, world, setting)
+    found = ended(launch(tmp_path / "killed", world=world, setting=setting), tmp_path / "killed")
+    for one, other in zip(found, alone, strict=True):
+        assert_same_end(one, other)
 
 
 @pytest.mark.slow
@@ -114,4 +85,4 @@ def test_the_comparison_sees_other_random_numbers(left_alone: Callable[[], dict[
     checkpoint["mtl_lightning"]["processes"][0]["rng"]["torch"] = torch.get_rng_state()
     torch.save(checkpoint, tmp_path / "last.ckpt")
     with pytest.raises(AssertionError):
-        assert_same_end(ended(launch(tmp_path), tmp_path), left_alone())
+        assert_same_end(ended(launch(tmp_path), tmp_path)[0], left_alone())

@@ -2,70 +2,43 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
+import pytest
 import torch
 
-from tests.conformance.test_kill import ROOT, assert_same_end
+from tests.conformance.launching import assert_same_end, ended, finish, launch
 from tests.conformance.victim import TIMEOUT
 
-
-def launch(folder: Path, moment: str = "never 0", world: int = 2) -> list[subprocess.Popen[str]]:
-    """Start the training program in so many processes, as Lightning wants them started from outside."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
-    command = [sys.executable, "-m", "tests.conformance.victim", str(folder), moment]
-    ranks = [{**os.environ, **shared, "LOCAL_RANK": str(rank)} if world > 1 else None for rank in range(world)]
-    return [
-        subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        for env in ranks
-    ]
+SETTINGS = ["uncertainty", *(pytest.param(name, marks=pytest.mark.slow) for name in ("UPGrad", "sharded"))]
 
 
-def finish(children: list[subprocess.Popen[str]]) -> tuple[list[int], str]:
-    """Wait for all; return their statuses and what they complained about."""
-    errors = [child.communicate(timeout=300)[1] for child in children]
-    return [child.returncode for child in children], "\n".join(text[-2000:] for text in errors)
-
-
-def ends(folder: Path) -> list[dict[str, Any]]:
-    """Train to the end and return what each process ended with."""
-    statuses, errors = finish(launch(folder))
-    assert statuses == [0, 0], errors
-    return [torch.load(folder / f"end{rank}.pt", weights_only=True) for rank in (0, 1)]
-
-
-def test_one_process_leaves_with_0(tmp_path: Path) -> None:
-    statuses, errors = finish(launch(tmp_path, "SIGTERM 7", world=1))
+@pytest.mark.parametrize("setting", SETTINGS[:2])
+def test_one_process_leaves_with_0(setting: str, tmp_path: Path) -> None:
+    statuses, errors = finish(launch(tmp_path, "SIGTERM 7", 1, setting))
     assert statuses == [0], errors
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 8
 
 
-def test_two_processes_leave_with_0_and_go_on_where_they_were(tmp_path: Path) -> None:
-    alone = launch(tmp_path / "alone")
-    statuses, errors = finish(launch(tmp_path / "terminated", "SIGTERM 7"))  # to the second alone, inside a window
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_two_processes_leave_with_0_and_go_on_where_they_were(setting: str, tmp_path: Path) -> None:
+    alone = launch(tmp_path / "alone", "never 0", 2, setting)
+    terminated = launch(tmp_path / "terminated", "SIGTERM 7", 2, setting)  # to the second alone, inside a window
+    statuses, errors = finish(terminated)
     assert statuses == [0, 0], errors
     last = torch.load(tmp_path / "terminated/last.ckpt", weights_only=True)
     assert last["global_step"] == 8
     assert len(last["mtl_lightning"]["processes"]) == 2
-    found = ends(tmp_path / "terminated")
-    statuses, errors = finish(alone)
-    assert statuses == [0, 0], errors
-    for rank in (0, 1):
-        assert_same_end(found[rank], torch.load(tmp_path / f"alone/end{rank}.pt", weights_only=True))
+    found = ended(launch(tmp_path / "terminated", "never 0", 2, setting), tmp_path / "terminated")
+    for one, other in zip(found, ended(alone, tmp_path / "alone"), strict=True):
+        assert_same_end(one, other)
     assert found[0]["draws"] != found[1]["draws"]  # each process has random numbers of its own
 
 
-def test_the_first_process_does_not_survive_the_death_of_the_second(tmp_path: Path) -> None:
-    children = launch(tmp_path, "SIGKILL 7")
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_first_process_does_not_survive_the_death_of_the_second(setting: str, tmp_path: Path) -> None:
+    children = launch(tmp_path, "SIGKILL 7", 2, setting)
     children[1].wait(timeout=300)
     died = time.monotonic()
     statuses, errors = finish(children)

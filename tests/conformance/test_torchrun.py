@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent.parent
@@ -20,8 +21,24 @@ def readme_command() -> list[str]:
     return str(command).split()
 
 
-def test_two_processes_train_from_the_command_line(tmp_path: Path) -> None:
-    command = [*readme_command(), "--trainer.accelerator=cpu", *SMALL, f"--trainer.default_root_dir={tmp_path}"]
+CHANGES = {
+    "as it stands": [],
+    "a gradient balancer": ["--model.balancer=UPGrad"],
+    "sharded": [
+        "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy",
+        *("--trainer.strategy.data_parallel_size=2", "--trainer.strategy.tensor_parallel_size=1"),
+        "--trainer.strategy.save_distributed_checkpoint=false",
+    ],
+}
+"""Options added to the command."""
+
+
+@pytest.mark.parametrize(
+    "change", [name if not added else pytest.param(name, marks=pytest.mark.slow) for name, added in CHANGES.items()]
+)
+def test_two_processes_train_from_the_command_line(change: str, tmp_path: Path) -> None:
+    options = [*SMALL, *CHANGES[change], f"--trainer.default_root_dir={tmp_path}"]
+    command = [*readme_command(), "--trainer.accelerator=cpu", *options]
     config = command.index("configs/multidigit.yaml")
     command[config] = str(ROOT / command[config])
     launcher = [sys.executable, "-m", "torch.distributed.run", *command]

@@ -1,10 +1,10 @@
 """A training program to be killed: it goes on from its last checkpoint, and stops at a moment to say that it is there.
 
-``python -m tests.conformance.victim FOLDER [MOMENT]``, where a moment is ``batch 11`` (before the batch that follows
-update 11), ``validation 3`` (at the second batch of the validation after epoch 3) or ``saving 12`` (half-way through
-the first checkpoint that is written after update 12). There it prints ``reached`` and waits to be killed. At
+``python -m tests.conformance.victim FOLDER [MOMENT [SETTING]]``. A moment is ``batch 11`` (before the batch that
+follows update 11), ``validation 3`` (at the second batch of the validation after epoch 3) or ``saving 12`` (half-way
+through the first checkpoint that is written after update 12). There it prints ``reached`` and waits to be killed. At
 ``SIGTERM 11`` or ``SIGKILL 11`` the last of its processes sends itself that signal instead. A process that is left
-alone writes what it ended with to ``FOLDER/end<rank>.pt``.
+alone writes what it ended with to ``FOLDER/end<rank>.pt``. A setting is one of :data:`SETTINGS`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Adam, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 from torch.utils.data import Dataset
 
 from mtl_lightning import MultiTaskModule, Schedule
 from mtl_lightning.architectures import MLP, SharedBottom
-from mtl_lightning.balancing import UncertaintyWeighting
+from mtl_lightning.balancing import UncertaintyWeighting, UPGrad
 from mtl_lightning.data import MultiTaskDataModule, Split, TaskFactory
 from mtl_lightning.types import TargetSpec, TensorSpec, input_spec_to_dict
 from tests.helpers import FACTORIES, INPUTS, SPECS, make_rows
@@ -41,6 +42,12 @@ EPOCHS, ROWS, BATCH, ACCUMULATE = 12, 90, 8, 2
 UPDATES_PER_EPOCH = 6  # 12 batches, the last of 2 rows
 UPDATES = 48  # then it stops early
 TIMEOUT = timedelta(seconds=30)
+SETTINGS: dict[str, Any] = {
+    "uncertainty": partial(UncertaintyWeighting, init="first_batch"),
+    "UPGrad": UPGrad,
+    "sharded": UncertaintyWeighting,
+}
+"""The balancer; several processes share the parameters of ``sharded`` out."""
 SAVE_EVERY = 4  # updates, so that some checkpoints are an epoch's last
 
 
@@ -114,7 +121,22 @@ class Moment(Callback):
             checkpoint["half-way"] = Wait()
 
 
-def main(folder: Path, moment: tuple[str, int]) -> None:
+def local(value: Any) -> Any:
+    """This process's part of what is sharded."""
+    if isinstance(value, dict):
+        return {key: local(item) for key, item in value.items()}
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def strategy_of(setting: str, world: int) -> Any:
+    """Several processes; a sharded checkpoint is one file, as the others are."""
+    options: dict[str, Any] = {"process_group_backend": "gloo", "timeout": TIMEOUT}
+    if setting == "sharded":
+        return ModelParallelStrategy(world, 1, save_distributed_checkpoint=False, **options)
+    return DDPStrategy(**options) if world > 1 else "auto"
+
+
+def main(folder: Path, moment: tuple[str, int], setting: str) -> None:
     """Train from the last checkpoint, if there is one, to the end."""
     torch.set_num_threads(1)
     rank, world = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -124,7 +146,7 @@ def main(folder: Path, moment: tuple[str, int]) -> None:
         tasks=data.tasks,
         input_spec=data.input_spec,
         architecture=partial(SharedBottom, encoder=partial(MLP, hidden=[8, 6], activation=nn.Tanh, dropout=0.3)),
-        balancer=partial(UncertaintyWeighting, init="first_batch"),
+        balancer=SETTINGS[setting],
         reads={"kind": ["number"]},
         optimizers={
             "shared": partial(SGD, lr=0.05, momentum=0.9),
@@ -145,7 +167,7 @@ def main(folder: Path, moment: tuple[str, int]) -> None:
     trainer = Trainer(
         accelerator="cpu",
         devices=world,
-        strategy=DDPStrategy(process_group_backend="gloo", timeout=TIMEOUT) if world > 1 else "auto",
+        strategy=strategy_of(setting, world),
         max_epochs=EPOCHS,
         accumulate_grad_batches=ACCUMULATE,
         callbacks=[stopping, last, best, Moment(*moment)],
@@ -164,10 +186,11 @@ def main(folder: Path, moment: tuple[str, int]) -> None:
         "epochs": trainer.current_epoch,
         "draws": (torch.rand(()), random.random(), float(np.random.rand())),
     }
-    torch.save(end, folder / f"end{rank}.pt")
+    torch.save(local(end), folder / f"end{rank}.pt")
 
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
-    kind, number = (sys.argv[2] if len(sys.argv) > 2 else "never 0").split()
-    main(Path(sys.argv[1]), (kind, int(number)))
+    where, when, how = [*sys.argv[1:], *("", "never 0", "uncertainty")[len(sys.argv) - 1 :]]
+    kind, number = when.split()
+    main(Path(where), (kind, int(number)), how)

@@ -20,6 +20,7 @@ SPECS = {
     "vector": TargetSpec(shape=(3,), units="mm"),
     "labels": TargetSpec(shape=(3,), classes=3),
     "pixels": TargetSpec(shape=(4, 5), classes=4),
+    "directions": TargetSpec(shape=(3, 4, 5)),
 }
 KINDS: dict[str, Callable[[tuple[int, ...], int], Tensor]] = {
     "bits": lambda shape, _: torch.randint(0, 2, shape),
@@ -29,7 +30,9 @@ KINDS: dict[str, Callable[[tuple[int, ...], int], Tensor]] = {
     "small-integers": lambda shape, classes: torch.randint(0, classes, shape, dtype=torch.int16),
     "numbers": lambda shape, _: 5 + 3 * torch.randn(shape),
     "doubles": lambda shape, _: 5 + 3 * torch.randn(shape, dtype=torch.float64),
+    "distances": lambda shape, _: 1 + torch.rand(shape),
 }
+DENSE = {"distances"}  # for maps only: for a number per row they are like "numbers"
 ROWS = 8
 EXPORTED = [getattr(tasks, name) for name in tasks.__all__]
 CLASSES = [cls for cls in EXPORTED if inspect.isclass(cls) and issubclass(cls, Task) and not inspect.isabstract(cls)]
@@ -50,7 +53,7 @@ class Case:
         return KINDS[self.kind](shape, self.spec.classes or 2)
 
     def output(self, rows: int = ROWS, dtype: torch.dtype = torch.float32) -> Tensor:
-        pixels = self.spec.shape if len(self.spec.shape) > 1 else ()
+        pixels = self.spec.shape[-2:] if len(self.spec.shape) > 1 else ()
         return torch.randn(rows, self.task().output_size, *pixels, dtype=dtype).requires_grad_()
 
     @property
@@ -67,10 +70,14 @@ def find_cases() -> list[Any]:
         for spec_name, spec in SPECS.items():
             for kind in KINDS:
                 case = Case(cls, spec, kind)
+                if kind in DENSE and len(spec.shape) < 2:
+                    continue
                 try:
                     case.task().check(case.target(200))
                 except (ConfigurationError, TargetError):
                     continue
+                if not case.task().labelled(case.target(200)).all():
+                    continue  # some of its values are missing labels
                 found.append(pytest.param(case, id=f"{cls.__name__}-{spec_name}-{kind}"))
         assert len(found) > before, f"{cls.__name__} accepts none of these specs and targets"
     return found

@@ -35,6 +35,19 @@ def test_items_and_their_batches(item: Any, expected: list[Any]) -> None:
     assert [id(batch) for batch in found] == [id(batch) for batch in expected]
 
 
+def test_batches_with_the_same_inputs_are_one() -> None:
+    inputs, weight = torch.zeros(3, 4), torch.tensor([1.0, 0.0, 2.0])
+    first = {"inputs": inputs, "targets": {"number": torch.ones(3)}}
+    second = {"inputs": inputs, "targets": {"kind": torch.tensor([0, 1, 2])}, "weights": weight}
+    third = {"inputs": inputs.clone(), "targets": {"vector": torch.zeros(3, 3)}}
+    one, other = micro_batches({"a": first, "b": second, "c": third}, ["number", "kind", "vector"])
+    assert one["inputs"] is inputs
+    assert list(one["targets"]) == ["number", "kind"]
+    assert one["weights"] == {"kind": weight}
+    assert other == third
+    assert micro_batches({"a": first, "b": first}, ["number"]) == [first, first]  # two labels of one task
+
+
 @pytest.mark.parametrize(
     ("item", "message"),
     [

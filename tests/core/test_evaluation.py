@@ -60,7 +60,14 @@ def evaluated(batches: Any, stage: str = "val", module: MultiTaskModule | None =
 # --------------------------------------------------------------------------------------------------------- by a split
 @pytest.mark.parametrize("stage", ["val", "test"])
 def test_uneven_batches_give_what_one_piece_gives(stage: str) -> None:
-    names = ["loss", *(f"loss/{n}" for n in SPECS), "mae/number", "rmse/number", "mae/vector", "rmse/vector"]
+    names = [
+        "loss",
+        *(f"{kind}/{n}" for kind in ("loss", "labels") for n in SPECS),
+        "mae/number",
+        "rmse/number",
+        "mae/vector",
+        "rmse/vector",
+    ]
     found = evaluated(UNEVEN, stage)
     assert sorted(found) == sorted(f"{stage}/{name}" for name in [*names, "accuracy/kind", "f1/kind"])
     assert found == pytest.approx(evaluated(WHOLE, stage), abs=1e-6)
@@ -83,6 +90,8 @@ def test_losses_and_metrics_by_hand() -> None:
         float((outputs["vector"] - targets["vector"]).abs().nanmean()), abs=1e-6
     )
     labelled = targets["kind"] != -100
+    assert found["val/labels/kind"] == labelled.sum() < 40
+    assert found["val/labels/vector"] == (~targets["vector"].isnan()).sum() < 120
     right = outputs["kind"].argmax(1)[labelled] == targets["kind"][labelled]
     assert found["val/accuracy/kind"] == pytest.approx(float(right.double().mean()), abs=1e-6)
 
@@ -103,6 +112,8 @@ def test_weights_count_in_the_loss() -> None:
     expected = HandLoop(make_module(), {}).evaluate([{**WHOLE[0], "weights": weights}])
     assert evaluated(batches)["val/loss"] == pytest.approx(float(expected), abs=1e-6)
     assert float(expected) != pytest.approx(evaluated(UNEVEN)["val/loss"], abs=1e-3)
+    labelled = WHOLE[0]["targets"]["kind"] != -100
+    assert evaluated(batches)["val/labels/kind"] == pytest.approx(float(weights[labelled].sum()), rel=1e-6)
 
 
 def test_a_task_without_a_label_is_left_out() -> None:
@@ -129,7 +140,8 @@ def test_each_epoch_starts_afresh() -> None:
 def test_a_tasks_own_metrics() -> None:
     tasks = {**make_tasks(), "number": Regression(SPECS["number"], metrics={"error": MeanAbsoluteError})}
     found = evaluated(UNEVEN, module=make_module(tasks=tasks))
-    assert [name for name in found if name.endswith("/number")] == ["val/loss/number", "val/error/number"]
+    mine = [name for name in found if name.endswith("/number")]
+    assert mine == ["val/loss/number", "val/labels/number", "val/error/number"]
 
 
 def test_metrics_are_in_original_units() -> None:
@@ -167,6 +179,14 @@ def test_one_dataset_per_task_in_validation() -> None:
     kinds = [without(batch, "number") for batch in WHOLE]
     joint = CombinedLoader({"numbers": loader_of(numbers), "kinds": loader_of(kinds)}, "max_size")
     assert evaluated(joint) == pytest.approx(evaluated(WHOLE), abs=1e-6)
+
+
+def test_loaders_whose_tasks_are_apart_need_no_names() -> None:
+    numbers = [without(batch, "kind", "vector") for batch in UNEVEN]
+    kinds = [without(batch, "number") for batch in WHOLE]
+    assert evaluated({"a": loader_of(numbers), "b": loader_of(kinds)}) == pytest.approx(evaluated(WHOLE), abs=1e-6)
+    overlapping = evaluated({"a": loader_of(numbers), "b": loader_of(WHOLE)})
+    assert {name.split("/")[1] for name in overlapping} == {"a", "b"}
 
 
 def test_what_was_trained_is_validated_with_the_datamodules_names() -> None:

@@ -54,9 +54,10 @@ def test_every_tag_is_written_on_the_axis_of_updates(tmp_path: Path) -> None:
     module = make_module(balancer=UncertaintyWeighting, optimizers=RATES)
     fit(module, TinyData(n=40), max_epochs=2, logger=TensorBoardLogger(tmp_path), log_every_n_steps=2)
     written = events(tmp_path)
-    train = {f"train/{kind}/{task}" for kind in ("loss", "sigma", "weight") for task in TASKS}
+    train = {f"train/{kind}/{task}" for kind in ("loss", "labels", "sigma", "weight") for task in TASKS}
     train |= {f"train/{kind}/{group}" for kind in ("lr", "grad_norm") for group in GROUPS}
-    val = {"val/loss", *(f"val/loss/{task}" for task in TASKS), "val/accuracy/kind", "val/f1/kind"}
+    val = {"val/loss", *(f"val/{kind}/{task}" for kind in ("loss", "labels") for task in TASKS)}
+    val |= {"val/accuracy/kind", "val/f1/kind"}
     val |= {f"val/{metric}/{task}" for metric in ("mae", "rmse") for task in ("number", "vector")}
     scalars = {tag for tag in written.Tags()["scalars"] if not tag.startswith("hp/")}
     assert scalars == {*train, *val, "train/loss", "epoch"}
@@ -64,6 +65,20 @@ def test_every_tag_is_written_on_the_axis_of_updates(tmp_path: Path) -> None:
         assert [event.step for event in written.Scalars(tag)] == [1, 3, 5, 7, 9], tag
     assert [event.step for event in written.Scalars("val/loss")] == [4, 9]
     assert [event.value for event in written.Scalars("train/lr/kind")] == pytest.approx([0.1] * 5)
+
+
+def test_labels_are_counted_per_task_over_the_whole_window(tmp_path: Path) -> None:
+    batches = with_gaps(make_batches(4))
+    del batches[2]["targets"]["kind"], batches[3]["targets"]["kind"]
+    logger = TensorBoardLogger(tmp_path)
+    fit(make_module(), batches, logger=logger, log_every_n_steps=1, accumulate_grad_batches=2)
+    written = events(tmp_path)
+    for task in ("number", "vector"):
+        counts = [float((~batch["targets"][task].isnan()).sum()) for batch in batches]
+        found = [event.value for event in written.Scalars(f"train/labels/{task}")]
+        assert found == [counts[0] + counts[1], counts[2] + counts[3]]
+    kinds = sum(float((batch["targets"]["kind"] != -100).sum()) for batch in batches[:2])
+    assert [event.value for event in written.Scalars("train/labels/kind")] == [kinds, 0]
 
 
 def test_the_written_values_belong_to_one_update(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class Shifted(Task):
     def default_metrics(self) -> MetricFactories:
         return {}
 
-    def update(self, metrics: MetricCollection, output: Tensor, target: Tensor) -> None:
+    def update(self, metrics: MetricCollection, output: Tensor, target: Tensor, weight: Tensor | None = None) -> None:
         metrics.update(self.predict(output), target)
 
 

@@ -1,0 +1,33 @@
+"""``torch.compile`` of the network's parts, in place: the same modules, parameters and names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import nn
+from torch._functorch import config
+
+if TYPE_CHECKING:
+    from mtl_lightning.core.module import MultiTaskModule
+
+CompileOptions: TypeAlias = bool | dict[str, Any]
+
+
+def compile_parts(module: MultiTaskModule, options: CompileOptions) -> None:
+    """Let the architecture and each head be compiled at their first forward; may be called again.
+
+    Part by part, so that one task's backward runs its own head and no other; heads of one class and size share their
+    code. A graph may be differentiated more than once, task by task, which PyTorch's default compiler refuses unless
+    it keeps the graph's buffers (``donated_buffer``, a switch for the whole process, which is set here).
+
+    Args:
+        module: the module.
+        options: the arguments of ``torch.compile``; True for its defaults, False to leave everything as it is.
+    """
+    if options is False:
+        return
+    config.donated_buffer = False  # as the error says to do: there is no public name
+    parts: list[nn.Module] = [module.architecture, *module.heads.values()]
+    for part in parts:
+        part.compile(**(options if isinstance(options, Mapping) else {}))

@@ -1,0 +1,181 @@
+"""Cells of a table's column as numbers or as text, wherever they come from: CSV, Parquet, any type of Arrow."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from mtl_lightning.types import DataError
+
+
+class CellError(DataError):
+    """A cell that cannot be read.
+
+    Attributes:
+        row: its row in the record batch, from 0; None if the whole column is meant.
+    """
+
+    def __init__(self, message: str, row: int | None = None) -> None:
+        super().__init__(message)
+        self.row = row
+
+    def at(self, file: str | Path, row: int) -> DataError:
+        """Return the error that also says where the cell is.
+
+        Args:
+            file: the file.
+            row: the batch's row 0 in the file, counted from 1 and without the header.
+        """
+        return DataError(f"{file}{'' if self.row is None else f', row {row + self.row}'}: {self}.")
+
+
+def texts(column: Any, missing: Collection[str] = ()) -> tuple[NDArray[np.int64], list[str]]:
+    """Read a column as text, without the blanks around it.
+
+    Numbers without a fraction are spelled alike, ``3.0`` as ``3``, so that integers keep their spelling when a missing
+    one among them turns the column into floats; bools are ``true`` and ``false``.
+
+    Args:
+        column: an Arrow array or chunked array (N,).
+        missing: what stands for a missing value, beside null, nan and the empty text.
+
+    Returns:
+        For each row the index (N,) of its value, -1 where it is missing; and the distinct values (unsorted).
+    """
+    encoded = _one(column)
+    if pa.types.is_floating(encoded.type):
+        encoded = _whole(encoded)
+    if not pa.types.is_dictionary(encoded.type):
+        _check_kind(encoded.type)
+        encoded = encoded.dictionary_encode()
+    spelled = _spelled(encoded.dictionary)
+    values: dict[str, int] = {}
+    lookup = np.full(len(spelled) + 1, -1, dtype=np.int64)  # the last one is for null
+    for index, value in enumerate(spelled):
+        if value and value not in missing:
+            lookup[index] = values.setdefault(value, len(values))
+    indices = pc.fill_null(encoded.indices, len(spelled)) if encoded.indices.null_count else encoded.indices
+    return lookup[indices.to_numpy(zero_copy_only=False)], list(values)
+
+
+def numbers(column: Any, missing: Collection[str] = ()) -> NDArray[np.float64]:
+    """Read a column as numbers (N,), nan where one is missing; times become seconds since 1970.
+
+    Args:
+        column: an Arrow array or chunked array (N,).
+        missing: what stands for a missing value, beside null, nan and the empty text.
+
+    Raises:
+        CellError: for a text that is no number, and for an infinite number.
+    """
+    array = _one(column)
+    if pa.types.is_null(array.type):
+        return np.full(len(array), np.nan)
+    if is_text(array):
+        found = _cast_text(array, missing)
+        if found is not None:
+            return found
+        indices, values = texts(array, missing)  # slower, but it knows which one fails
+        parsed = np.full(len(values) + 1, np.nan)
+        for index, value in enumerate(values):
+            parsed[index] = _parsed(value)
+        found = parsed[indices]
+        failed = np.isinf(found)
+        shown: Any = None if not failed.any() else values[indices[failed.argmax()]]
+    else:
+        found = _cast(array)
+        for spelling in missing:
+            number = _parsed(spelling)
+            if np.isfinite(number):
+                found = np.where(found == number, np.nan, found)
+        failed = np.isinf(found)
+        shown = found[failed.argmax()] if failed.any() else None
+    if failed.any():
+        raise CellError(f"expected a number, found {shown!r}", int(failed.argmax()))
+    return found
+
+
+def is_text(column: Any) -> bool:
+    """Whether a column's cells are text, which may spell numbers."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    return _is_text(kind)
+
+
+def _is_text(kind: Any) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _one(column: Any) -> Any:
+    """Return the column as one array."""
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.unify_dictionaries().combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+
+
+def _spelled(values: Any) -> list[str]:
+    _check_kind(values.type)
+    return [_spelling(value) for value in values.cast(pa.string()).to_pylist()]
+
+
+def _check_kind(kind: Any) -> None:
+    if not (_is_text(kind) or pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)):
+        raise CellError(f"expected numbers, text, bools or times, found {kind}")
+
+
+def _spelling(value: str | None) -> str:
+    value = "" if value is None else value.strip()
+    whole, point, fraction = value.partition(".")
+    return whole if point and fraction.strip("0") == "" and whole.removeprefix("-").isdecimal() else value
+
+
+def _whole(array: Any) -> Any:
+    """Turn floats without a fraction into integers; nan becomes null."""
+    array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
+    try:
+        return array.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return array
+
+
+def _cast_text(array: Any, missing: Collection[str]) -> NDArray[np.float64] | None:
+    """Parse text at Arrow's speed; None if a cell is no finite number."""
+    values = pc.utf8_trim_whitespace(array.dictionary if pa.types.is_dictionary(array.type) else array)
+    absent = pc.is_in(values, value_set=pa.array(["", *missing], type=values.type))
+    try:
+        parsed = pc.if_else(absent, pa.scalar(None, values.type), values).cast(pa.float64())
+    except pa.ArrowInvalid:
+        return None
+    found: NDArray[np.float64] = parsed.to_numpy(zero_copy_only=False)
+    if np.isinf(found).any():
+        return None
+    if pa.types.is_dictionary(array.type):
+        found = np.append(found, np.nan)  # the last one is for null
+        found = found[pc.fill_null(array.indices, len(found) - 1).to_numpy(zero_copy_only=False)]
+    return found
+
+
+def _cast(array: Any) -> NDArray[np.float64]:
+    kind = array.type
+    try:
+        if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+            array = pc.divide(array.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64()), 1e6)
+        elif pa.types.is_boolean(kind):
+            array = array.cast(pa.int8())
+        filled: NDArray[np.float64] = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise CellError(f"expected numbers, found {kind}") from error
+    return filled
+
+
+def _parsed(text: str) -> float:
+    """Return the number that a text spells: nan for ``nan``, infinity for what is no finite number."""
+    try:
+        return float(text) if "_" not in text else np.inf
+    except ValueError:
+        return np.inf

@@ -1,0 +1,217 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A table of your own
+#
+# Several things to predict from the rows of a table: here the price of a flat, whether it is sold within a month, and
+# how it is heated. Some labels are missing, some rows are more trustworthy than others, and the flats to predict come
+# in another file, with a city that training never saw. No line of the model has a size in it, and all of it can be
+# said in YAML instead, at the end. The whole notebook takes less than a minute on one core.
+
+# %%
+import csv
+import logging
+import warnings
+from functools import partial
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.loggers import CSVLogger
+from torch.optim import Adam
+
+from mtl_lightning import MultiTaskModule
+from mtl_lightning.architectures import SharedBottom, TabularEncoder
+from mtl_lightning.balancing import UncertaintyWeighting
+from mtl_lightning.callbacks import PredictionWriter
+from mtl_lightning.data import TableData, TableSplit
+
+for name in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(name).setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", module="lightning")
+torch.set_num_threads(1)
+plt.rcParams["figure.dpi"] = 72
+
+# %% [markdown]
+# ## 1. The table
+#
+# Three CSV files in a folder. A field that is empty, or `?`, is missing. Two fifths of the prices are missing, as are a
+# fifth of the other labels.
+
+# %%
+random = np.random.default_rng(0)
+CITIES = {"Bonn": 3.2, "Jena": 2.4, "Ulm": 4.1, "Kiel": 2.9}  # thousands per square metre
+
+
+def flats(rows, cities=tuple(CITIES)):
+    """Return a table of flats, column by column; all labels are there."""
+    city = random.choice(cities, rows)
+    area = random.normal(80, 25, rows).clip(20).round(1)
+    built = random.integers(1900, 2024, rows)
+    street = random.integers(0, 400, rows)
+    price = area * np.array([CITIES.get(name, 3.0) for name in city]) * (0.7 + (built - 1900) / 200)
+    price = (price * random.lognormal(0, 0.1, rows)).round(1)
+    wanted = 1 / (1 + np.exp((price / area - 3.2) * 3 + random.normal(0, 1, rows)))
+    era = np.digitize(built + random.normal(0, 12, rows), [1950, 1995])
+    return {
+        "area": area,
+        "city": city,
+        "built": built,
+        "street": [f"street {i}" for i in street],
+        "source": random.choice(["agency", "owner"], rows),
+        "price": price,
+        "sold": np.where(wanted > 0.5, "yes", "no"),
+        "heating": np.array(["coal", "gas", "heat pump"])[era],
+    }
+
+
+def write(path, table, hidden=()):
+    """Write a table; of the columns in `hidden` leave out a share of the fields."""
+    columns = {name: [str(value) for value in values] for name, values in table.items()}
+    for name, (share, spelling) in dict(hidden).items():
+        columns[name] = [spelling if random.random() < share else value for value in columns[name]]
+    Path(path).parent.mkdir(exist_ok=True)
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([columns, *zip(*columns.values(), strict=True)])
+
+
+gaps = {"price": (0.4, ""), "sold": (0.2, ""), "heating": (0.2, ""), "built": (0.1, "?")}
+for part in range(3):
+    table = flats(2000)
+    table["trust"] = np.where(table["source"] == "agency", 1.0, 0.5)
+    write(f"flats/{part}.csv", table, gaps)
+print(Path("flats/0.csv").read_text()[:330])
+
+# %% [markdown]
+# ## 2. What is known of it
+#
+# The targets are named, the rest is guessed from the training rows: kinds of columns, categories, means, classes, and
+# the task that fits each target. `trust` becomes the weight of a row. No street is in two splits, so that the network
+# cannot know a validation flat by its neighbours.
+
+# %%
+data = TableData(
+    path="flats",
+    targets=["price", "sold", "heating"],
+    weights="trust",
+    missing_values=["?"],
+    split=TableSplit(fractions=(0.7, 0.15, 0.15), group="street"),
+    batch_size=128,
+)
+for name, task in data.tasks.items():
+    print(f"{name}: {type(task).__name__}, classes {task.spec.names or 'none'}")
+print("guessed:", data.schema["guessed"])
+print("left out:", data.schema["ignored"])
+batch = next(iter(data.train_dataloader()))
+print("a batch:", {name: tuple(tensor.shape) for name, tensor in batch["inputs"].items()})
+print("price:", batch["targets"]["price"][:6], "\nsold: ", batch["targets"]["sold"][:6])
+
+# %% [markdown]
+# A missing label is `nan` in a float target and `-100` in an integer one; the losses and metrics of that task leave it
+# out.
+
+# %%
+train = data.rows("train")
+labelled = {name: int(task.labelled(train.target(name)).sum()) for name, task in data.tasks.items()}
+plt.figure(figsize=(6, 2))
+plt.barh(list(labelled), list(labelled.values()))
+plt.axvline(len(train), linestyle=":", color="gray")
+plt.title("labels in training (dotted: rows)")
+labelled
+
+# %% [markdown]
+# ## 3. Train
+#
+# One network for the three tasks; the learned weights take care that a squared error and two cross-entropies go
+# together.
+
+# %%
+seed_everything(0)
+module = MultiTaskModule(
+    tasks=data.tasks,
+    input_spec=data.input_spec,
+    architecture=partial(SharedBottom, encoder=TabularEncoder),
+    balancer=UncertaintyWeighting,
+    optimizers={"default": partial(Adam, lr=3e-3), "balancer": partial(Adam, lr=1e-2)},
+)
+logger = CSVLogger("lightning_logs")
+quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+trainer = Trainer(max_epochs=20, logger=logger, log_every_n_steps=10, **quiet)
+trainer.fit(module, data)
+(tested,) = trainer.test(module, data, verbose=False)
+with open(Path(logger.log_dir) / "metrics.csv") as file:
+    rows = [row for row in csv.DictReader(file) if row["val/loss/price"]]
+for name in data.tasks:
+    plt.plot([float(row[f"val/loss/{name}"]) for row in rows], label=name)
+plt.title("validation losses")
+plt.xlabel("epoch")
+plt.legend()
+{name: round(value, 3) for name, value in tested.items() if name.count("/") == 2 and "loss" not in name}
+
+# %% [markdown]
+# The price is a regression of the standardised target, but its metrics are in the table's own unit (thousands).
+
+# %% [markdown]
+# ## 4. Predict
+#
+# New flats: another file, other columns, no labels, a city that training did not have. The checkpoint holds what was
+# fitted, so the old files are no longer needed, and nothing is fitted again. `PredictionWriter` writes a row for each
+# row, in order.
+
+# %%
+new = flats(500, (*CITIES, "Rome"))
+write("new/flats.csv", {name: new[name] for name in ("built", "city", "area", "source")}, {"built": (0.1, "?")})
+
+checkpoint = trainer.checkpoint_callback.best_model_path
+module = MultiTaskModule.load_from_checkpoint(checkpoint)
+again = TableData.from_checkpoint(checkpoint, path="no/longer/there", predict="new/flats.csv")
+writer = PredictionWriter("predictions.parquet")
+Trainer(logger=False, callbacks=[writer], **quiet).predict(module, again, return_predictions=False)
+predicted = pq.read_table("predictions.parquet")
+known = new["city"] != "Rome"
+figure, axis = plt.subplots(figsize=(4, 4))
+for chosen, label in ((known, "cities of the training"), (~known, "Rome")):
+    axis.scatter(new["price"][chosen], predicted["price"].to_numpy()[chosen], s=6, label=label)
+axis.set(title="prices of new flats", xlabel="true", ylabel="predicted")
+axis.legend()
+predicted.slice(0, 3).to_pydict()
+
+# %% [markdown]
+# ## 5. The same without Python
+#
+# ```yaml
+# seed_everything: 0
+# data:
+#   class_path: TableData
+#   init_args:
+#     path: flats
+#     targets: [price, sold, heating]
+#     weights: trust
+#     missing_values: ["?"]
+#     split: {fractions: [0.7, 0.15, 0.15], group: street}
+#     batch_size: 128
+# model:
+#   architecture:
+#     class_path: SharedBottom
+#     init_args: {encoder: {class_path: TabularEncoder}}
+#   balancer: {class_path: UncertaintyWeighting}
+#   optimizers:
+#     default: {class_path: Adam, init_args: {lr: 3.0e-3}}
+#     balancer: {class_path: Adam, init_args: {lr: 1.0e-2}}
+# trainer: {max_epochs: 20}
+# ```
+#
+# `mtl-lightning fit --config flats.yaml`, then `mtl-lightning predict --config flats.yaml --ckpt_path ...
+# --data.init_args.predict new/flats.csv`. A task of another kind, or with options, is a line of `tasks`, such as
+# `tasks: {price: {class_path: Regression, init_args: {loss: huber, standardize: true}}}`.
