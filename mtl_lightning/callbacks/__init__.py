@@ -1,4 +1,4 @@
-"""What watches a run from outside: symptoms of wrong learning rates, comparisons, and predictions as a table.
+"""What watches a run from outside: symptoms of wrong learning rates, comparisons, and predictions as tables and maps.
 
 The first two see which groups of parameters learn badly, and say so in words, with the group's learning rate:
 

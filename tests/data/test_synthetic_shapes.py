@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from mtl_lightning.architectures import SegNet, SharedBottom
 from mtl_lightning.cli import MultiTaskCLI
 from mtl_lightning.data import SyntheticShapes
 from mtl_lightning.data.seeding import generator_of
 from mtl_lightning.data.synthetic_shapes import CLASSES, Scenes, draw_scenes, render
 from mtl_lightning.types import ConfigurationError
 from tests.cli import CONFIGS
+from tests.helpers import make_module, make_trainer
 
 SIDES = (48, 64)
 
@@ -115,6 +118,20 @@ def test_missing_pixels_are_dropped_in_training_only() -> None:
 def test_other_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="SyntheticShapes: expected 3 sizes"):
         SyntheticShapes(**options)
+
+
+def test_two_processes_measure_what_one_does() -> None:
+    """9 rows, so that one process has a row that is not there: all sums of all metrics add up over processes."""
+    data = SyntheticShapes(sizes=(8, 9, 4), height=8, width=12, batch_size=4)
+    network = partial(SharedBottom, encoder=partial(SegNet, widths=[4]))
+    module = make_module(tasks=data.tasks, architecture=network, input_spec=data.input_spec)
+    found = []
+    for options in ({}, {"devices": 2, "strategy": "ddp_fork"}):
+        trainer = make_trainer(precision="32-true", **options)
+        trainer.validate(module, data, verbose=False)
+        found.append({tag: float(value) for tag, value in trainer.callback_metrics.items()})
+    assert {"val/miou/segmentation", "val/rel_error/depth", "val/median_angle/normals"} <= {*found[0]}
+    assert found[1] == pytest.approx(found[0], rel=2e-4)
 
 
 # ------------------------------------------------------------------------------------------------------------- learning
