@@ -7,6 +7,7 @@ import importlib
 import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 import mtl_lightning
@@ -40,7 +41,10 @@ def test_the_notebook_form_runs() -> None:
     assert set(names["module"].sigmas()) == {"left", "right"}
 
 
-@pytest.mark.parametrize("text", blocks("yaml"), ids=["lesson 1", "lesson 2", "lesson 3"])
+*LESSONS, TABLE = blocks("yaml")
+
+
+@pytest.mark.parametrize("text", LESSONS, ids=["lesson 1", "lesson 2", "lesson 3"])
 def test_the_lessons_lines_run(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lesson.yaml").write_text(text)
     options = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu"]
@@ -53,3 +57,34 @@ def test_the_readme_shows_a_picture_and_one_line_commands() -> None:
     assert (CONFIGS.parent / picture.group(1)).stat().st_size > 10_000
     commands = [block.strip() for block in blocks("bash")]
     assert all(re.match(r"python3 -m venv", command) and "\n" not in command for command in commands[:2])
+
+
+MODEL = """model: {architecture: {class_path: SharedBottom, init_args: {encoder: {class_path: TabularEncoder}}}}
+trainer: {max_epochs: 1, accelerator: cpu}
+"""
+
+
+def test_the_table_trains_and_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "houses").mkdir()
+    lines = [
+        f"{40 + n % 90},{'north' if n % 3 else 'south'},{100 + n % 90 + n / 7},{n % 2 if n % 5 else ''},{'abc'[n % 3]}"
+        for n in range(300)
+    ]
+    for part in (0, 1):
+        (tmp_path / "houses" / f"{part}.csv").write_text("\n".join(["area,place,price,sold,kind", *lines[part::2]]))
+    (tmp_path / "new_houses.csv").write_text("place,area\nsouth,50\nwest,61\nnorth,47\n")
+    (tmp_path / "table.yaml").write_text(TABLE + MODEL)
+    run(monkeypatch, "fit", "--config", "table.yaml")
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    run(
+        monkeypatch,
+        "predict",
+        "--config",
+        "table.yaml",
+        "--ckpt_path",
+        str(checkpoint),
+        "--predictions.path=new.parquet",
+    )
+    predicted = pq.read_table("new.parquet")
+    assert predicted.num_rows == 3
+    assert {"price", "sold", "kind"} <= {*predicted.column_names}
