@@ -14,7 +14,7 @@ from mtl_lightning.data.table_columns import listed, nearest
 from mtl_lightning.types import ConfigurationError, DataError
 
 _READ_AHEAD = 1 << 20  # bytes of each column's chunk that are read at a time
-_BUFFER_BYTES = 1 << 25
+_BUFFER_BYTES = 1 << 24
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 _VALUE_BYTES = 8  # of an encoded value: codes and class labels are int64
 
@@ -42,7 +42,7 @@ class ParquetSource:
         columns: names of the columns to read; by default all that the first file has.
         buffer_rows: rows of the largest slice, and of a block that is shuffled. The more row groups fit into it, the
             better rows are mixed; memory is needed for about three times as many encoded rows per worker. By default
-            as many as take 32 MiB with all columns.
+            as many as take 16 MiB with all columns.
 
     Attributes:
         names: the columns of the first file.

@@ -28,7 +28,7 @@ class Streaming:
 
     Args:
         buffer_rows: rows that are read, and shuffled, at once
-            (:class:`~mtl_lightning.data.stream_source.ParquetSource`); by default as many as take 32 MiB.
+            (:class:`~mtl_lightning.data.stream_source.ParquetSource`); by default as many as take 16 MiB.
         cache: a folder for what the first pass finds (the schema, and how many rows of each split are where), so that
             other processes and later runs on the same files need not make it again. By default nothing is kept.
     """
