@@ -77,10 +77,10 @@ def test_a_source_goes_to_another_process(tmp_path: Path) -> None:
 
 def test_by_default_a_buffer_takes_the_same_memory_for_wide_and_narrow_tables(tmp_path: Path) -> None:
     pq.write_table(pa.table({f"c{n}": [0.0] for n in range(64)}), tmp_path / "wide.parquet")
-    assert ParquetSource([tmp_path / "wide.parquet"]).buffer_rows == 65_536
+    assert ParquetSource([tmp_path / "wide.parquet"]).buffer_rows == 32_768
     pq.write_table(pa.table({f"c{n}": [0.0] for n in range(8)}), tmp_path / "narrow.parquet")
     narrow = ParquetSource([tmp_path / "narrow.parquet"])
-    assert narrow.buffer_rows == narrow.only(["c0"]).buffer_rows == 524_288
+    assert narrow.buffer_rows == narrow.only(["c0"]).buffer_rows == 262_144
 
 
 def test_a_missing_file_a_truncated_one_and_another_format_are_named(tmp_path: Path) -> None:
