@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.tuner.tuning import Tuner
 from torch.optim import SGD, Adam
 
@@ -122,3 +123,13 @@ def test_the_tuner_finds_a_rate_and_a_batch_size(balancer: Any) -> None:
     assert size == 8
     assert data.batch_size == 8
     assert all(torch.equal(before[name], tensor) for name, tensor in weights_of(module).items())
+
+
+@pytest.mark.parametrize("balancer", [UncertaintyWeighting, UPGrad])
+@pytest.mark.parametrize("strategy", ["ddp", "sharded"])
+def test_several_processes_do_not_look_for_a_batch_size(strategy: str, balancer: Any) -> None:
+    """Lightning says so itself, before any process is started."""
+    chosen: Any = "ddp" if strategy == "ddp" else ModelParallelStrategy()
+    trainer = make_trainer(enable_checkpointing=True, strategy=chosen, devices=2, precision="32-true")
+    with pytest.raises(ValueError, match="not supported with distributed strategies"):
+        Tuner(trainer).scale_batch_size(make_module(balancer=balancer), TinyData(n=200, batch_size=2))
