@@ -1,0 +1,6 @@
+"""The network without Lightning: tasks, the graph of their reads, architecture, heads, balancer, and roles."""
+
+from mtl_lightning.core.network.graph import Edge
+from mtl_lightning.core.network.network import Network
+
+__all__ = ["Edge", "Network"]
