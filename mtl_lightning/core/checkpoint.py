@@ -16,15 +16,8 @@ from jsonargparse import ArgumentError
 from lightning.pytorch.cli import instantiate_module
 
 from mtl_lightning.core import partial_restore, resume
-from mtl_lightning.types import (
-    ConfigurationError,
-    Described,
-    NotDescribableError,
-    constructor_arguments,
-    describe,
-    input_spec_from_dict,
-    input_spec_to_dict,
-)
+from mtl_lightning.describe import Described, constructor_arguments, describe
+from mtl_lightning.types import ConfigurationError, NotDescribableError, input_spec_from_dict, input_spec_to_dict
 
 if TYPE_CHECKING:
     from mtl_lightning.core.module import MultiTaskModule

@@ -40,8 +40,9 @@ from mtl_lightning.core.groups import (
 )
 from mtl_lightning.core.optimizers import CompositeOptimizer, CompositeScheduler, Schedule, SchedulerFactory
 from mtl_lightning.core.rescaling import check_heads
+from mtl_lightning.describe import Described
 from mtl_lightning.tasks.base import Task
-from mtl_lightning.types import ConfigurationError, Described, InputSpec
+from mtl_lightning.types import ConfigurationError, InputSpec
 
 _NONFINITE = ("raise", "skip", "ignore")
 
