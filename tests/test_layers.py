@@ -10,17 +10,22 @@ import pytest
 import mtl_lightning
 
 ROOT = Path(mtl_lightning.__file__).parent
+LEVEL_0 = ("types", "describe", "names", "nested", "plain")
 LEVEL_1 = ("tasks", "balancing", "architectures", "data", "metrics")
 MAY_IMPORT = {
     "types": (),
-    "tasks": ("types",),
-    "balancing": ("types",),
-    "architectures": ("types",),
-    "metrics": ("types",),
-    "data": ("types", "tasks"),
-    "core": ("types", "metrics"),  # and the base modules of level 1, below
-    "callbacks": ("types", "core", "metrics"),  # likewise
-    "cli": ("types", "core", "callbacks", "metrics", *LEVEL_1),
+    "describe": ("types",),
+    "names": ("types",),
+    "nested": (),
+    "plain": ("types",),
+    "tasks": LEVEL_0,
+    "balancing": LEVEL_0,
+    "architectures": LEVEL_0,
+    "metrics": LEVEL_0,
+    "data": (*LEVEL_0, "tasks"),
+    "core": (*LEVEL_0, "metrics"),  # and the base modules of level 1, below
+    "callbacks": (*LEVEL_0, "core", "metrics"),  # likewise
+    "cli": (*LEVEL_0, "core", "callbacks", "metrics", *LEVEL_1),
     "__main__": ("cli",),
     "__init__": ("core",),
 }

@@ -12,10 +12,10 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from mtl_lightning.data.per_task_loader import Mode, PerTaskLoader, check_order
-from mtl_lightning.data.plain import check_plain
 from mtl_lightning.data.renaming import RenamedLoader, TargetNames
 from mtl_lightning.data.sampling import Sampling
 from mtl_lightning.data.saved import SavedDataModule
+from mtl_lightning.plain import check_plain
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import ConfigurationError, InputSpec
 

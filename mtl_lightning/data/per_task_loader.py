@@ -14,7 +14,8 @@ from typing_extensions import Self
 from mtl_lightning.data.renaming import TargetNames, renamed
 from mtl_lightning.data.sampling import Sampling
 from mtl_lightning.data.seeding import generator_of
-from mtl_lightning.types import ConfigurationError, describe
+from mtl_lightning.describe import describe
+from mtl_lightning.types import ConfigurationError
 
 Mode: TypeAlias = Literal["min_size", "max_size_cycle", "max_size", "sequential"]
 _MODES = ("min_size", "max_size_cycle", "max_size", "sequential")

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtl_lightning.types import ConfigurationError, Described
+from mtl_lightning.describe import Described
+from mtl_lightning.types import ConfigurationError
 
 
 class Sampling(Described, ABC):

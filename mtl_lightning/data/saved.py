@@ -13,7 +13,8 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 from typing_extensions import Self
 
-from mtl_lightning.types import ConfigurationError, Described
+from mtl_lightning.describe import Described
+from mtl_lightning.types import ConfigurationError
 
 _Data = TypeVar("_Data", bound=LightningDataModule)
 

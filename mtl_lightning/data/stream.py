@@ -20,9 +20,10 @@ import torch
 from torch.utils.data import Sampler, get_worker_info
 
 from mtl_lightning.data.loader import ResumableLoader, refuse_other
-from mtl_lightning.data.rows import BatchRows, without_labels
+from mtl_lightning.data.rows import BatchRows, only_tasks, without_labels
 from mtl_lightning.data.stream_order import StreamOrder
-from mtl_lightning.data.stream_rows import StreamedRows, map_tensors, rows_of
+from mtl_lightning.data.stream_rows import StreamedRows
+from mtl_lightning.nested import leaves, map_leaves
 from mtl_lightning.tasks.rows import MISSING
 
 
@@ -92,7 +93,7 @@ class StreamLoader(ResumableLoader):
         parts: list[Any] = []
         wanted = self._batch_rows
         for block in blocks:
-            for start, end in _cuts(skipped, rows_of(block), wanted, self._batch_rows):
+            for start, end in _cuts(skipped, _rows_of(block), wanted, self._batch_rows):
                 parts.append(_part(block, start, end))
                 wanted -= end - start
                 if not wanted:
@@ -103,8 +104,8 @@ class StreamLoader(ResumableLoader):
             yield self._joined(parts)
 
     def _joined(self, parts: Sequence[Any]) -> Any:
-        batch = map_tensors(lambda *columns: torch.cat(columns), *parts) if len(parts) > 1 else parts[0]
-        return map_tensors(lambda column: column.pin_memory(), batch) if self._pinned else batch
+        batch = map_leaves(lambda *columns: torch.cat(columns), *parts) if len(parts) > 1 else parts[0]
+        return map_leaves(lambda column: column.pin_memory(), batch) if self._pinned else batch
 
     def _identity(self) -> dict[str, int]:
         return super()._identity() | {
@@ -120,9 +121,7 @@ class _Blocks(BatchRows):
     def __getitem__(self, block: Any) -> Any:
         batch = dict(self.dataset[block])
         if self.missing is not None:
-            for key in {"targets", "weights"} & {*batch}:
-                if isinstance(batch[key], Mapping):
-                    batch[key] = {name: value for name, value in batch[key].items() if name in self.missing}
+            batch = only_tasks(batch, self.missing)
         if not block.labelled:
             absent = torch.ones(block.rows, dtype=torch.bool)
             missing = self.missing or {}
@@ -131,7 +130,7 @@ class _Blocks(BatchRows):
                 for name, target in batch["targets"].items()
             }
         if get_worker_info() is not None:
-            batch = map_tensors(lambda column: column.share_memory_(), batch)  # now, not in the thread that sends it
+            batch = map_leaves(lambda column: column.share_memory_(), batch)  # now, not in the thread that sends it
             _give_memory_back()
         return batch
 
@@ -144,8 +143,13 @@ def _cuts(start: int, end: int, first: int, size: int) -> Iterator[tuple[int, in
         start, first = cut, size
 
 
+def _rows_of(block: Any) -> int:
+    _, first = next(leaves(block))
+    return len(first)
+
+
 def _part(block: Any, start: int, end: int) -> Any:
-    return map_tensors(lambda column: column[start:end].clone(), block)
+    return map_leaves(lambda column: column[start:end].clone(), block)
 
 
 def _begin_worker(_: int) -> None:

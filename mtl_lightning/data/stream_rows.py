@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from mtl_lightning.data.stream_scan import located
 from mtl_lightning.data.stream_source import ParquetSource, Slice
+from mtl_lightning.nested import map_leaves
 from mtl_lightning.types import Batch, ConfigurationError, DataError
 
 Encode: TypeAlias = Callable[[Any], Batch]
@@ -92,7 +92,7 @@ class StreamedRows(Dataset[Batch]):
         if block.seed is None:
             return batch
         order = torch.randperm(block.rows, generator=torch.Generator().manual_seed(block.seed))
-        return cast("Batch", map_tensors(lambda column: column.index_select(0, order), batch))
+        return cast("Batch", map_leaves(lambda column: column.index_select(0, order), batch))
 
     def _read(self, piece: Piece) -> tuple[Any, Slice, Any]:
         """Return a piece as a table, and where it comes from: a slice, and its rows (N,)."""
@@ -109,17 +109,3 @@ class StreamedRows(Dataset[Batch]):
             )
         rows = found[piece.start : piece.stop : piece.step]
         return (table if len(rows) == part.rows else table.take(rows)), part, rows
-
-
-def map_tensors(function: Callable[..., Tensor], *batches: Any) -> Any:
-    """Apply a function to the tensors of a batch, or to those of several batches that belong together."""
-    if isinstance(batches[0], Mapping):
-        return {name: map_tensors(function, *(batch[name] for batch in batches)) for name in batches[0]}
-    return function(*batches)
-
-
-def rows_of(batch: Any) -> int:
-    """Return the number of rows of a batch."""
-    while isinstance(batch, Mapping):
-        batch = next(iter(batch.values()))
-    return len(batch)

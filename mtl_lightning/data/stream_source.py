@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mtl_lightning.data.table_columns import listed, nearest
+from mtl_lightning.data.table_columns import listed
+from mtl_lightning.names import did_you_mean
 from mtl_lightning.types import ConfigurationError, DataError
 
 _READ_AHEAD = 1 << 20  # bytes of each column's chunk that are read at a time
@@ -94,7 +95,7 @@ class ParquetSource:
         """Refuse a file in which a column is not what it is in the first."""
         if name not in schema.names:
             raise DataError(
-                f"{path}: expected a column {name!r}, found {listed(schema.names)}.{nearest(name, schema.names)}"
+                f"{path}: expected a column {name!r}, found {listed(schema.names)}.{did_you_mean(name, schema.names)}"
             )
         found, first = (_plain(other.field(name).type) for other in (schema, self._schemas[0]))
         if found != first:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
+from mtl_lightning.names import did_you_mean
 from mtl_lightning.types import ConfigurationError
 
 TargetKind = Literal["number", "classes"]
@@ -113,7 +113,8 @@ class TableColumns:
             for name in wanted:
                 if not (matching(name, names) if what not in ("targets", "weights") else name in names):
                     raise ConfigurationError(
-                        f"Expected columns among {listed(names)}, found {name!r} in `{what}`.{nearest(name, names)}"
+                        f"Expected columns among {listed(names)}, found {name!r} in `{what}`."
+                        f"{did_you_mean(name, names)}"
                     )
         reserved = targets | {*self.weight_columns()}
         if leaks := [name for name in (*self.numeric, *self.categorical, *self.log1p) if name in reserved]:
@@ -151,12 +152,6 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
 def listed(names: Sequence[str], most: int = 30) -> str:
     """Return names as a text that stays short."""
     return f"{list(names[:most])}" + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Return a question that names the nearest of ``names``, or nothing where none is near."""
-    found = get_close_matches(name, list(names), n=1)
-    return f" Did you mean {found[0]!r}?" if found else ""
 
 
 def in_order(values: Iterable[str]) -> list[str]:

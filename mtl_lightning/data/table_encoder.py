@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtl_lightning.data.table_cells import CellError, numbers, texts
-from mtl_lightning.data.table_columns import listed, nearest
+from mtl_lightning.data.table_columns import listed
 from mtl_lightning.data.table_profile import logarithmic
+from mtl_lightning.names import did_you_mean
 from mtl_lightning.tasks.rows import MISSING
 from mtl_lightning.types import Batch, DataError
 
@@ -145,6 +146,7 @@ def _column(batch: Any, name: str) -> Any:
     names = batch.schema.names
     if name not in names:
         raise DataError(
-            f"Expected a column {name!r}, as the model was trained with, found {listed(names)}.{nearest(name, names)}"
+            f"Expected a column {name!r}, as the model was trained with, found {listed(names)}."
+            f"{did_you_mean(name, names)}"
         )
     return batch.column(name)

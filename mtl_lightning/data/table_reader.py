@@ -14,7 +14,8 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
 from mtl_lightning.data.table_cells import is_text
-from mtl_lightning.data.table_columns import listed, nearest
+from mtl_lightning.data.table_columns import listed
+from mtl_lightning.names import did_you_mean
 from mtl_lightning.types import ConfigurationError, DataError
 
 Paths: TypeAlias = str | Path | Sequence[str | Path]
@@ -104,7 +105,7 @@ class TableFiles:
             for name in columns:
                 if name not in spelled:
                     raise DataError(
-                        f"{file}: expected a column {name!r}, found {listed([*spelled])}.{nearest(name, spelled)}"
+                        f"{file}: expected a column {name!r}, found {listed([*spelled])}.{did_you_mean(name, spelled)}"
                     )
             wanted: Mapping[str, As] = columns or {next(iter(spelled)): "text"}  # to learn the number of rows at least
             raw = {spelled[name]: kind for name, kind in wanted.items()}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.data.rows import TensorRows
+from mtl_lightning.nested import leaves
 from mtl_lightning.types import Batch
 
 
@@ -59,7 +60,7 @@ class RowsBuilder:
 
     def add(self, batch: Batch, rows: Tensor | None = None) -> None:
         """Add a batch, or some of its rows (M,) int64."""
-        for path, tensor in _leaves(batch):
+        for path, tensor in leaves(batch):
             part = tensor if rows is None else tensor.index_select(0, rows)
             part = part.to(self._dtype) if path == ("inputs", "categorical") else part
             self._parts.setdefault(path, []).append(part)
@@ -76,12 +77,6 @@ class RowsBuilder:
                 place = place.setdefault(key, {})
             place[last] = torch.cat(self._parts.pop(path))
         return TableRows(whole["inputs"], whole.get("targets"), whole.get("weights"))
-
-
-def _leaves(batch: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Tensor]]:
-    if isinstance(batch, dict):
-        return [leaf for key, value in batch.items() for leaf in _leaves(value, (*path, key))]
-    return [(path, batch)]
 
 
 def _widened(batch: Batch) -> Batch:

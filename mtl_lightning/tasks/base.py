@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from mtl_lightning.types import ConfigurationError, Described, Likelihood, TargetError, TargetSpec
+from mtl_lightning.describe import Described
+from mtl_lightning.types import ConfigurationError, Likelihood, TargetError, TargetSpec
 
 MetricFactories: TypeAlias = Mapping[str, Callable[[], Metric]]
 

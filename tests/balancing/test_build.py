@@ -19,7 +19,8 @@ from mtl_lightning.balancing import Balancer
 from mtl_lightning.balancing.base import BalancerArgument, build_balancer
 from mtl_lightning.balancing.scalarizer import TorchJDScalarizer
 from mtl_lightning.balancing.torchjd import TorchJD
-from mtl_lightning.types import ConfigurationError, describe
+from mtl_lightning.describe import describe
+from mtl_lightning.types import ConfigurationError
 
 
 def parsed(part: Any) -> Any:

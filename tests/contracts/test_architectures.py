@@ -15,7 +15,8 @@ from torchjd.aggregation import UPGrad
 from mtl_lightning.architectures import Architecture
 from mtl_lightning.architectures.base import build_architecture
 from mtl_lightning.balancing import Balancer
-from mtl_lightning.types import ConfigurationError, InputSpec, TensorSpec, describe
+from mtl_lightning.describe import describe
+from mtl_lightning.types import ConfigurationError, InputSpec, TensorSpec
 from tests.architectures.test_yaml import parser, read
 from tests.contracts.architecture_cases import (
     ARCHITECTURES,

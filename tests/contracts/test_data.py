@@ -20,8 +20,9 @@ from torch import Tensor
 
 from mtl_lightning import data as package
 from mtl_lightning.data import MultiTaskDataModule, ResumableLoader
+from mtl_lightning.describe import describe
 from mtl_lightning.tasks import Task
-from mtl_lightning.types import ConfigurationError, describe, sample_inputs
+from mtl_lightning.types import ConfigurationError, sample_inputs
 
 Make: TypeAlias = Callable[..., MultiTaskDataModule]
 

@@ -15,8 +15,9 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from mtl_lightning.describe import describe
 from mtl_lightning.tasks import Task
-from mtl_lightning.types import ConfigurationError, TargetError, describe
+from mtl_lightning.types import ConfigurationError, TargetError
 from tests.contracts.task_cases import (
     CLASSES,
     KINDS,

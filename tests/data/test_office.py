@@ -13,8 +13,9 @@ from torch import Tensor
 from mtl_lightning.architectures import MLP, SharedBottom
 from mtl_lightning.data import MultiTaskDataModule, Office, OfficeDomain
 from mtl_lightning.data.images import IMAGENET_MEAN, IMAGENET_STD
+from mtl_lightning.describe import describe
 from mtl_lightning.tasks import MulticlassClassification
-from mtl_lightning.types import ConfigurationError, DataError, TensorSpec, describe
+from mtl_lightning.types import ConfigurationError, DataError, TensorSpec
 from tests.data.make_images import CLASSES, OFFICE_31, OFFICE_HOME, write_office
 from tests.data.shared import copied, layout
 from tests.helpers import fit, make_module

@@ -17,7 +17,8 @@ from mtl_lightning.data import MultiTaskDataModule, TableData
 from mtl_lightning.data.stream_source import ParquetSource
 from mtl_lightning.data.stream_table import Streaming
 from mtl_lightning.data.table_split import TableSplit
-from mtl_lightning.types import ConfigurationError, DataError, describe
+from mtl_lightning.describe import describe
+from mtl_lightning.types import ConfigurationError, DataError
 from tests.contracts import test_data as contract
 from tests.data.stream_runs import ROWS, EveryThirdCheckpoint, make_data, predicted, run, validated, write
 from tests.helpers import assert_same

@@ -16,7 +16,7 @@ import torch
 import yaml  # type: ignore[import-untyped]  # it ships no types
 
 from mtl_lightning.data import TableData, TableSplit, TargetColumn
-from mtl_lightning.data.plain import check_plain
+from mtl_lightning.plain import check_plain
 from mtl_lightning.tasks import BinaryClassification, MulticlassClassification, Regression
 from mtl_lightning.types import ConfigurationError, DataError, TableSpec
 from tests.cli import CONFIGS, only, run

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from mtl_lightning.data import TableColumns, TableEncoder, TableFitter, TargetColumn
-from mtl_lightning.data.plain import check_plain
 from mtl_lightning.data.table_cells import CellError
 from mtl_lightning.data.table_schema import described
+from mtl_lightning.plain import check_plain
 from mtl_lightning.types import ConfigurationError, DataError, TableSpec, input_spec_from_dict
 
 TABLE = pa.table(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtl_lightning.data.plain import check_plain
+from mtl_lightning.plain import check_plain, is_plain
 from mtl_lightning.types import ConfigurationError
 
 
@@ -37,3 +37,24 @@ def test_the_rest_is_refused_with_its_place(value: Any, message: str) -> None:
 
 def test_ordered_dicts_are_dicts() -> None:
     check_plain(OrderedDict(a=1), "schema")
+
+
+def test_a_checkpoint_holds_tensors_and_tuples_besides(tmp_path: Path) -> None:
+    value = {"inputs": (torch.arange(3), [torch.zeros(2)]), "names": ("a", None), 3: True}
+    assert is_plain(value, tensors=True)
+    check_plain(value, "batch", tensors=True)
+    torch.save(value, tmp_path / "batch.pt")
+    assert torch.load(tmp_path / "batch.pt", weights_only=True)["names"] == ("a", None)
+
+
+def test_tensors_and_tuples_are_plain_only_where_they_are_allowed() -> None:
+    assert is_plain({"a": [1, 2.5, None]})
+    assert not is_plain([torch.zeros(1)])
+    assert not is_plain(((1, 2), "b"))
+
+
+@pytest.mark.parametrize("value", [np.float64(1.0), np.zeros(2), Path("x"), torch.nn.Parameter(torch.zeros(1)), {1, 2}])
+def test_nothing_else_is_plain_even_with_tensors(value: Any) -> None:
+    assert not is_plain({"inputs": [value]}, tensors=True)
+    with pytest.raises(ConfigurationError, match=r"dict, tuple, Tensor\) in batch\['inputs'\]\[0\], found"):
+        check_plain({"inputs": [value]}, "batch", tensors=True)
