@@ -19,7 +19,8 @@ from mtl_lightning.architectures.base import (
     Linear,
     build_architecture,
 )
-from mtl_lightning.balancing.base import Balancer, BalancerArgument, build_balancer
+from mtl_lightning.balancing.base import Balancer
+from mtl_lightning.balancing.build import BalancerArgument, build_balancer
 from mtl_lightning.core import checkpoint as plain
 from mtl_lightning.core.compilation import CompileOptions
 from mtl_lightning.core.graph import (
