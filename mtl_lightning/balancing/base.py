@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torchjd.aggregation import Aggregator
-from torchjd.scalarization import Scalarizer
 from typing_extensions import Self
 
 from mtl_lightning.balancing.draws import Draws
 from mtl_lightning.balancing.virtual_step import VirtualStep
-from mtl_lightning.types import ConfigurationError, Likelihood
+from mtl_lightning.types import Likelihood
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -154,60 +150,3 @@ class Balancer(nn.Module):
 
         super()._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return self
-
-
-# ours stand first, so that a short class name that torchjd has too means ours
-BalancerArgument: TypeAlias = (
-    Callable[[int], Balancer] | Callable[[int], Scalarizer] | Callable[[int], Aggregator] | Scalarizer | Aggregator
-)
-_SIZES = ("shape", "n_tasks")  # what torchjd's classes that hold something per task call the number of tasks
-
-
-def build_balancer(argument: BalancerArgument | Balancer, num_tasks: int) -> Balancer:
-    """Make a balancer from its class or factory; torchjd's scalarizers and aggregators are adapted.
-
-    Raises:
-        ConfigurationError: if it makes something else, or cannot be made.
-    """
-    from mtl_lightning.balancing.scalarizer import TorchJDScalarizer  # which are Balancers themselves
-    from mtl_lightning.balancing.torchjd import TorchJD
-
-    made: Any = argument if isinstance(argument, nn.Module) else call_factory(argument, num_tasks)
-    if isinstance(made, Scalarizer):
-        return TorchJDScalarizer(num_tasks, scalarizer=made)
-    if isinstance(made, Aggregator):
-        return TorchJD(num_tasks, aggregator=made)
-    if not isinstance(made, Balancer):
-        raise ConfigurationError(
-            f"`balancer`: expected a Balancer class, a function of the number of tasks that makes one, or a torchjd "
-            f"scalarizer or aggregator, found {made!r}."
-        )
-    if made.num_tasks != num_tasks:
-        raise ConfigurationError(f"`balancer`: expected one for {num_tasks} tasks, found one for {made.num_tasks}.")
-    return made
-
-
-def call_factory(factory: Callable[..., Any], num_tasks: int) -> Any:
-    """Call a factory with the number of tasks; one of a torchjd class only if that takes it.
-
-    Raises:
-        ConfigurationError: if a torchjd class needs arguments that were not given, or packages that are missing.
-    """
-    bound = factory if isinstance(factory, functools.partial) else functools.partial(factory)
-    candidates = [part for part in (bound.func, *bound.args) if inspect.isclass(part)]  # the parser's has it in `args`
-    cls = next((part for part in candidates if issubclass(part, Scalarizer | Aggregator)), None)
-    if cls is None:
-        return factory(num_tasks)
-    sizes = [name for name in _SIZES if name in inspect.signature(cls).parameters and name not in bound.keywords]
-    try:
-        return factory(**dict.fromkeys(sizes, num_tasks))
-    except TypeError as error:
-        raise ConfigurationError(
-            f"`balancer`: torchjd's {cls.__name__} could not be made: {error}. Give its arguments with "
-            "`functools.partial`, in YAML as `init_args`; or pass an instance."
-        ) from error
-    except ImportError as error:
-        raise ConfigurationError(
-            f"`balancer`: torchjd's {cls.__name__} could not be made: {error}. Its solver's packages come with "
-            'pip install "mtl-lightning[solvers]".'
-        ) from error

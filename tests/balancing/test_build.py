@@ -16,9 +16,8 @@ from torchjd.scalarization import DWA, FAMO, IMTLL, STCH, UW, Constant, Mean
 import mtl_lightning.balancing
 import mtl_lightning.types
 from mtl_lightning.balancing import Balancer
-from mtl_lightning.balancing.base import BalancerArgument, build_balancer
-from mtl_lightning.balancing.scalarizer import TorchJDScalarizer
-from mtl_lightning.balancing.torchjd import TorchJD
+from mtl_lightning.balancing.build import BalancerArgument, build_balancer
+from mtl_lightning.balancing.torchjd import TorchJD, TorchJDScalarizer
 from mtl_lightning.describe import describe
 from mtl_lightning.types import ConfigurationError
 

@@ -18,7 +18,7 @@ from torchjd.scalarization import Scalarizer
 
 from mtl_lightning import balancing
 from mtl_lightning.balancing import Balancer
-from mtl_lightning.balancing.base import build_balancer
+from mtl_lightning.balancing.build import build_balancer
 from mtl_lightning.balancing.draws import Draws
 
 EXPORTED: list[Any] = [getattr(balancing, name) for name in balancing.__all__]

@@ -40,8 +40,10 @@ from torchjd.aggregation import (
 )
 from torchjd.linalg import QuadprogProjector
 
-from mtl_lightning.balancing.base import BalancerArgument, build_balancer
+from mtl_lightning import balancing
+from mtl_lightning.balancing.build import BalancerArgument, build_balancer
 from mtl_lightning.balancing.torchjd import TorchJD
+from mtl_lightning.balancing.torchjd import aggregator as adapter
 from mtl_lightning.types import ConfigurationError
 from tests.balancing.matrices import DOUBLE, check_finite, check_resume, random_rows, saved_and_loaded, update
 
@@ -352,3 +354,7 @@ def test_missing_packages_are_named_with_the_extra() -> None:
 
 def test_losses_are_as_many_as_tasks() -> None:
     assert make(UPGrad)(torch.ones(4)).item() == 4.0
+
+
+def test_ours_are_named_where_we_have_them() -> None:
+    assert set(adapter._OURS) <= set(balancing.__all__)

@@ -12,9 +12,10 @@ from torchjd import Stateful
 from torchjd.scalarization import Scalarizer, Sum
 from typing_extensions import Self
 
-from mtl_lightning.balancing import private_state
-from mtl_lightning.balancing.base import Balancer, call_factory
+from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.draws import Draws
+from mtl_lightning.balancing.torchjd import private_state
+from mtl_lightning.balancing.torchjd.factories import call_factory
 from mtl_lightning.types import ConfigurationError
 
 _OURS = {"UW": "UncertaintyWeighting"}  # where ours has another name; only messages use it

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from mtl_lightning.balancing import private_state
+from mtl_lightning.balancing.torchjd import private_state
 from mtl_lightning.types import ConfigurationError
 
 

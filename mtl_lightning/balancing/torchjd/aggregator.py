@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 from torchjd.aggregation import Aggregator, UPGrad
 
-from mtl_lightning.balancing.base import Balancer, call_factory
+from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.draws import Draws
 from mtl_lightning.balancing.gradient import GradientBalancer, LossBalancer, Rescale
-from mtl_lightning.balancing.torchjd_state import Memory
+from mtl_lightning.balancing.torchjd.factories import call_factory
+from mtl_lightning.balancing.torchjd.memory import Memory
 from mtl_lightning.types import ConfigurationError
 
 _NORM_EPS = 1e-20
+_OURS = ("CRMOGM", "ExcessMTL", "GradVac", "NashMTL", "PCD")  # methods with state that we have too, for messages
 _PER_TASK = ("pref_vector", "leak", "weights")  # torchjd's public attributes that may hold one number per task
 
 
@@ -149,10 +151,8 @@ class TorchJD(GradientBalancer):
         return {"aggregator": type(self.aggregator).__name__, "num_tasks": self.num_tasks}
 
     def _wants_every_task(self, present: Tensor) -> str:
-        from mtl_lightning import balancing  # which imports this module
-
         names = [type(part).__name__.strip("_").removesuffix("Weighting") for part in self._memory.parts.values()]
-        ours = sorted({f"mtl_lightning.balancing.{name}" for name in names if name in balancing.__all__})
+        ours = sorted({f"mtl_lightning.balancing.{name}" for name in names if name in _OURS})
         absent = [index for index, found in enumerate(present.tolist()) if not found]
         return (
             f"torchjd's {self.aggregator!r} keeps state for all {self.num_tasks} tasks at once: expected every task to "

@@ -30,7 +30,7 @@ from torchjd.scalarization import (
 
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.balancing.gradient import GramianBalancer, LossBalancer
-from mtl_lightning.balancing.scalarizer import TorchJDScalarizer
+from mtl_lightning.balancing.torchjd import TorchJDScalarizer
 from mtl_lightning.types import ConfigurationError
 from tests.balancing.losses import flags, reloaded, weights_of
 from tests.core.saved import BATCHES, PATH, trained
@@ -345,7 +345,7 @@ def test_as_the_loss_balancer_of_a_gradient_balancer() -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--losses", type=LossBalancer)
     init_args = {"scalarizer": "torchjd.scalarization.IMTLL", "seed": 3}
-    part = {"class_path": "mtl_lightning.balancing.scalarizer.TorchJDScalarizer", "init_args": init_args}
+    part = {"class_path": "mtl_lightning.balancing.torchjd.TorchJDScalarizer", "init_args": init_args}
     balancer = Sums(3, losses=parser.instantiate(parser.parse_object({"losses": part})).losses)
     assert [p.shape for p in balancer.parameters()] == [(3,)]
     assert balancer(LOSSES).item() == 7.0
