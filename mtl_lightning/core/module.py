@@ -27,7 +27,7 @@ from mtl_lightning.core.compat.trainer_arguments import TrainerArguments, replac
 from mtl_lightning.core.compat.validations import Validations, plan_validation
 from mtl_lightning.core.compilation import CompileOptions, compile_parts
 from mtl_lightning.core.evaluation import DerivedMetrics, Evaluations
-from mtl_lightning.core.network.graph import Edge, known_name
+from mtl_lightning.core.network.graph import Edge
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.network.roles import Named
 from mtl_lightning.core.optim.composite import CompositeOptimizer
@@ -43,6 +43,7 @@ from mtl_lightning.core.update.labels import LabelWatch
 from mtl_lightning.core.update.update import Updates
 from mtl_lightning.core.update.window import Window
 from mtl_lightning.describe import Described
+from mtl_lightning.names import known_name
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import ConfigurationError, InputSpec, spec_of
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.architectures import MLP, SharedBottom
 from mtl_lightning.balancing import Balancer, UncertaintyWeighting
-from mtl_lightning.core.optimizers import CompositeOptimizer
+from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.types import ConfigurationError, TensorSpec
 from tests.core.by_hand import HandLoop
 from tests.helpers import (

@@ -32,6 +32,7 @@ from mtl_lightning.version import __version__
 
 Module = TypeVar("Module", bound=Network)
 
+
 def describe_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Split constructor arguments into plain data and those that only code can give, with the reason."""
     config: dict[str, Any] = {}

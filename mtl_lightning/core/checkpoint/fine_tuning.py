@@ -56,21 +56,20 @@ def load_what_stays(network: Network, weights: Mapping[str, Any], tasks: Sequenc
     """Load the weights and buffers that the network still has; all others stay as they were made.
 
     Args:
-        module: the new network.
+        network: the new network.
         weights: the state dict of the old one.
         tasks: the names of the old one's tasks, in order.
     """
     own = network.state_dict()
-    stays = {name: found for name in own if (found := _what_stays(network, name, own[name], weights, tasks)) is not None}
+    found = {name: _what_stays(network, name, value, weights, tasks) for name, value in own.items()}
+    stays = {name: value for name, value in found.items() if value is not None}
     network.load_state_dict(stays, strict=False)
     rank_zero_info(
         f"Made anew, because the checkpoint has none that fits: {[name for name in own if name not in stays]}."
     )
 
 
-def _what_stays(
-    network: Network, name: str, own: Any, weights: Mapping[str, Any], tasks: Sequence[str]
-) -> Any | None:
+def _what_stays(network: Network, name: str, own: Any, weights: Mapping[str, Any], tasks: Sequence[str]) -> Any | None:
     """Return the old value of an entry of the state dict, or None."""
     source = old_name(network, name, tasks)
     found = weights.get(source) if source is not None else None

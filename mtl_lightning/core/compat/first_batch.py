@@ -1,7 +1,7 @@
 """The first batch of the data that a trainer is about to run on.
 
-Relies on ``Trainer.datamodule`` and, for a loader that was passed to ``fit``, on ``Trainer.fit_loop._data_source``, which
-have the data before any loader is set up.
+Relies on ``Trainer.datamodule`` and, for a loader that was passed to ``fit``, on ``Trainer.fit_loop._data_source``,
+which have the data before any loader is set up.
 """
 
 from __future__ import annotations

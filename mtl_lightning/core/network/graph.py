@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtl_lightning.names import known_name
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import ConfigurationError
 
@@ -90,15 +90,6 @@ class TaskGraph:
             if task in reached:
                 reached.update(read for read, edge in self.edges[task].items() if not edge.stop_gradient)
         return reached
-
-
-def known_name(name: str, known: Iterable[str], where: str) -> None:
-    """Raise a :class:`ConfigurationError` that names the nearest known name unless ``name`` is one."""
-    known = list(known)
-    if name not in known:
-        near = get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigurationError(f"`{where}`: expected one of {known}, found {name!r}.{hint}")
 
 
 def check_task_names(tasks: Iterable[str]) -> None:

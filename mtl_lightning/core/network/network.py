@@ -17,17 +17,18 @@ from mtl_lightning.architectures.base import (
     build_architecture,
     last_affine,
 )
-from mtl_lightning.balancing.base import Balancer, BalancerArgument, build_balancer
+from mtl_lightning.balancing.base import Balancer
+from mtl_lightning.balancing.build import BalancerArgument, build_balancer
 from mtl_lightning.core.network.graph import (
     DEFAULT,
     Reads,
     TaskGraph,
     check_task_names,
     head_sizes,
-    known_name,
     run_heads,
 )
 from mtl_lightning.core.network.roles import Roles, find_roles
+from mtl_lightning.names import known_name
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import ConfigurationError, InputSpec
 

@@ -13,7 +13,8 @@ from typing import Any, TypeAlias, cast
 from torch import nn
 
 from mtl_lightning.architectures.base import Architecture
-from mtl_lightning.core.network.graph import BALANCER, SHARED, known_name
+from mtl_lightning.core.network.graph import BALANCER, SHARED
+from mtl_lightning.names import known_name
 from mtl_lightning.types import ConfigurationError
 
 Named: TypeAlias = dict[str, nn.Parameter]

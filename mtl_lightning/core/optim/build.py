@@ -10,10 +10,12 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Optimizer
 
-from mtl_lightning.core.network.graph import BALANCER, DEFAULT, known_name
+from mtl_lightning.core.network.graph import BALANCER, DEFAULT
 from mtl_lightning.core.network.roles import Named, Roles
 from mtl_lightning.core.optim.composite import CompositeOptimizer, needs_closure
+from mtl_lightning.names import known_name
 from mtl_lightning.types import ConfigurationError
+
 
 def assign_groups(roles: Roles, patterns: Mapping[str, Sequence[str]] | None) -> dict[str, Named]:
     """Put every parameter, frozen ones too, in exactly one group: by pattern, else by role.

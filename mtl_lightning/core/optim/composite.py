@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from mtl_lightning.core.optim.merged_step import step_together
 from mtl_lightning.types import ConfigurationError
 
+
 class CompositeOptimizer(Optimizer):
     """Named optimizers behind one: one shared ``state``, and the very same parameter-group dicts.
 

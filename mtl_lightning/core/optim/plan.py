@@ -9,11 +9,12 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 from torch.optim import Adam
 
-from mtl_lightning.core.network.graph import BALANCER, DEFAULT, known_name
+from mtl_lightning.core.network.graph import BALANCER, DEFAULT
 from mtl_lightning.core.network.roles import Named, Roles
 from mtl_lightning.core.optim.build import assign_groups, build_optimizers, sparse_parameters
 from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.core.optim.schedules import CompositeScheduler, Schedule, SchedulerFactory
+from mtl_lightning.names import known_name
 
 
 class OptimizerPlan:

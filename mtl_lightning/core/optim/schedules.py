@@ -10,8 +10,9 @@ from lightning.pytorch.cli import ReduceLROnPlateau as MonitoringPlateau
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
-from mtl_lightning.core.network.graph import BALANCER, DEFAULT, known_name
+from mtl_lightning.core.network.graph import BALANCER, DEFAULT
 from mtl_lightning.core.optim.composite import CompositeOptimizer
+from mtl_lightning.names import known_name
 from mtl_lightning.types import ConfigurationError
 
 SchedulerFactory: TypeAlias = Callable[[Optimizer], MonitoringPlateau] | Callable[[Optimizer], LRScheduler]

@@ -10,6 +10,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities import rank_zero_warn
 
 from mtl_lightning.core.runtime import Runtime
+from mtl_lightning.plain import is_plain
 from mtl_lightning.types import Batch
 
 
@@ -47,7 +48,7 @@ class Accumulation:
         would make the checkpoint unreadable.
         """
         window = [dict(batch) for batch in self.batches]
-        if all(map(_is_plain, window)):
+        if is_plain(window, tensors=True):
             return {"window": cast("list[Any]", move_data_to_device(window, torch.device("cpu")))}
         rank_zero_warn(
             "The checkpoint is written in the middle of a window whose batches hold more than tensors and plain data: "
@@ -58,9 +59,3 @@ class Accumulation:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a started window, on the module's device."""
         self.batches = [self._runtime.to_device(batch) for batch in state.get("window", [])]
-
-
-def _is_plain(value: Any) -> bool:
-    if type(value) in (dict, list, tuple):
-        return all(map(_is_plain, value.values() if isinstance(value, dict) else value))
-    return type(value) in (torch.Tensor, str, int, float, bool, type(None))

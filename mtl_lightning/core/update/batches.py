@@ -113,7 +113,7 @@ def check_targets(batch: Batch, tasks: Mapping[str, Task]) -> None:
 
 
 def group_batchable(batch: Batch, names: Iterable[str], tasks: Mapping[str, Task]) -> list[list[str]]:
-    """Group tasks whose targets may be put into one batch: of one kind, of one shape and dtype, without sample weights."""
+    """Group tasks whose targets may be put into one batch: of one kind, shape and dtype, without sample weights."""
     if "weights" in batch:
         return [[name] for name in names]
     targets = targets_of(batch)

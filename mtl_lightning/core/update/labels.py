@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from mtl_lightning.core.network.graph import known_name
 from mtl_lightning.core.update.batches import check_targets, targets_of
+from mtl_lightning.names import known_name
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch, ConfigurationError
 

@@ -57,9 +57,7 @@ def window_losses(
     return separate_losses(network, runtime, window, batch, names, outputs), aux
 
 
-def window_vector(
-    network: Network, runtime: Runtime, window: Window, batch: Batch
-) -> tuple[Tensor, dict[str, Tensor]]:
+def window_vector(network: Network, runtime: Runtime, window: Window, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """Like :func:`window_losses`, but as one vector (T,)."""
     names, outputs, aux = forward_tasks(network, window, batch)
     return losses_together(network, runtime, window, batch, names, outputs), aux

@@ -56,10 +56,10 @@ def error_of(network: Network, runtime: Runtime, window: Window, losses: Tensor,
         found = runtime.all_sum(_overflowing(network, runtime, window))
     tasks = [name for name, number in zip(network.tasks, found.tolist(), strict=True) if number]
     return NonFiniteError(
-        f"Update {runtime.trainer.global_step + 1}: expected finite gradients, found a norm of inf or nan in the groups "
-        f"{groups}; the loss or the gradient of {tasks or 'no single task'} is not finite. Lower that group's learning "
-        "rate, clip its gradient (`gradient_clip`), or look for extreme values in its targets; `on_nonfinite: skip` "
-        "leaves such updates out."
+        f"Update {runtime.trainer.global_step + 1}: expected finite gradients, found a norm of inf or nan in the "
+        f"groups {groups}; the loss or the gradient of {tasks or 'no single task'} is not finite. Lower that "
+        "group's learning rate, clip its gradient (`gradient_clip`), or look for extreme values in its targets; "
+        "`on_nonfinite: skip` leaves such updates out."
     )
 
 

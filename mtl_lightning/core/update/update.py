@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.optim.composite import CompositeOptimizer
@@ -69,7 +68,7 @@ class Updates:
         assert isinstance(composite, CompositeOptimizer)  # for the type checker; the plan makes it
         runtime.clear_gradients(composite, optimizer.zero_grad)
         rescale_targets(network, runtime, window)
-        if balancer.tries_steps:
+        if balancer.tries_steps():
             balancer.before_update(WindowLookahead(network, runtime, window, composite), window.present)
         self.losses = differentiate(network, runtime, window, self._memory, self.on_nonfinite == "ignore")
         average_whole_gradients(network, runtime)
@@ -80,8 +79,7 @@ class Updates:
         optimizer.step()  # in which Lightning's hook calls `finish_gradients`
         if self.skipped == skipped:
             balancer.after_update(lambda: recomputed(network, runtime, window))
-            network.architecture.after_update()
-            if balancer.follows_epochs:
+            if balancer.follows_epochs():
                 self.epoch_losses.update(self.losses.tasks, window.counts)
         record.write(row, runtime.trainer)
         self._window = self._row = None

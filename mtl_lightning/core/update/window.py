@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.update.batches import check_targets, group_batchable, in_order, targets_of, weight_of
+from mtl_lightning.nested import leaves, map_leaves
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch, BatchError, TargetError
 
@@ -110,30 +111,16 @@ def _split(batch: Batch, parts: int) -> list[Any]:
             "larger batches, or `drop_last`."
         )
     edges = [rows * part // parts for part in range(parts + 1)]
-    return [_slice(batch, slice(*edges[part : part + 2])) for part in range(parts)]
+    cuts = [slice(*edges[part : part + 2]) for part in range(parts)]
+    return [map_leaves(lambda leaf, cut=cut: leaf[cut], batch) for cut in cuts]
 
 
-def _rows(value: Any) -> int:
-    while not isinstance(value, Tensor):
-        parts = list(value.values()) if isinstance(value, Mapping) else value
-        if not isinstance(parts, list | tuple) or not parts:
-            raise _not_tensors(value)
-        value = parts[0]
-    return len(value)
-
-
-def _slice(value: Any, rows: slice) -> Any:
-    if isinstance(value, Tensor):
-        return value[rows]
-    if isinstance(value, Mapping):
-        return {key: _slice(entry, rows) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_slice(entry, rows) for entry in value)
-    raise _not_tensors(value)
-
-
-def _not_tensors(value: Any) -> BatchError:
-    return BatchError(
-        "The balancer splits each batch into parts: expected inputs of tensors, in dicts, lists or tuples, found "
-        f"{type(value).__name__}. Use a balancer that needs no parts."
-    )
+def _rows(batch: Batch) -> int:
+    """Return the number of rows of a batch, which holds nothing but tensors."""
+    found = [leaf for _, leaf in leaves(batch)]
+    if foreign := [type(leaf).__name__ for leaf in found if not isinstance(leaf, Tensor)]:
+        raise BatchError(
+            "The balancer splits each batch into parts: expected inputs of tensors, in dicts, lists or tuples, found "
+            f"{foreign[0]}. Use a balancer that needs no parts."
+        )
+    return len(found[0])

@@ -2,8 +2,8 @@
 
 Each task's loss is a separate scalar, so that its backward runs its own head and the trunk and nothing else. The rows
 are summed over micro-batches and processes *before* anything non-linear is done with them, in one flat all-reduce of
-P x D + H + h numbers (P tasks present, D shared parameters, H numbers in the h parameters of single tasks); in two where
-the balancer's weights multiply the heads' gradients too.
+P x D + H + h numbers (P tasks present, D shared parameters, H numbers in the h parameters of single tasks); in two
+where the balancer's weights multiply the heads' gradients too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mtl_lightning.core.update.gradients.base import GradientLevel, Gradients, W
 from mtl_lightning.core.update.gradients.jacobian import Jacobian, RowMemory
 from mtl_lightning.core.update.losses import aux_term, window_losses
 from mtl_lightning.core.update.window import Window
-from mtl_lightning.types import Batch, MtlLightningWarning
+from mtl_lightning.types import MtlLightningWarning
 
 
 class ParameterLevel(GradientLevel):
@@ -31,7 +31,7 @@ class ParameterLevel(GradientLevel):
 
     def look(self) -> None:
         """Look at every micro-batch of every part once."""
-        parts = self.window.split(self.network.balancer.parts, self.network.tasks, self.runtime)
+        parts = self.window.split(self.network.balancer.splits, self.network.tasks, self.runtime)
         for part in parts:
             self.jacobians.append(self._rows(part, self.memory if len(parts) == 1 else RowMemory()))
         if len(parts) > 1:
