@@ -23,6 +23,7 @@ from mtl_lightning.core.jacobian import warn_if_nothing_is_shared
 from mtl_lightning.core.losses import at_least_float32
 from mtl_lightning.core.network import Network
 from mtl_lightning.core.optimizers import CompositeOptimizer, CompositeScheduler
+from mtl_lightning.core.process_group import destroy_at_exit
 from mtl_lightning.core.sharding import refuse_unsupported, shard
 from mtl_lightning.core.termination import Termination
 from mtl_lightning.core.trainer_arguments import TrainerArguments, replacements
@@ -145,6 +146,7 @@ class MultiTaskModule(Network):
 
     def configure_callbacks(self) -> list[Callback]:
         """Take over what the trainer refuses under manual optimization; the last hook before its check."""
+        destroy_at_exit()  # a process group that the trainer makes next
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # set outside its __init__
         here = [callback for callback in callbacks if isinstance(callback, TrainerArguments)]
         self.trainer_arguments = here[0] if here else TrainerArguments()
