@@ -22,6 +22,7 @@ from mtl_lightning.core.checkpoint import checkpoint as plain
 from mtl_lightning.core.checkpoint import fine_tuning, format_1, resume
 from mtl_lightning.core.checkpoint.random_state import RandomState
 from mtl_lightning.core.compat.first_batch import first_batch
+from mtl_lightning.core.compat.process_group import destroy_at_exit
 from mtl_lightning.core.compat.termination import Termination
 from mtl_lightning.core.compat.trainer_arguments import TrainerArguments, replacements
 from mtl_lightning.core.compat.validations import Validations, plan_validation
@@ -142,6 +143,7 @@ class MultiTaskModule(Described, Network, LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Take over what the trainer refuses under manual optimization; the last hook before its check."""
+        destroy_at_exit()  # a process group that the trainer makes next
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # set outside its __init__
         found = [callback for callback in callbacks if isinstance(callback, TrainerArguments)]
         self.trainer_arguments = found[0] if found else TrainerArguments()
