@@ -27,6 +27,9 @@ MAY_IMPORT = {
     "__init__": ("core",),
 }
 ONLY_BASES = ("core", "callbacks")
+CONTRACTS = {f"mtl_lightning.{package}.base" for package in LEVEL_1} | {
+    f"mtl_lightning.balancing.{name}" for name in ("build", "rows", "lookahead")
+}
 MAY_USE_LIGHTNING = ("core", "callbacks", "cli", "data")
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -59,11 +62,7 @@ def test_imports_point_down(path: Path) -> None:
         there = name.split(".")[1]
         if there == here:
             continue
-        base_only = (
-            here in ONLY_BASES
-            and there in LEVEL_1
-            and name in (f"mtl_lightning.{there}.base", f"mtl_lightning.{there}.build")
-        )
+        base_only = here in ONLY_BASES and there in LEVEL_1 and name in CONTRACTS
         assert there in MAY_IMPORT[here] or base_only, f"{path.name} imports {name}"
 
 

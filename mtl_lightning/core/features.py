@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mtl_lightning.balancing.rows import GradientBalancer, MasksFeatures
 from mtl_lightning.core.graph import run_heads
 from mtl_lightning.core.jacobian import Weighed, is_finite
 from mtl_lightning.core.losses import (
@@ -37,8 +38,9 @@ class Features(Probe):
         ConfigurationError: if the tasks do not read the same features.
     """
 
-    def __init__(self, module: MultiTaskModule, counts: Mapping[str, float]) -> None:
-        super().__init__(module, counts)
+    def __init__(self, module: MultiTaskModule, balancer: GradientBalancer, counts: Mapping[str, float]) -> None:
+        super().__init__(module, balancer, counts)
+        self.masks: Tensor | None = None
         self.seen: list[tuple[Tensor, list[Tensor], Tensor | None]] = []  # features, tasks' gradients, auxiliary losses
         self.products: Tensor | None = None
         self.signed: Tensor | None = None
@@ -114,7 +116,7 @@ class Features(Probe):
         """Return the one tensor of features that every task reads."""
         tensors = list(per_task.values())
         if self.module.architecture.final or any(tensor is not tensors[0] for tensor in tensors):
-            name, architecture = type(self.module.balancer).__name__, type(self.module.architecture).__name__
+            name, architecture = type(self.balancer).__name__, type(self.module.architecture).__name__
             raise ConfigurationError(
                 f"{name} balances gradients of the features that all tasks' heads read: expected an architecture with "
                 f"the same features for every task, such as SharedBottom, found {architecture}. Use "
@@ -127,7 +129,7 @@ class Features(Probe):
         if not shared.dim():
             return
         with full_precision(self.module):
-            if self.module.balancer.gramian:
+            if not isinstance(self.balancer, MasksFeatures):
                 part = inner_products(gradients)
                 self.products = part if self.products is None else self.products + part
             else:
@@ -145,11 +147,11 @@ class Features(Probe):
 
     def task_weights(self, weights: Tensor, weighed: Weighed, present: Tensor) -> Tensor:
         """Return the method's weights (P,); 1 of methods that mask features instead."""
-        if self.module.balancer.gramian:
+        if not isinstance(self.balancer, MasksFeatures):
             return super().task_weights(weights, weighed, present)
         assert self.signed is not None
         signed = self.module.all_sum(self.signed) * weights.unsqueeze(1)
-        self.masks = self.module.balancer.masks(signed, present) if is_finite(self.module, signed) else None
+        self.masks = self.balancer.masks(signed, present) if is_finite(self.module, signed) else None
         return torch.ones_like(weights)
 
     def trunk_gradients(self, weights: Tensor, alpha: Tensor) -> list[Tensor]:
@@ -170,7 +172,7 @@ class Features(Probe):
     def _factor(self, shared: Tensor, gradients: Sequence[Tensor], weights: Tensor) -> Tensor:
         """Return what is sent back through the trunk (B, *)."""
         masks: Sequence[Tensor | None] = [None] * len(gradients)
-        if not self.module.balancer.gramian and self.masks is not None:
+        if self.masks is not None:
             masks = self.masks.view(len(gradients), 1, *shared.shape[1:]).unbind()
         factor = torch.zeros_like(shared, dtype=at_least_float32(shared).dtype)
         for gradient, mask, weight in zip(gradients, masks, weights.to(factor.dtype).unbind(), strict=True):

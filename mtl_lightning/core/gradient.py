@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
+from mtl_lightning.balancing.rows import GradientBalancer
 from mtl_lightning.core.features import Features
 from mtl_lightning.core.jacobian import by_rows
 from mtl_lightning.core.last_layer import LastLayer
@@ -41,12 +42,13 @@ def differentiate(
         counts: the labelled elements of each task, over the window and all processes.
         present: (T,) bool, whether there are any.
     """
-    if not module.balancer.wants_rows(len(window)):
+    balancer = module.balancer
+    if not balancer.wants_rows(len(window)):
         return _by_objective(module, window, counts, present)
     shared = any(parameter.requires_grad for parameter in module.roles.shared.values())
-    if not shared or module.balancer.level == "parameters":
+    if not shared or not isinstance(balancer, GradientBalancer) or balancer.level == "parameters":
         return by_rows(module, window, counts, present)
-    return by_probe(_PROBES[module.balancer.level](module, counts), window, present)
+    return by_probe(_PROBES[balancer.level](module, balancer, counts), window, present)
 
 
 def _by_objective(

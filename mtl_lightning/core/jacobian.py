@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from mtl_lightning.balancing.rows import GradientBalancer, GramianBalancer, PerParameter, WeighsHeads
 from mtl_lightning.core.counts import count_labels
 from mtl_lightning.core.losses import Losses, at_least_float32, aux_term, full_precision, window_losses
 from mtl_lightning.core.rows import Rows, put_gradients, reach, reached_others
@@ -60,13 +61,13 @@ def by_rows(module: MultiTaskModule, window: Sequence[Batch], counts: Mapping[st
     """Differentiate each present task by itself; the auxiliary losses are one more term, left out of combining."""
     seen = Losses()
     here = [index for index, count in enumerate(counts.values()) if count]
-    splits = [_rows(module, part, counts, here, seen) for part in split_window(window, module.balancer.splits)]
-    if len(splits) > 1:
-        seen.tasks = seen.tasks / len(splits)
-        seen.aux = {name: value / len(splits) for name, value in seen.aux.items()}
+    parts = [_rows(module, part, counts, here, seen) for part in split_window(window, module.balancer.parts)]
+    if len(parts) > 1:
+        seen.tasks = seen.tasks / len(parts)
+        seen.aux = {name: value / len(parts) for name, value in seen.aux.items()}
     weighed = weigh(module, present, seen)
     with full_precision(module), module.no_gradient_sync():
-        gradients, alpha = _gradients(module, splits, weighed, here, present)
+        gradients, alpha = _gradients(module, parts, weighed, here, present)
         seen.weights = weighed.weights
         if alpha is not None:
             places = torch.tensor(here, device=alpha.device)
@@ -80,7 +81,7 @@ def _rows(
 ) -> Rows:
     """Return this process's rows of the present tasks' scaled losses, and one of the auxiliary losses' sum if any."""
     parts, scale = len(window), module.loss_scale()
-    if module.balancer.splits > 1:
+    if module.balancer.parts > 1:
         counts = {name: count or 1.0 for name, count in count_labels(module, window).items()}
     trunk, others = trained(module)
     reachable = [*reach(module, others).values()]
@@ -92,42 +93,42 @@ def _rows(
         if aux:
             terms.append(aux_term(module, aux, parts))
         if rows is None:
-            rows = Rows(trunk, others, len(terms), _MEMORY.get(module) if module.balancer.splits == 1 else None)
+            rows = Rows(trunk, others, len(terms), _MEMORY.get(module) if module.balancer.parts == 1 else None)
         rows.add(terms, [*(reachable[index] for index in here), *([range(len(others))] if aux else [])])
     assert rows is not None  # a window holds at least one batch
-    if rows.jacobian.is_cpu and module.balancer.splits == 1:
+    if rows.jacobian.is_cpu and module.balancer.parts == 1:
         _MEMORY[module] = rows.jacobian
-    module.balancer.sizes = tuple(rows.sizes)
+    if isinstance(module.balancer, PerParameter):
+        module.balancer.sizes = tuple(rows.sizes)
     return rows
 
 
 def _gradients(
-    module: MultiTaskModule, splits: Sequence[Rows], weighed: Weighed, here: Sequence[int], present: Tensor
+    module: MultiTaskModule, parts: Sequence[Rows], weighed: Weighed, here: Sequence[int], present: Tensor
 ) -> tuple[list[tuple[nn.Parameter, Tensor]], Tensor | None]:
     """Return every parameter's gradient, summed over processes, and the weights (P,) of methods that have them."""
-    rows, balancer, scale = splits[0], module.balancer, module.loss_scale()
+    rows, scale = parts[0], module.loss_scale()
+    weight_heads = isinstance(module.balancer, GradientBalancer) and module.balancer.weight_heads
     weights = weighed.weights[here] / scale
     extra = len(rows.jacobian) - len(here)  # 1 row of auxiliary losses, or none
     aux = weights.new_ones(extra) / scale
-    together = [split.jacobian for split in splits]
-    others = [] if balancer.weight_heads else _weighed_others(splits, torch.cat([weights, aux]))
+    together = [part.jacobian for part in parts]
+    others = [] if weight_heads else _weighed_others(parts, torch.cat([weights, aux]))
     reduced = summed(module, [*together, *others])
-    jacobians, others = reduced[: len(splits)], reduced[len(splits) :]
+    jacobians, others = reduced[: len(parts)], reduced[len(parts) :]
     trunk, alpha = _combine(module, jacobians, weights, weighed.losses[here], present)
     if extra:
         own = torch.stack([jacobian[len(here) :].sum(0) for jacobian in jacobians]).mean(0)
         trunk = trunk + (own / scale).to(trunk.dtype)
-    if balancer.weight_heads:
-        others = summed(
-            module, _weighed_others(splits, torch.cat([weights if alpha is None else weights * alpha, aux]))
-        )
+    if weight_heads:
+        others = summed(module, _weighed_others(parts, torch.cat([weights if alpha is None else weights * alpha, aux])))
     return [*_pieces(rows, trunk), *reached_others(rows, others), *weighed.learned], alpha
 
 
-def _weighed_others(splits: Sequence[Rows], weights: Tensor) -> list[Tensor]:
-    """Return the means over splits of :meth:`Rows.weighed_others`."""
-    found = [split.weighed_others(weights) for split in splits]
-    return found[0] if len(found) == 1 else [torch.stack(parts).mean(0) for parts in zip(*found, strict=True)]
+def _weighed_others(parts: Sequence[Rows], weights: Tensor) -> list[Tensor]:
+    """Return the means over parts of :meth:`Rows.weighed_others`."""
+    found = [part.weighed_others(weights) for part in parts]
+    return found[0] if len(found) == 1 else [torch.stack(same).mean(0) for same in zip(*found, strict=True)]
 
 
 def _combine(
@@ -140,7 +141,7 @@ def _combine(
     weights = weights.to(tasks[0].dtype)
     if not tasks[0].shape[1]:
         return jacobians[0].new_zeros(0), None
-    if balancer.gramian:
+    if isinstance(balancer, GramianBalancer) and balancer.gramian:
         gramian = (tasks[0] @ tasks[0].T) * weights.unsqueeze(1) * weights
         if not is_finite(module, gramian):
             return (weights @ tasks[0]).to(dtype), None
@@ -148,11 +149,13 @@ def _combine(
         return ((alpha * weights) @ tasks[0]).to(dtype), alpha
     weighed = [rows * weights.unsqueeze(1) for rows in tasks]
     rows = weighed[0] if len(weighed) == 1 else torch.stack(weighed)
-    if balancer.rows and not is_finite(module, rows):
+    if not isinstance(balancer, GradientBalancer) or not is_finite(module, rows):
         return weighed[0].sum(0).to(dtype), None
     combined = balancer.gradient(rows, losses.to(rows.dtype), present)
-    heads = balancer.head_weights(present, number) if balancer.weight_heads else None
-    return combined.to(dtype, copy=True), heads  # a method may return what it keeps
+    combined = combined.to(dtype, copy=True)  # a method may return what it keeps
+    if balancer.weight_heads and isinstance(balancer, WeighsHeads):
+        return combined, balancer.head_weights(present, number)
+    return combined, None
 
 
 def warn_if_nothing_is_shared(module: MultiTaskModule) -> None:

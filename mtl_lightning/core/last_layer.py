@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from mtl_lightning.balancing.rows import GradientBalancer
 from mtl_lightning.core.losses import Losses, at_least_float32, window_losses
 from mtl_lightning.core.probe import Probe
 from mtl_lightning.types import Batch
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 class LastLayer(Probe):
     """Gradients with respect to the weight of the last shared layer: the last shared parameter that is no vector."""
 
-    def __init__(self, module: MultiTaskModule, counts: Mapping[str, float]) -> None:
-        super().__init__(module, counts)
+    def __init__(self, module: MultiTaskModule, balancer: GradientBalancer, counts: Mapping[str, float]) -> None:
+        super().__init__(module, balancer, counts)
         matrices = [parameter for parameter in self.rows.trunk if parameter.dim() > 1]
         self.layer: nn.Parameter = (matrices or self.rows.trunk)[-1]
         self.terms: list[tuple[list[Tensor], Tensor | None]] = []

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mtl_lightning.balancing.rows import GradientBalancer, GramianBalancer
 from mtl_lightning.core.jacobian import Weighed, is_finite, summed, trained, weigh
 from mtl_lightning.core.losses import Losses, aux_term, full_precision
 from mtl_lightning.core.rows import Rows, put_gradients, reach, reached_others
@@ -32,8 +33,8 @@ class Probe:
         reach: the indices among these that each present task's loss may depend on.
     """
 
-    def __init__(self, module: MultiTaskModule, counts: Mapping[str, float]) -> None:
-        self.module, self.counts = module, counts
+    def __init__(self, module: MultiTaskModule, balancer: GradientBalancer, counts: Mapping[str, float]) -> None:
+        self.module, self.balancer, self.counts = module, balancer, counts
         self.here = [index for index, count in enumerate(counts.values()) if count]
         trunk, others = trained(module)
         self.rows = Rows([], others, len(self.here) + 1) if others else Rows(trunk, [], 0)
@@ -53,9 +54,9 @@ class Probe:
     def task_weights(self, weights: Tensor, weighed: Weighed, present: Tensor) -> Tensor:
         """Return the method's weights (P,) of the weighed rows."""
         gramian = self.gramian() * weights.unsqueeze(1) * weights
-        if not is_finite(self.module, gramian):
+        if not isinstance(self.balancer, GramianBalancer) or not is_finite(self.module, gramian):
             return torch.ones_like(weights)
-        return self.module.balancer.task_weights(gramian, weighed.losses[self.here].to(gramian.dtype), present)
+        return self.balancer.task_weights(gramian, weighed.losses[self.here].to(gramian.dtype), present)
 
     def trunk_gradients(self, weights: Tensor, alpha: Tensor) -> list[Tensor]:
         """Return this process's gradient of each shared parameter."""
@@ -96,7 +97,7 @@ def by_probe(probe: Probe, window: Sequence[Batch], present: Tensor) -> Losses:
     with full_precision(module), module.no_gradient_sync():
         weights = weighed.weights[probe.here] / module.loss_scale()
         alpha = probe.task_weights(weights, weighed, present)
-        heads = weights * alpha if module.balancer.weight_heads else weights
+        heads = weights * alpha if probe.balancer.weight_heads else weights
         extra = torch.ones(1, device=weights.device, dtype=weights.dtype) / module.loss_scale()
         trunk = probe.trunk_gradients(weights, alpha)
         reduced = summed(module, [*trunk, *probe.rows.weighed_others(torch.cat([heads, extra]))])

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from mtl_lightning.balancing.lookahead import TriesSteps
 from mtl_lightning.core import record
 from mtl_lightning.core.counts import count_labels
 from mtl_lightning.core.frozen import frozen
@@ -41,8 +42,8 @@ def update(module: MultiTaskModule, window: Sequence[Batch]) -> Tensor | None:
     present = module.present_mask(tuple(count > 0 for count in counts.values()))
     clear_gradients(module)
     rescale_targets(module, window, counts)
-    if module.balancer.tries_steps():
-        module.balancer.before_update(Trial(module, window), present)
+    if module.balancer.tries_steps:
+        cast("TriesSteps", module.balancer).before_update(Trial(module, window), present)
     seen = differentiate(module, window, counts, present)
     average_whole_gradients(module)
     leave_absent_untouched(module, counts)
@@ -52,7 +53,7 @@ def update(module: MultiTaskModule, window: Sequence[Batch]) -> Tensor | None:
     optimizer.step()
     if module.skipped == skipped:
         module.balancer.after_update(lambda: recompute(module, window, counts))
-        if module.balancer.follows_epochs():
+        if module.balancer.follows_epochs:
             module.epoch_losses.add(seen.tasks, counts)
     record.write(module, row)
     module.pending_row, module.pending_window = None, ([], {})

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Trial:
-    """What :class:`~mtl_lightning.balancing.virtual_step.VirtualStep` promises, of a module and a window.
+    """What :class:`~mtl_lightning.balancing.lookahead.Lookahead` promises, of a module and a window.
 
     Args:
         module: the module.
@@ -31,7 +31,7 @@ class Trial:
 
     def __init__(self, module: MultiTaskModule, window: Sequence[Batch]) -> None:
         self.module = module
-        self.parts = split_window(window, module.balancer.splits)
+        self.parts = split_window(window, module.balancer.parts)
         self.counts = [count_labels(module, part) for part in self.parts]
         self.parameters: list[nn.Parameter] = [p for named in trained(module) for p in named]
 
