@@ -52,6 +52,7 @@ def update(module: MultiTaskModule, window: Sequence[Batch]) -> Tensor | None:
     optimizer, skipped = module.composite_optimizer(), module.skipped
     optimizer.step()
     if module.skipped == skipped:
+        module.architecture.after_update()
         module.balancer.after_update(lambda: recompute(module, window, counts))
         if module.balancer.follows_epochs:
             module.epoch_losses.add(seen.tasks, counts)
