@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.gradient import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.balancing.preferences import Preferences
+from mtl_lightning.balancing.rows import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.types import ConfigurationError
 
 ScaleMode: TypeAlias = Literal["min", "median", "rmse"]
@@ -41,7 +41,7 @@ class AlignedMTL(GramianBalancer):
         pref_vector: u, one number per task in order; absent tasks' are left out and the others kept.
         scale_mode: what :math:`\sigma` is: the smallest eigenvalue ("min", the paper's), the lower median ("median"),
             or the mean ("rmse"), of those that count.
-        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.gradient.GradientBalancer`.
+        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.rows.GradientBalancer`.
         rescale: see there.
         weight_heads: whether heads are weighted as well; not in the authors' code.
         level: what the gradients are taken of; ``"features"`` is the authors' faster variant.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtl_lightning.balancing.adam import TaskAdam
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.virtual_step import VirtualStep
+from mtl_lightning.balancing.lookahead import Lookahead
 from mtl_lightning.types import ConfigurationError, Likelihood
 
 TRAINING, VALIDATION = 0, 1  # the parts of the window
@@ -36,7 +36,7 @@ class AutoLambda(Balancer):
     What to know before using it:
 
     - The authors draw validation batches from the training data in an order of its own. Here a window is split in two
-      equal parts instead (``splits``): the step that is tried is that of the first, the training batch, and it is
+      equal parts instead (``parts``): the step that is tried is that of the first, the training batch, and it is
       judged on the second, the validation batch. The update itself is made with the whole window.
     - :math:`\lambda` is free, as in the paper: it is no softmax, and may become negative, with which a task is
       unlearned. ``floor=0.0`` forbids that.
@@ -44,8 +44,8 @@ class AutoLambda(Balancer):
     - Groups may have learning rates of their own: :math:`\eta v` is taken parameter by parameter. Optimizers other than
       SGD try plain steps, as in the authors' code.
     - Without a primary task in the window nothing is learned; absent tasks' :math:`\lambda` stay as they are.
-    - In a bare PyTorch loop, :meth:`before_update` is called with a virtual step of your own, see
-      :class:`~mtl_lightning.balancing.virtual_step.VirtualStep`; without these calls the weights stay as they start.
+    - In a bare PyTorch loop, :meth:`before_update` is called with a lookahead of your own, see
+      :class:`~mtl_lightning.balancing.lookahead.Lookahead`; without these calls the weights stay as they start.
 
     LibMTL's variant, the softmax of :math:`\lambda` learned at a rate of 1e-3, is not offered.
 
@@ -64,7 +64,7 @@ class AutoLambda(Balancer):
     """
 
     affine = True
-    splits = 2
+    parts = 2
     distance = 0.01  # of the network's weights, between the differences' middle and their ends
     lambdas: Tensor
 
@@ -112,24 +112,24 @@ class AutoLambda(Balancer):
         return (self.lambdas * torch.where(present, losses, 0.0)).sum()
 
     @torch.no_grad()
-    def before_update(self, virtual: VirtualStep, present: Tensor) -> None:
+    def before_update(self, lookahead: Lookahead, present: Tensor) -> None:
         """Try the update's step, and learn from where it leads.
 
         Args:
-            virtual: the network beside its weights.
+            lookahead: the network beside its weights.
             present: (T,) bool.
         """
         chosen = self._primary(present)
-        gradient = virtual.gradient_of(torch.where(present, self.lambdas, 0.0), TRAINING)
-        shift = virtual.step(gradient)
-        wanted = virtual.gradient_of(chosen.to(self.lambdas.dtype), VALIDATION, shift)
+        gradient = lookahead.gradient_of(torch.where(present, self.lambdas, 0.0), TRAINING)
+        shift = lookahead.step(gradient)
+        wanted = lookahead.gradient_of(chosen.to(self.lambdas.dtype), VALIDATION, shift)
         # eta times v, which with one rate is the paper's direction; its length cancels
-        direction = [rate * part for rate, part in zip(virtual.rates(), wanted, strict=True)]
+        direction = [rate * part for rate, part in zip(lookahead.rates(), wanted, strict=True)]
         length = torch.stack([part.square().sum() for part in direction]).sum().sqrt()
         known = (length > 0) & length.isfinite()
         epsilon = self.distance / torch.where(known, length, 1.0)
         ahead, behind = (
-            virtual.losses_at([sign * epsilon * part for part in direction], TRAINING) for sign in (1.0, -1.0)
+            lookahead.losses_at([sign * epsilon * part for part in direction], TRAINING) for sign in (1.0, -1.0)
         )
         slope = torch.where(known, -(ahead - behind) / (2 * epsilon), 0.0)
         self.learn(slope, present & chosen.any() & slope.isfinite())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.gradient import GramianBalancer, Level, LossBalancer, Rescale
+from mtl_lightning.balancing.rows import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.balancing.solvers import correlations, definite, nonnegative, solve_within
 from mtl_lightning.types import ConfigurationError
 
@@ -47,7 +47,7 @@ class CAGrad(GramianBalancer):
         num_tasks: T.
         c: the radius, as a fraction of the mean gradient's length; the paper asks for 0 <= c < 1.
         divide_by: what d is divided by.
-        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.gradient.GradientBalancer`.
+        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.rows.GradientBalancer`.
         rescale: see there.
         weight_heads: whether heads are weighted as well; not in the authors' code.
         level: what the gradients are taken of.

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.gradient import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.balancing.primary import Primary
+from mtl_lightning.balancing.rows import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.types import Likelihood
 
 

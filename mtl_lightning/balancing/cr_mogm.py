@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from mtl_lightning.balancing.gradient import GramianBalancer
 from mtl_lightning.balancing.mgda import MGDA
+from mtl_lightning.balancing.rows import GramianBalancer
 from mtl_lightning.types import ConfigurationError, Likelihood
 
 
@@ -65,6 +65,7 @@ class CRMOGM(GramianBalancer):
         super().__init__(num_tasks, weight_heads=inner.weight_heads)
         self.level = inner.level
         self.balancer, self.alpha = inner, alpha
+        self.follows_epochs = inner.follows_epochs
         self.scale = "linear" if inner.scale == "linear" else "none"
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self.register_buffer("smoothed", torch.zeros(num_tasks, dtype=dtype))
@@ -109,10 +110,6 @@ class CRMOGM(GramianBalancer):
     def after_update(self, losses: Callable[[], Tensor]) -> None:
         """Do what the method does after an optimizer step."""
         self.balancer.after_update(losses)
-
-    def follows_epochs(self) -> bool:
-        """Whether the method does anything after an epoch."""
-        return self.balancer.follows_epochs()
 
     def after_epoch(self, losses: Tensor, present: Tensor) -> None:
         """Do what the method does after an epoch."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtl_lightning.balancing.gradient import LossBalancer, Rescale
 from mtl_lightning.balancing.log_losses import LogLosses
+from mtl_lightning.balancing.rows import LossBalancer, Rescale
 from mtl_lightning.balancing.wide_state import WideStateBalancer
 from mtl_lightning.types import ConfigurationError
 

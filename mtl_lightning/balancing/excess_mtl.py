@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.gradient import LossBalancer, Rescale
+from mtl_lightning.balancing.rows import LossBalancer, Rescale
 from mtl_lightning.balancing.wide_state import WideStateBalancer
 from mtl_lightning.types import ConfigurationError
 

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.gradient import GramianBalancer, Level, LossBalancer, Rescale
+from mtl_lightning.balancing.rows import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.balancing.solvers import correlations, fair, filled
 from mtl_lightning.types import ConfigurationError
 
@@ -37,7 +37,7 @@ class FairGrad(GramianBalancer):
     Args:
         num_tasks: T.
         alpha: positive; the notion of fairness.
-        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.gradient.GradientBalancer`.
+        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.rows.GradientBalancer`.
         rescale: see there.
         weight_heads: whether heads are weighted as well, as in the authors' code.
         level: what the gradients are taken of.

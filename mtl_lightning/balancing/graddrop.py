@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.draws import Draws
-from mtl_lightning.balancing.gradient import GradientBalancer, LossBalancer, Rescale
+from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
 from mtl_lightning.types import ConfigurationError, Likelihood
 
 _LEVELS = ("features", "parameters")

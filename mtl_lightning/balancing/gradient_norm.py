@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.gradient import GramianBalancer, Level, LossBalancer, Rescale
+from mtl_lightning.balancing.rows import GramianBalancer, Level, LossBalancer, Rescale
 
 NEGLIGIBLE = 1e-12
 """A gradient this much shorter than the longest one is rounding noise, which is not to be blown up."""
@@ -28,7 +28,7 @@ class GradientNormBalancing(GramianBalancer):
 
     Args:
         num_tasks: T.
-        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.gradient.GradientBalancer`.
+        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.rows.GradientBalancer`.
         rescale: see there.
         weight_heads: whether heads are weighted as well; not by default, since the lengths of trunk gradients say
             nothing of theirs.

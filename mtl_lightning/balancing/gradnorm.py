@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtl_lightning.balancing.adam import TaskAdam
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.gradient import GramianBalancer, Level, LossBalancer, Rescale
+from mtl_lightning.balancing.rows import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.types import ConfigurationError, Likelihood
 
 InitialLosses: TypeAlias = Literal["first_update", "first_epoch"] | list[float] | dict[str, float]
@@ -95,7 +95,7 @@ class GradNorm(GramianBalancer):
         normalization: ``"sum"`` as in the paper, or ``"softmax"``: the weights are T times the softmax of what is
             learned.
         floor: smallest weight, before the weights are scaled to their sum; unused with ``"softmax"``.
-        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.gradient.GradientBalancer`.
+        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.rows.GradientBalancer`.
         rescale: see there.
         weight_heads: whether heads are weighted as well; in the paper they are, as the total loss is.
         level: what the gradients are taken of; the paper's is the last shared layer.
@@ -108,6 +108,7 @@ class GradNorm(GramianBalancer):
         ConfigurationError: for options out of range.
     """
 
+    follows_epochs = False  # but for initial losses of the first epoch, and for what the loss balancer does
     numbers: Tensor
     first_losses: Tensor
 
@@ -140,6 +141,7 @@ class GradNorm(GramianBalancer):
         self.register_buffer("numbers", torch.ones(num_tasks, dtype=dtype))
         self.register_buffer("first_losses", torch.zeros(num_tasks, dtype=dtype))
         self._from_epoch = initial_losses == "first_epoch"
+        self.follows_epochs = self.follows_epochs or self._from_epoch
         self._by_name = dict(initial_losses) if isinstance(initial_losses, dict) else None
         self._take_values(initial_losses)
         self._learned: tuple[Tensor, Tensor, Tensor] | None = None  # slope, L(0), moved: till `after_update`
@@ -206,10 +208,6 @@ class GradNorm(GramianBalancer):
         self.first_losses.copy_(first)
         change = self.adam.step(slope, moved)
         self.numbers.copy_(self._normalization.kept(self.numbers + change, self.numbers, moved, self.floor))
-
-    def follows_epochs(self) -> bool:
-        """Whether the first losses are those of an epoch, or the loss balancer does anything after one."""
-        return self._from_epoch or self.losses.follows_epochs()
 
     @torch.no_grad()
     def after_epoch(self, losses: Tensor, present: Tensor) -> None:

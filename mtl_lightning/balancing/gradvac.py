@@ -10,15 +10,15 @@ from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.draws import Draws
-from mtl_lightning.balancing.gradient import GradientBalancer, GramianBalancer, Level, LossBalancer, Rescale
-from mtl_lightning.balancing.wide_state import WideStateBalancer, pieces
+from mtl_lightning.balancing.rows import GradientBalancer, GramianBalancer, Level, LossBalancer, PerParameter, Rescale
+from mtl_lightning.balancing.wide_state import WideStateBalancer
 from mtl_lightning.types import ConfigurationError
 
 _GROUPS = ("whole", "matrix")
 _SMALLEST_SINE = 1e-4  # of the angle aimed at: correcting to a smaller one would take an unboundedly long step
 
 
-class GradVac(WideStateBalancer, GramianBalancer):
+class GradVac(PerParameter, WideStateBalancer, GramianBalancer):
     r"""Gradient vaccine: `Gradient Vaccine: Investigating and Improving Multi-task Optimization in Massively
     Multilingual Models <https://arxiv.org/abs/2010.05874>`_ (Wang, Tsvetkov, Firat and Cao, 2021), algorithm 1.
 
@@ -100,7 +100,7 @@ class GradVac(WideStateBalancer, GramianBalancer):
     def combine(self, jacobian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
         """Map rows (P, D) to the sum (D,) of the turned ones."""
         width = jacobian.shape[1]
-        widths = pieces(self.sizes, width) if self.groups == "matrix" else [width]
+        widths = self.widths(width) if self.groups == "matrix" else [width]
         self.widen(len(widths), jacobian)
         split = torch.split(jacobian, widths, dim=1)
         weights = self._turned(torch.stack([piece @ piece.T for piece in split]).double(), present).to(jacobian.dtype)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mtl_lightning.balancing.gradient import Level, LossBalancer, Rescale
 from mtl_lightning.balancing.imtl_g import IMTLG
 from mtl_lightning.balancing.imtl_l import IMTLL
+from mtl_lightning.balancing.rows import Level, LossBalancer, Rescale
 
 
 class IMTL(IMTLG):
@@ -25,7 +25,7 @@ class IMTL(IMTLG):
         num_tasks: T.
         normalization: see :class:`~mtl_lightning.balancing.imtl_g.IMTLG`.
         losses: makes the loss balancer from T; with the plain sum it would be IMTL-G alone.
-        rescale: see :class:`~mtl_lightning.balancing.gradient.GradientBalancer`.
+        rescale: see :class:`~mtl_lightning.balancing.rows.GradientBalancer`.
         weight_heads: whether IMTL-G's weights also multiply the heads' gradients, beside the scales; not in the paper.
         level: what the gradients are taken of; the paper's, for speed, are the features.
     """

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.gradient import GramianBalancer, Level, LossBalancer, Rescale
+from mtl_lightning.balancing.rows import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.types import ConfigurationError
 
 _DEPENDENT = 1e-6  # of the largest eigenvalue: as little as float32 gradients can tell from 0
@@ -45,7 +45,7 @@ class IMTLG(GramianBalancer):
     Args:
         num_tasks: T.
         normalization: what is made 1: the weights' ``"sum"``, or the sum of their ``"absolute"`` values.
-        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.gradient.GradientBalancer`.
+        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.rows.GradientBalancer`.
         rescale: see there.
         weight_heads: whether heads are weighted as well; not by default, as in the paper.
         level: what the gradients are taken of.

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.gradient import LossBalancer, inner_balancer
 from mtl_lightning.balancing.masked import masked_log
+from mtl_lightning.balancing.rows import LossBalancer, inner_balancer
 from mtl_lightning.types import ConfigurationError, Likelihood
 
 
@@ -50,6 +50,7 @@ class LogLosses(Balancer):
             raise ConfigurationError(f"LogLosses: expected a positive `eps`, found {eps}.")
         self.eps = float(eps)
         self.losses = inner_balancer(losses, num_tasks, "LogLosses")
+        self.follows_epochs = self.losses.follows_epochs
         self.scale = "invariant" if self.losses.affine else "none"
 
     def bind(self, likelihoods: Mapping[str, Likelihood]) -> None:
@@ -73,10 +74,6 @@ class LogLosses(Balancer):
         """Do what the balancer does after an optimizer step."""
         super().after_update(losses)
         self.losses.after_update(lambda: self._logs(losses()))
-
-    def follows_epochs(self) -> bool:
-        """Whether the balancer does anything after an epoch."""
-        return self.losses.follows_epochs()
 
     def after_epoch(self, losses: Tensor, present: Tensor) -> None:
         """Do what the balancer does after an epoch; it gets the logarithms of the means."""

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.gradient import LossBalancer, Rescale
 from mtl_lightning.balancing.primary import Primary
-from mtl_lightning.balancing.wide_state import WideStateBalancer, pieces
+from mtl_lightning.balancing.rows import LossBalancer, PerParameter, Rescale
+from mtl_lightning.balancing.wide_state import WideStateBalancer
 from mtl_lightning.types import ConfigurationError, Likelihood
 
 _STRATEGIES = ("both", "reduce", "enlarge")
 
 
-class MetaBalance(WideStateBalancer):
+class MetaBalance(PerParameter, WideStateBalancer):
     r"""Auxiliary gradients at the primary one's length: `MetaBalance: Improving Multi-Task Recommendations via Adapting
     Gradient Magnitudes of Auxiliary Tasks <https://arxiv.org/abs/2203.06801>`_ (He, Feng, Cheng, Ji, Guo and Caverlee,
     2022), algorithm 1. For every shared parameter by itself, and every auxiliary task k,
@@ -92,7 +92,7 @@ class MetaBalance(WideStateBalancer):
 
     def combine(self, jacobian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
         """Map rows (P, D) to the sum (D,) of the scaled ones."""
-        number, widths = len(jacobian), pieces(self.sizes, jacobian.shape[1])
+        number, widths = len(jacobian), self.widths(jacobian.shape[1])
         self.widen(len(widths), jacobian)
         updates = self.here(self.updates, present, number) + 1
         self.keep(self.updates, updates, present)

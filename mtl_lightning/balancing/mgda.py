@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.gradient import GramianBalancer, Level, LossBalancer, Rescale
+from mtl_lightning.balancing.rows import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.balancing.solvers import correlations, definite, nonnegative
 from mtl_lightning.types import ConfigurationError
 
@@ -46,7 +46,7 @@ class MGDA(GramianBalancer):
         num_tasks: T.
         normalization: what :math:`n_k` is.
         combine: which gradients w is applied to: the ``"original"`` ones or the ``"normalized"`` ones.
-        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.gradient.GradientBalancer`.
+        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.rows.GradientBalancer`.
         rescale: see there; ``"sum"`` multiplies by the number of tasks, as Nash-MTL's authors do.
         weight_heads: whether heads are weighted as well, as in the authors' code.
         level: what the gradients are taken of.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.gradient import GradientBalancer, LossBalancer, Rescale
+from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
 from mtl_lightning.balancing.simplex import project_to_simplex, share_of
 from mtl_lightning.types import ConfigurationError
 
@@ -42,7 +42,7 @@ class MoDo(GradientBalancer):
     """
 
     scale = "none"
-    splits = 3
+    parts = 3
     shares: Tensor
 
     def __init__(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.gradient import GramianBalancer, Level, LossBalancer, Rescale
+from mtl_lightning.balancing.rows import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.balancing.solvers import correlations, fair, filled
 from mtl_lightning.types import ConfigurationError
 
@@ -44,7 +44,7 @@ class NashMTL(GramianBalancer):
         num_tasks: T.
         update_weights_every: how many updates weights are used for.
         max_norm: the largest length of d, in the authors' code and by default 1; 0 for no limit.
-        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.gradient.GradientBalancer`.
+        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.rows.GradientBalancer`.
         rescale: see there.
         weight_heads: whether heads are weighted as well, as in the authors' code.
         level: what the gradients are taken of.

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.gradient import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.balancing.primary import Primary
+from mtl_lightning.balancing.rows import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.balancing.solvers import correlations, definite, nonnegative
 from mtl_lightning.types import ConfigurationError, Likelihood
 
@@ -49,7 +49,7 @@ class PCD(GramianBalancer):
         tau: the guaranteed fraction of each other task's progress, from 0 (they are not to become worse) to 1.
         beta: decay of the moving averages.
         eps: what keeps them from 0.
-        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.gradient.GradientBalancer`.
+        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.rows.GradientBalancer`.
         rescale: see there.
         weight_heads: whether heads are weighted as well; not by default: a guarantee that is met anyway has the weight
             0, with which its head would not learn.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.draws import Draws
-from mtl_lightning.balancing.gradient import GramianBalancer, Level, LossBalancer, Rescale
+from mtl_lightning.balancing.rows import GramianBalancer, Level, LossBalancer, Rescale
 
 
 class PCGrad(GramianBalancer):
@@ -32,7 +32,7 @@ class PCGrad(GramianBalancer):
         num_tasks: T.
         visit_own: whether j = i is visited as well.
         seed: of the orders of visit; by default drawn from torch's global state.
-        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.gradient.GradientBalancer`.
+        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.rows.GradientBalancer`.
         rescale: see there.
         weight_heads: whether heads are weighted as well; not in the paper.
         level: what the gradients are taken of.

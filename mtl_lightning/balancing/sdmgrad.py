@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.gradient import GradientBalancer, LossBalancer, Rescale
 from mtl_lightning.balancing.preferences import Preferences
+from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
 from mtl_lightning.balancing.simplex import project_to_simplex, share_of
 from mtl_lightning.types import ConfigurationError
 
@@ -50,7 +50,7 @@ class SDMGrad(GradientBalancer):
     """
 
     scale = "linear"
-    splits = 3
+    parts = 3
     shares: Tensor
 
     def __init__(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.gradient import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.balancing.preferences import Preferences
+from mtl_lightning.balancing.rows import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.balancing.solvers import correlations, definite, nonnegative
 from mtl_lightning.types import ConfigurationError
 
@@ -75,7 +75,7 @@ class UPGrad(_DualConeBalancer):
         num_tasks: T.
         pref_vector: u, one number per task in order; absent tasks' are left out and the others kept.
         regularization: what is added to the diagonal of G, as a fraction of its trace.
-        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.gradient.GradientBalancer`.
+        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.rows.GradientBalancer`.
         rescale: see there.
         weight_heads: whether heads are weighted as well; not by the authors' code.
         level: what the gradients are taken of.
@@ -105,7 +105,7 @@ class DualProj(_DualConeBalancer):
         pref_vector: u, one number per task in order; absent tasks' are left out and the others kept.
         regularization: what is added to the diagonal of the gradients' inner products, as a fraction of their trace;
             torchjd has 1e-4.
-        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.gradient.GradientBalancer`.
+        losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.rows.GradientBalancer`.
         rescale: see there.
         weight_heads: whether heads are weighted as well.
         level: what the gradients are taken of.

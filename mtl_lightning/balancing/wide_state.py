@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from mtl_lightning.balancing.gradient import GradientBalancer
+from mtl_lightning.balancing.rows import GradientBalancer
 from mtl_lightning.types import MtlLightningWarning
 
 
@@ -54,11 +52,3 @@ class WideStateBalancer(GradientBalancer):
             if isinstance(loaded, Tensor) and mine.shape[:-1] == loaded.shape[:-1] and mine.shape != loaded.shape:
                 setattr(self, name, torch.zeros(loaded.shape, dtype=loaded.dtype, device=mine.device))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def pieces(sizes: Sequence[int], width: int) -> list[int]:
-    """Return the lengths of a row's pieces, one per shared parameter: ``sizes``, or all of it where these are unknown.
-
-    A width that the sizes do not add up to (rows of something else than the shared parameters) is one piece too.
-    """
-    return list(sizes) if sizes and math.fsum(sizes) == width else [width]

@@ -1,4 +1,4 @@
-"""Auto-lambda: its slope against the exact one, through a small network with a virtual step of its own."""
+"""Auto-lambda: its slope against the exact one, through a small network with a lookahead of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mtl_lightning.balancing.auto_lambda import AutoLambda
-from mtl_lightning.balancing.virtual_step import VirtualStep
+from mtl_lightning.balancing.lookahead import Lookahead
 from mtl_lightning.types import ConfigurationError, Likelihood
 
 LIKELIHOODS = dict.fromkeys("abc", Likelihood(0.5, 0.5, "log_var"))
@@ -31,8 +31,8 @@ class Network(nn.Module):
         return outputs
 
 
-class TwoLayers(VirtualStep):
-    """A virtual step of that network, with an SGD that has momentum, weight decay and a rate per parameter."""
+class TwoLayers(Lookahead):
+    """A lookahead of that network, with an SGD that has momentum, weight decay and a rate per parameter."""
 
     def __init__(self, seed: int = 0, rates: Sequence[float] = (0.1,) * 4, momentum: float = 0.0) -> None:
         torch.manual_seed(seed)
@@ -92,41 +92,41 @@ class Recorded(AutoLambda):
 def test_slope_is_that_of_validation_after_the_step(
     primary: list[str | int] | None, momentum: float, rates: tuple[float, ...]
 ) -> None:
-    virtual, balancer = TwoLayers(rates=rates, momentum=momentum), Recorded(3, primary=primary).double()
+    lookahead, balancer = TwoLayers(rates=rates, momentum=momentum), Recorded(3, primary=primary).double()
     chosen = torch.tensor([primary is None or index in primary for index in range(3)]).double()
-    expected = virtual.exact_slope(balancer.lambdas, chosen)
-    balancer.before_update(virtual, ALL)
+    expected = lookahead.exact_slope(balancer.lambdas, chosen)
+    balancer.before_update(lookahead, ALL)
     torch.testing.assert_close(balancer.slope, expected, rtol=1e-3, atol=1e-6)
-    assert sorted(virtual.calls) == ["gradient", "gradient", "losses", "losses"]
+    assert sorted(lookahead.calls) == ["gradient", "gradient", "losses", "losses"]
 
 
 def test_the_first_step_of_adam_is_its_rate() -> None:
-    virtual, balancer = TwoLayers(), Recorded(3, lr=0.01).double()
-    balancer.before_update(virtual, ALL)
+    lookahead, balancer = TwoLayers(), Recorded(3, lr=0.01).double()
+    balancer.before_update(lookahead, ALL)
     torch.testing.assert_close(balancer.lambdas, 0.1 - 0.01 * balancer.slope.sign(), rtol=1e-5, atol=0)
 
 
 def test_a_useless_task_loses_weight_and_a_useful_one_gains() -> None:
-    virtual, balancer = TwoLayers(), AutoLambda(3, primary=[0], lr=1e-2).double()
+    lookahead, balancer = TwoLayers(), AutoLambda(3, primary=[0], lr=1e-2).double()
     map_ = torch.randn(4).double()
-    for inputs, targets in virtual.parts:
+    for inputs, targets in lookahead.parts:
         targets[:, 0] = targets[:, 1] = inputs @ map_  # task 1 is task 0 once more
         targets[:, 2] *= 5  # noise
     for _ in range(30):
-        balancer.before_update(virtual, ALL)
-        gradient = virtual.gradient_of(balancer.lambdas, 0)
+        balancer.before_update(lookahead, ALL)
+        gradient = lookahead.gradient_of(balancer.lambdas, 0)
         with torch.no_grad():
-            for weight, slope in zip(virtual.weights.values(), gradient, strict=True):
+            for weight, slope in zip(lookahead.weights.values(), gradient, strict=True):
                 weight.sub_(0.1 * slope)
     assert balancer.lambdas[:2].gt(0.2).all()
     assert balancer.lambdas[:2].min() > balancer.lambdas[2] + 0.05
 
 
 def test_the_networks_weights_stay() -> None:
-    virtual = TwoLayers()
-    before = [weight.clone() for weight in virtual.weights.values()]
-    AutoLambda(3).double().before_update(virtual, ALL)
-    assert all(torch.equal(weight, old) for weight, old in zip(virtual.weights.values(), before, strict=True))
+    lookahead = TwoLayers()
+    before = [weight.clone() for weight in lookahead.weights.values()]
+    AutoLambda(3).double().before_update(lookahead, ALL)
+    assert all(torch.equal(weight, old) for weight, old in zip(lookahead.weights.values(), before, strict=True))
 
 
 def test_absent_tasks_keep_their_weight_and_without_a_primary_one_all_do() -> None:
@@ -141,12 +141,12 @@ def test_absent_tasks_keep_their_weight_and_without_a_primary_one_all_do() -> No
 
 
 def test_where_nothing_can_be_learned_nothing_is() -> None:
-    virtual, balancer = TwoLayers(), AutoLambda(3, lr=0.01).double()
+    lookahead, balancer = TwoLayers(), AutoLambda(3, lr=0.01).double()
     with torch.no_grad():
-        for index, (inputs, _) in enumerate(virtual.parts):
-            virtual.parts[index] = (inputs, virtual.network(inputs))
+        for index, (inputs, _) in enumerate(lookahead.parts):
+            lookahead.parts[index] = (inputs, lookahead.network(inputs))
     start = balancer.lambdas.clone()
-    balancer.before_update(virtual, ALL)
+    balancer.before_update(lookahead, ALL)
     assert torch.equal(balancer.lambdas, start)
 
 
@@ -164,7 +164,7 @@ def test_the_objective_weighs_the_losses() -> None:
     balancer, losses = AutoLambda(3, init=0.5), torch.tensor([1.0, 2.0, float("nan")])
     assert balancer.objective(losses, torch.tensor([True, True, False])).item() == pytest.approx(1.5)
     assert balancer.affine
-    assert balancer.splits == 2
+    assert balancer.parts == 2
     assert not list(balancer.parameters())
 
 

@@ -171,8 +171,8 @@ def test_the_first_epoch_gives_the_first_losses() -> None:
 
 
 def test_epochs_matter_only_where_they_give_the_first_losses() -> None:
-    assert not GradNorm(3).follows_epochs()
-    assert GradNorm(3, initial_losses="first_epoch").follows_epochs()
+    assert not GradNorm(3).follows_epochs
+    assert GradNorm(3, initial_losses="first_epoch").follows_epochs
 
 
 def test_initial_losses_by_name_and_by_place() -> None:

@@ -17,10 +17,10 @@ from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.dwa import DWA
 from mtl_lightning.balancing.fixed import FixedWeighting
 from mtl_lightning.balancing.geometric_mean import GeometricMean
-from mtl_lightning.balancing.gradient import GramianBalancer, LossBalancer
 from mtl_lightning.balancing.imtl_l import IMTLL
 from mtl_lightning.balancing.log_losses import LogLosses
 from mtl_lightning.balancing.random_weighting import RandomWeighting
+from mtl_lightning.balancing.rows import GramianBalancer, LossBalancer
 from mtl_lightning.types import ConfigurationError, Likelihood
 from tests.balancing.losses import LOSSES, flags, reloaded, weights_of
 
@@ -74,8 +74,8 @@ def test_an_epochs_means_are_passed_on_as_logarithms() -> None:
     assert isinstance(balancer.losses, DWA)
     assert balancer.losses.newer.tolist() == pytest.approx([0.0, 0.0, math.log(4.0)])
     assert balancer.losses.epochs.tolist() == [1, 0, 1]
-    assert balancer.follows_epochs()
-    assert not LogLosses(3).follows_epochs()
+    assert balancer.follows_epochs
+    assert not LogLosses(3).follows_epochs
 
 
 def test_the_others_state_survives_a_reload() -> None:

@@ -11,10 +11,10 @@ import torch
 from mtl_lightning.balancing.aligned_mtl import AlignedMTL
 from mtl_lightning.balancing.cagrad import CAGrad
 from mtl_lightning.balancing.fairgrad import FairGrad
-from mtl_lightning.balancing.gradient import GramianBalancer
 from mtl_lightning.balancing.mgda import MGDA
 from mtl_lightning.balancing.nash_mtl import NashMTL
 from mtl_lightning.balancing.pcgrad import project_conflicts
+from mtl_lightning.balancing.rows import GramianBalancer
 from mtl_lightning.balancing.upgrad import DualProj, UPGrad
 from tests.balancing.rows import everyone, random_rows, some_losses
 

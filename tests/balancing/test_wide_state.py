@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.moco import MoCo
-from mtl_lightning.balancing.wide_state import pieces
+from mtl_lightning.balancing.rows import PerParameter
 from mtl_lightning.types import MtlLightningWarning
 from tests.balancing.matrices import random_rows, saved_and_loaded, update
 
@@ -76,6 +76,8 @@ def test_copies_are_apart() -> None:
 
 
 def test_pieces_of_rows() -> None:
-    assert pieces((2, 3), 5) == [2, 3]
-    assert pieces((), 5) == [5]
-    assert pieces((2, 3), 4) == [4]
+    known = PerParameter()
+    assert known.widths(5) == [5]
+    known.sizes = (2, 3)
+    assert known.widths(5) == [2, 3]
+    assert known.widths(4) == [4]

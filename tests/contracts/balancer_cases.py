@@ -20,6 +20,7 @@ from mtl_lightning import balancing
 from mtl_lightning.balancing import Balancer
 from mtl_lightning.balancing.build import build_balancer
 from mtl_lightning.balancing.draws import Draws
+from mtl_lightning.balancing.rows import GradientBalancer, MasksFeatures
 
 EXPORTED: list[Any] = [getattr(balancing, name) for name in balancing.__all__]
 CLASSES: list[Any] = [
@@ -134,13 +135,13 @@ def update_of(balancer: Balancer, jacobian: Tensor, losses: Tensor, present: Ten
     leaf = losses.detach().clone().requires_grad_()
     objective = balancer.objective(leaf, here)
     (weights,) = torch.autograd.grad(objective, leaf, materialize_grads=True)
-    if not balancer.rows:
+    if not isinstance(balancer, GradientBalancer):
         return weights @ torch.where(here.unsqueeze(1), jacobian, 0.0)
     rows = weights[here].unsqueeze(1) * jacobian[here]
-    if balancer.level == "features" and not balancer.gramian:
+    if balancer.level == "features" and isinstance(balancer, MasksFeatures):
         return (balancer.masks(rows, here) * rows).sum(0)
-    if balancer.splits > 1:
-        rows = torch.stack([rows * (1 + 0.1 * part) for part in range(balancer.splits)])
+    if balancer.parts > 1:
+        rows = torch.stack([rows * (1 + 0.1 * part) for part in range(balancer.parts)])
     return balancer.gradient(rows, losses[here], here)
 
 
@@ -175,7 +176,7 @@ def train(
         if optimizer is not None:
             optimizer.step()
         balancer.after_update(lambda losses=losses: 0.9 * losses)  # type: ignore[misc]
-        if step % 2 == 1 and balancer.follows_epochs():
+        if step % 2 == 1 and balancer.follows_epochs:
             balancer.after_epoch(losses, here)
     return updates
 

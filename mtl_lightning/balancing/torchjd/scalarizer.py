@@ -92,6 +92,7 @@ class TorchJDScalarizer(Balancer):
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self.register_buffer("like", torch.zeros(1, dtype=dtype), persistent=False)
         self._needs_all = _has_state(made)
+        self.follows_epochs = isinstance(made, _CountsEpochs)
         self._seen = False  # whether it knows the losses of the update that is being made
 
     @property
@@ -130,10 +131,6 @@ class TorchJDScalarizer(Balancer):
                 self.scalarizer.update(values)
         self._seen = False
         self.draws.advance()
-
-    def follows_epochs(self) -> bool:
-        """Whether the scalarizer counts epochs."""
-        return isinstance(self.scalarizer, _CountsEpochs)
 
     def after_epoch(self, losses: Tensor, present: Tensor) -> None:
         """Tell the scalarizer that an epoch is over, if it counts them."""

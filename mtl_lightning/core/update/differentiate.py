@@ -12,6 +12,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from mtl_lightning.balancing.rows import GradientBalancer
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.update.gradients import LEVELS, RowMemory
@@ -34,7 +35,7 @@ def differentiate(
     balancer = network.balancer
     if not balancer.wants_rows(len(window.batches)):
         return _by_objective(network, runtime, window)
-    level = balancer.level if network.roles.trained[0] else "parameters"
+    level = balancer.level if isinstance(balancer, GradientBalancer) and network.roles.trained[0] else "parameters"
     return LEVELS[level](network, runtime, window, memory, trusting).differentiate()
 
 

@@ -18,7 +18,7 @@ from mtl_lightning.core.update.without_side_effects import without_side_effects
 
 
 class WindowLookahead:
-    """What :class:`~mtl_lightning.balancing.virtual_step.VirtualStep` promises, of a network and a window.
+    """What :class:`~mtl_lightning.balancing.lookahead.Lookahead` promises, of a network and a window.
 
     Args:
         network: the network.
@@ -29,7 +29,7 @@ class WindowLookahead:
 
     def __init__(self, network: Network, runtime: Runtime, window: Window, optimizer: CompositeOptimizer) -> None:
         self.network, self.runtime, self.optimizer = network, runtime, optimizer
-        self.parts = window.split(network.balancer.splits, network.tasks, runtime)
+        self.parts = window.split(network.balancer.parts, network.tasks, runtime)
         self.parameters: list[nn.Parameter] = [p for named in network.roles.trained for p in named]
 
     def losses_at(self, shift: Sequence[Tensor], part: int) -> Tensor:

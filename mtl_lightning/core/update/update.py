@@ -7,11 +7,12 @@ balancer make one number; differentiate once; leave absent tasks untouched; step
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
+from mtl_lightning.balancing.lookahead import TriesSteps
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.core.optim.plan import OptimizerPlan
@@ -68,8 +69,10 @@ class Updates:
         assert isinstance(composite, CompositeOptimizer)  # for the type checker; the plan makes it
         runtime.clear_gradients(composite, optimizer.zero_grad)
         rescale_targets(network, runtime, window)
-        if balancer.tries_steps():
-            balancer.before_update(WindowLookahead(network, runtime, window, composite), window.present)
+        if balancer.tries_steps:
+            cast("TriesSteps", balancer).before_update(
+                WindowLookahead(network, runtime, window, composite), window.present
+            )
         self.losses = differentiate(network, runtime, window, self._memory, self.on_nonfinite == "ignore")
         average_whole_gradients(network, runtime)
         leave_absent_untouched(network, window)
@@ -78,8 +81,9 @@ class Updates:
         skipped = self.skipped
         optimizer.step()  # in which Lightning's hook calls `finish_gradients`
         if self.skipped == skipped:
+            network.architecture.after_update()
             balancer.after_update(lambda: recomputed(network, runtime, window))
-            if balancer.follows_epochs():
+            if balancer.follows_epochs:
                 self.epoch_losses.update(self.losses.tasks, window.counts)
         record.write(row, runtime.trainer)
         self._window = self._row = None

@@ -29,7 +29,7 @@ from torchjd.scalarization import (
 )
 
 from mtl_lightning import MultiTaskModule
-from mtl_lightning.balancing.gradient import GramianBalancer, LossBalancer
+from mtl_lightning.balancing.rows import GramianBalancer, LossBalancer
 from mtl_lightning.balancing.torchjd import TorchJDScalarizer
 from mtl_lightning.types import ConfigurationError
 from tests.balancing.losses import flags, reloaded, weights_of
@@ -187,7 +187,7 @@ def test_only_what_the_users_optimizer_is_to_learn_is_a_parameter(name: str, lea
 
 
 def test_only_one_that_counts_epochs_follows_them() -> None:
-    assert [name for name in STATEFUL if adapted(STATEFUL[name]()).follows_epochs()] == ["DWA"]
+    assert [name for name in STATEFUL if adapted(STATEFUL[name]()).follows_epochs] == ["DWA"]
 
 
 @pytest.mark.parametrize("steps", [0, 1, 4, 8])

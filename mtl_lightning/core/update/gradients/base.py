@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from mtl_lightning.balancing.rows import GradientBalancer, GramianBalancer
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.update.gradients.jacobian import RowMemory, TaskGradients, put_gradients, reach
@@ -106,7 +107,7 @@ class GradientLevel(ABC):
         """
         weights = weighted.weights[self.present_indices] / self.scale
         alpha = self.task_weights(weights, weighted)
-        heads = weights * alpha if self.network.balancer.weight_heads else weights
+        heads = weights * alpha if self.weighs_heads else weights
         trunk = self.trunk_gradients(weights, alpha)
         reduced = self.runtime.summed([*trunk, *self.task_gradients.weighted(self.with_aux(heads))])
         gradients = list(zip(self.trunk, reduced[: len(trunk)], strict=True))
@@ -114,11 +115,12 @@ class GradientLevel(ABC):
 
     def task_weights(self, weights: Tensor, weighted: WeightedLosses) -> Tensor:
         """Return the method's weights (P,) of the rows, which ``weights`` (P,) are multiplied into."""
+        balancer = self.network.balancer
         gramian = self.gramian() * weights.unsqueeze(1) * weights
-        if not self.may_show(gramian):
+        if not isinstance(balancer, GramianBalancer) or not self.may_show(gramian):
             return torch.ones_like(weights)
         losses = weighted.losses[self.present_indices].to(gramian.dtype)
-        return self.network.balancer.task_weights(gramian, losses, self.window.present)
+        return balancer.task_weights(gramian, losses, self.window.present)
 
     def gramian(self) -> Tensor:
         """Return the inner products (P, P) of the scaled rows over all processes."""
@@ -129,6 +131,12 @@ class GradientLevel(ABC):
         raise NotImplementedError
 
     # ---------------------------------------------------------------------------------------------------------- pieces
+    @property
+    def weighs_heads(self) -> bool:
+        """Whether the method's weights multiply the gradients of the tasks' own parameters, too."""
+        balancer = self.network.balancer
+        return isinstance(balancer, GradientBalancer) and balancer.weight_heads
+
     def may_show(self, values: Tensor) -> bool:
         """Whether a method may be shown these values: they are finite, or nobody asks."""
         return self.trusting or bool(torch.isfinite(values).all())

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtl_lightning.balancing.rows import MasksFeatures
 from mtl_lightning.core.network.graph import run_heads
 from mtl_lightning.core.network.network import at_least_float32
 from mtl_lightning.core.update.gradients.base import GradientLevel, WeightedLosses
@@ -120,7 +121,7 @@ class FeatureLevel(GradientLevel):
         if not shared.dim():
             return
         with self.runtime.full_precision():
-            if self.network.balancer.gramian:
+            if not isinstance(self.network.balancer, MasksFeatures):
                 part = inner_products(gradients)
                 self.products = part if self.products is None else self.products + part
             else:
@@ -139,7 +140,7 @@ class FeatureLevel(GradientLevel):
     def task_weights(self, weights: Tensor, weighted: WeightedLosses) -> Tensor:
         """Return the method's weights (P,); 1 of methods that mask features instead."""
         balancer = self.network.balancer
-        if balancer.gramian:
+        if not isinstance(balancer, MasksFeatures):
             return super().task_weights(weights, weighted)
         assert self.signed is not None
         signed = self.runtime.all_sum(self.signed) * weights.unsqueeze(1)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mtl_lightning.balancing.rows import GradientBalancer, GramianBalancer, PerParameter, WeighsHeads
 from mtl_lightning.core.network.network import Network, at_least_float32
 from mtl_lightning.core.update.gradients.base import GradientLevel, Gradients, WeightedLosses
 from mtl_lightning.core.update.gradients.jacobian import Jacobian, RowMemory
@@ -31,12 +32,13 @@ class ParameterLevel(GradientLevel):
 
     def look(self) -> None:
         """Look at every micro-batch of every part once."""
-        parts = self.window.split(self.network.balancer.splits, self.network.tasks, self.runtime)
+        parts = self.window.split(self.network.balancer.parts, self.network.tasks, self.runtime)
         for part in parts:
             self.jacobians.append(self._rows(part, self.memory if len(parts) == 1 else RowMemory()))
         if len(parts) > 1:
             self.losses.mean_over(len(parts))
-        self.network.balancer.sizes = tuple(self.jacobians[0].sizes)
+        if isinstance(self.network.balancer, PerParameter):
+            self.network.balancer.sizes = tuple(self.jacobians[0].sizes)
 
     def _rows(self, part: Window, memory: RowMemory) -> Jacobian:
         """Return this process's rows of the present tasks' scaled losses, and one of the auxiliary losses, if any."""
@@ -56,18 +58,18 @@ class ParameterLevel(GradientLevel):
 
     def reduce(self, weighted: WeightedLosses) -> tuple[Gradients, Tensor | None]:
         """Sum the rows over processes, and combine them as the balancer does."""
-        first, balancer = self.jacobians[0], self.network.balancer
+        first = self.jacobians[0]
         number, parts = len(self.present_indices), len(self.jacobians)
         weights = weighted.weights[self.present_indices] / self.scale
         rows = [jacobian.rows for jacobian in self.jacobians]
-        singles = [] if balancer.weight_heads else self.task_gradients.weighted(self.with_aux(weights) / parts)
+        singles = [] if self.weighs_heads else self.task_gradients.weighted(self.with_aux(weights) / parts)
         reduced = self.runtime.summed([*rows, *singles])
         rows, singles = reduced[:parts], reduced[parts:]
         trunk, alpha = self._combine(rows, weights, weighted.losses[self.present_indices])
         if len(first.rows) > number:  # the last row is that of the auxiliary losses
             own = torch.stack([row[number:].sum(0) for row in rows]).mean(0)
             trunk = trunk + (own / self.scale).to(trunk.dtype)
-        if balancer.weight_heads:
+        if self.weighs_heads:
             heads = weights if alpha is None else weights * alpha
             singles = self.runtime.summed(self.task_gradients.weighted(self.with_aux(heads) / parts))
         return [*_by_parameter(first, trunk), *self.task_gradients.reached_anywhere(singles)], alpha
@@ -80,7 +82,7 @@ class ParameterLevel(GradientLevel):
         weights = weights.to(tasks[0].dtype)
         if not tasks[0].shape[1]:
             return jacobians[0].new_zeros(0), None
-        if balancer.gramian:
+        if isinstance(balancer, GramianBalancer) and balancer.gramian:
             gramian = (tasks[0] @ tasks[0].T) * weights.unsqueeze(1) * weights
             if not self.may_show(gramian):
                 return (weights @ tasks[0]).to(dtype), None
@@ -88,11 +90,12 @@ class ParameterLevel(GradientLevel):
             return ((alpha * weights) @ tasks[0]).to(dtype), alpha
         weighted = [rows * weights.unsqueeze(1) for rows in tasks]
         rows = weighted[0] if len(weighted) == 1 else torch.stack(weighted)
-        if balancer.rows and not self.may_show(rows):
+        if not isinstance(balancer, GradientBalancer) or not self.may_show(rows):
             return weighted[0].sum(0).to(dtype), None
         combined = balancer.gradient(rows, losses.to(rows.dtype), present)
-        heads = balancer.head_weights(present, number) if balancer.weight_heads else None
-        return combined.to(dtype, copy=True), heads  # a method may return what it keeps
+        combined = combined.to(dtype, copy=True)  # a method may return what it keeps
+        heads = balancer.head_weights(present, number) if isinstance(balancer, WeighsHeads) else None
+        return combined, heads if balancer.weight_heads else None
 
 
 def warn_if_nothing_is_shared(network: Network) -> None:

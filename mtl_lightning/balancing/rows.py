@@ -1,10 +1,10 @@
-"""Balancers that see one gradient per task, and make one of them."""
+"""What methods of gradients are asked: balancers that see one gradient per task, and make one of them."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,12 +30,22 @@ class GradientBalancer(Balancer):
             of the sum of the rows; ``"sum"`` and ``"mean"``, for methods with task weights, make these sum to the
             number of present tasks or to 1; ``"none"`` leaves the method's own scale.
 
+    Attributes:
+        gramian: whether the rows' inner products are all that it needs; then it is a :class:`GramianBalancer`.
+        level: what the rows are gradients of: all shared ``"parameters"``, the ``"features"`` that all heads read, or
+            the ``"last_layer"`` that is shared.
+        weight_heads: whether its task weights multiply the gradients of the tasks' own parameters, too.
+
     Raises:
         ConfigurationError: for an unknown option, one that the method cannot serve, or a ``losses`` that needs rows.
     """
 
     rows = True
     affine = False
+    follows_epochs = False  # but for what the loss balancer does
+    gramian: bool = False
+    level: str = "parameters"
+    weight_heads: bool = False
     rescales: ClassVar[tuple[str, ...]] = ("none", "norm")
 
     def __init__(self, num_tasks: int, *, losses: LossBalancer = Balancer, rescale: Rescale = "none") -> None:
@@ -46,11 +56,12 @@ class GradientBalancer(Balancer):
             )
         self.rescale = rescale
         self.losses = inner_balancer(losses, num_tasks, type(self).__name__)
+        self.follows_epochs = self.follows_epochs or self.losses.follows_epochs
 
     # ------------------------------------------------------------------------------------------ what a subclass gives
     @abstractmethod
     def combine(self, jacobian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
-        """Map rows (P, D), or (S, P, D) where ``splits`` is S > 1, losses (P,) and present (T,) to a gradient (D,).
+        """Map rows (P, D), or (S, P, D) where ``parts`` is S > 1, losses (P,) and present (T,) to a gradient (D,).
 
         Nothing here is inf or nan, and never below float32. Per-task state (T, ...) is read with :meth:`here`.
         """
@@ -58,7 +69,13 @@ class GradientBalancer(Balancer):
     # ---------------------------------------------------------------------------------------------------- the contract
     @torch.no_grad()
     def gradient(self, jacobian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
-        """Map rows (P, D) to the combined gradient (D,), rescaled."""
+        """Map rows (P, D), the gradients of the P present tasks over D shared parameters, to one (D,), rescaled.
+
+        Args:
+            jacobian: the rows, each times the derivative of :meth:`objective` by its task's loss.
+            losses: (P,) the losses of the present tasks.
+            present: (T,) bool.
+        """
         combined = self.combine(jacobian, losses, present)
         if self.rescale != "norm":
             return combined
@@ -102,10 +119,6 @@ class GradientBalancer(Balancer):
     def after_update(self, losses: Callable[[], Tensor]) -> None:
         """Do what the loss balancer does after an optimizer step."""
         self.losses.after_update(losses)
-
-    def follows_epochs(self) -> bool:
-        """Whether this method or its loss balancer does anything after an epoch."""
-        return type(self).after_epoch is not GradientBalancer.after_epoch or self.losses.follows_epochs()
 
     def after_epoch(self, losses: Tensor, present: Tensor) -> None:
         """Do what the loss balancer does after an epoch."""
@@ -181,6 +194,41 @@ class GramianBalancer(GradientBalancer):
         return self.task_weights(jacobian @ jacobian.T, losses, present) @ jacobian
 
 
+# ------------------------------------------------------------------------------------------- what some methods opt into
+@runtime_checkable
+class MasksFeatures(Protocol):
+    """A method that, at the level of features, masks their gradients before these are summed, in place of weights."""
+
+    def masks(self, signed: Tensor, present: Tensor) -> Tensor:
+        """Map sums over rows of sign(feature) times its gradient, (P, F), and present (T,) to factors (P, F)."""
+
+
+@runtime_checkable
+class WeighsHeads(Protocol):
+    """A method of whole rows that has weights for the gradients of the tasks' own parameters, if ``weight_heads``."""
+
+    def head_weights(self, present: Tensor, number: int) -> Tensor:
+        """Return what multiplies those of the P = ``number`` present tasks, (P,); asked for after :meth:`gradient`."""
+
+
+class PerParameter:
+    """Mixin of a method that treats each shared parameter by itself.
+
+    Attributes:
+        sizes: how many entries of a row each shared parameter has, in order, which core tells; empty where unknown.
+    """
+
+    sizes: tuple[int, ...] = ()
+
+    def widths(self, width: int) -> list[int]:
+        """Return the lengths of the pieces of a row of so many entries, one per shared parameter.
+
+        It is one piece where the sizes are unknown, and where they do not add up to the width (rows of something else
+        than the shared parameters).
+        """
+        return list(self.sizes) if self.sizes and sum(self.sizes) == width else [width]
+
+
 def inner_balancer(losses: LossBalancer, num_tasks: int, owner: str) -> Balancer:
     """Make the loss balancer inside of another balancer.
 
@@ -189,7 +237,7 @@ def inner_balancer(losses: LossBalancer, num_tasks: int, owner: str) -> Balancer
             number of tasks.
     """
     made: object = losses(num_tasks)
-    fits = isinstance(made, Balancer) and not made.rows and not made.tries_steps() and made.num_tasks == num_tasks
+    fits = isinstance(made, Balancer) and not made.rows and not made.tries_steps and made.num_tasks == num_tasks
     if not (isinstance(made, Balancer) and fits):
         raise ConfigurationError(
             f"{owner}: expected as `losses` a loss balancer for {num_tasks} tasks, one that tries no steps, found "

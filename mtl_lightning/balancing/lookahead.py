@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 
-class VirtualStep(Protocol):
+class Lookahead(Protocol):
     """What core offers such a balancer before an update: the network's losses and gradients beside its weights.
 
     A *shift* is one tensor per trained parameter of the network, in one order: shared and single tasks' ones, not the
     balancer's. The network's own weights never change, nor do BatchNorm's statistics, the random state or ``.grad``;
     everything is over the whole window and all processes, and detached. An absent task has the loss 0.
 
-    ``part`` is one of the balancer's ``splits`` equal parts of the window, counted from 0.
+    ``part`` is one of the balancer's ``parts`` equal parts of the window, counted from 0.
     """
 
     def losses_at(self, shift: Sequence[Tensor], part: int) -> Tensor:
@@ -39,3 +39,11 @@ class VirtualStep(Protocol):
 
     def rates(self) -> list[float]:
         """Return the present learning rate of each parameter, which its group's optimizer has."""
+
+
+@runtime_checkable
+class TriesSteps(Protocol):
+    """A balancer that looks where steps would lead before each update; only the outermost one can."""
+
+    def before_update(self, lookahead: Lookahead, present: Tensor) -> None:
+        """Learn from where steps would lead, before the update's losses; ``present`` is (T,) bool."""
