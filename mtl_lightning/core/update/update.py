@@ -70,9 +70,8 @@ class Updates:
         runtime.clear_gradients(composite, optimizer.zero_grad)
         rescale_targets(network, runtime, window)
         if balancer.tries_steps:
-            cast("TriesSteps", balancer).before_update(
-                WindowLookahead(network, runtime, window, composite), window.present
-            )
+            lookahead = WindowLookahead(network, runtime, window, composite)
+            cast("TriesSteps", balancer).before_update(lookahead, window.present)
         self.losses = differentiate(network, runtime, window, self._memory, self.on_nonfinite == "ignore")
         average_whole_gradients(network, runtime)
         leave_absent_untouched(network, window)

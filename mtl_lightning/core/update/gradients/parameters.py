@@ -94,8 +94,9 @@ class ParameterLevel(GradientLevel):
             return weighted[0].sum(0).to(dtype), None
         combined = balancer.gradient(rows, losses.to(rows.dtype), present)
         combined = combined.to(dtype, copy=True)  # a method may return what it keeps
-        heads = balancer.head_weights(present, number) if isinstance(balancer, WeighsHeads) else None
-        return combined, heads if balancer.weight_heads else None
+        if balancer.weight_heads and isinstance(balancer, WeighsHeads):
+            return combined, balancer.head_weights(present, number)
+        return combined, None
 
 
 def warn_if_nothing_is_shared(network: Network) -> None:
