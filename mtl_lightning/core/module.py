@@ -18,31 +18,17 @@ from mtl_lightning import checkpoint_file
 from mtl_lightning.architectures.base import ArchitectureArgument, HeadFactory
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.build import BalancerArgument
+from mtl_lightning.core import compat, optim
+from mtl_lightning.core.checkpoint import RandomState, fine_tuning, format_1, resume
 from mtl_lightning.core.checkpoint import checkpoint as plain
-from mtl_lightning.core.checkpoint import fine_tuning, format_1, resume
-from mtl_lightning.core.checkpoint.random_state import RandomState
-from mtl_lightning.core.compat.first_batch import first_batch
-from mtl_lightning.core.compat.process_group import destroy_at_exit
-from mtl_lightning.core.compat.termination import Termination
-from mtl_lightning.core.compat.trainer_arguments import TrainerArguments, replacements
-from mtl_lightning.core.compat.validations import Validations, plan_validation
 from mtl_lightning.core.compilation import CompileOptions, compile_parts
 from mtl_lightning.core.evaluation import DerivedMetrics, Evaluations
-from mtl_lightning.core.network.graph import Edge
-from mtl_lightning.core.network.network import Network
-from mtl_lightning.core.network.roles import Named
-from mtl_lightning.core.optim.composite import CompositeOptimizer
-from mtl_lightning.core.optim.plan import OptimizerPlan
-from mtl_lightning.core.optim.schedules import CompositeScheduler, Schedule, SchedulerFactory
+from mtl_lightning.core.network import Edge, Named, Network
+from mtl_lightning.core.optim import Schedule
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.sharding import refuse_unsupported, shard
-from mtl_lightning.core.update import record
-from mtl_lightning.core.update.accumulation import Accumulation
-from mtl_lightning.core.update.batches import micro_batches
+from mtl_lightning.core.update import Accumulation, LabelWatch, Updates, Window, micro_batches, record
 from mtl_lightning.core.update.gradients.parameters import warn_if_nothing_is_shared
-from mtl_lightning.core.update.labels import LabelWatch
-from mtl_lightning.core.update.update import Updates
-from mtl_lightning.core.update.window import Window
 from mtl_lightning.describe import Described
 from mtl_lightning.names import known_name
 from mtl_lightning.tasks.base import Task
@@ -88,26 +74,25 @@ class MultiTaskModule(Described, Network, LightningModule):
         reads: dict[str, list[str] | dict[str, Edge]] | None = None,
         groups: dict[str, list[str]] | None = None,
         optimizers: dict[str, OptimizerCallable] | None = None,
-        schedulers: dict[str, Schedule | SchedulerFactory] | None = None,
+        schedulers: dict[str, Schedule | optim.SchedulerFactory] | None = None,
         gradient_clip: dict[str, float] | None = None,
         allow_unlabelled: list[str] | None = None,
         on_nonfinite: Literal["raise", "skip", "ignore"] = "raise",
         compile: CompileOptions = False,
     ) -> None:
-        described = plain.describe_constructor(self)
         super().__init__(tasks, architecture, input_spec, balancer, heads, reads)
         self.automatic_optimization = False
-        self.config, self.by_code = described
+        self.config, self.by_code = plain.describe_constructor(self)
         self.save_hyperparameters(self.config, logger=False)  # record.py gives them to the loggers
         self.hparams.clear()  # the initial ones stay; in a checkpoint they would override the command line
         self.compile_options = compile
-        self.plan = OptimizerPlan(groups, optimizers, schedulers, gradient_clip)
+        self.plan = optim.OptimizerPlan(groups, optimizers, schedulers, gradient_clip)
         self.runtime = Runtime(self)
         self.updates = Updates(self, self.runtime, self.plan, on_nonfinite)
         self.accumulation = Accumulation(self.runtime)
         self.labels = LabelWatch(self.tasks, allow_unlabelled or [])
         self.evaluations = Evaluations(self, self.runtime)
-        self.validations = Validations(self.runtime)
+        self.validations = compat.Validations(self.runtime)
         self._interrupted: Mapping[str, Any] = {}  # our part of the checkpoint that a run is resumed from
         self._optimizers_before: fine_tuning.SavedOptimizers | None = None
         if self.is_built and type(self).__init__ is MultiTaskModule.__init__:  # else a subclass may yet add layers
@@ -128,7 +113,7 @@ class MultiTaskModule(Described, Network, LightningModule):
     def configure_model(self) -> None:
         """Build what waited for the first batch's sizes; compile the parts if asked to; shard them if need be."""
         if not self.is_built:
-            self.build(spec_of(first_batch(self.trainer)["inputs"]))
+            self.build(spec_of(compat.first_batch(self.trainer)["inputs"]))
         compile_parts(self, self.compile_options)
         shard(self, self.trainer)
 
@@ -143,15 +128,13 @@ class MultiTaskModule(Described, Network, LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Take over what the trainer refuses under manual optimization; the last hook before its check."""
-        destroy_at_exit()  # a process group that the trainer makes next
+        compat.destroy_at_exit()  # a process group that the trainer makes next
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # set outside its __init__
-        found = [callback for callback in callbacks if isinstance(callback, TrainerArguments)]
-        self.trainer_arguments = found[0] if found else TrainerArguments()
+        self.trainer_arguments = compat.the_one(compat.TrainerArguments, callbacks)
         self.trainer_arguments.take_over(self.trainer)
-        ending = [callback for callback in callbacks if isinstance(callback, Termination)]
-        self.termination = ending[0] if ending else Termination()
+        self.termination = compat.the_one(compat.Termination, callbacks)
         own = [callback for callback in (self.trainer_arguments, self.termination) if callback not in callbacks]
-        return [*replacements(callbacks), *own]
+        return [*compat.replacements(callbacks), *own]
 
     # ------------------------------------------------------------------------------------------------------ optimizers
     @property
@@ -165,20 +148,17 @@ class MultiTaskModule(Described, Network, LightningModule):
         return self._composite.optimizers
 
     @property
-    def _composite(self) -> CompositeOptimizer:
-        return cast("CompositeOptimizer", self.optimizers(use_pl_optimizer=False))
+    def _composite(self) -> optim.CompositeOptimizer:
+        return cast("optim.CompositeOptimizer", self.optimizers(use_pl_optimizer=False))
 
     @property
-    def _scheduler(self) -> CompositeScheduler | None:
+    def _scheduler(self) -> optim.CompositeScheduler | None:
         found: Any = self.lr_schedulers()
-        return found if isinstance(found, CompositeScheduler) else None
+        return found if isinstance(found, optim.CompositeScheduler) else None
 
     @property
     def lr(self) -> float:
-        """The default group's learning rate, for a learning-rate finder.
-
-        What the finder sets is a factor on the rates of all groups: these keep their ratios.
-        """
+        """The default group's rate, for a learning-rate finder; what that sets keeps the ratios of all groups."""
         return self.plan.rate
 
     @lr.setter
@@ -195,27 +175,18 @@ class MultiTaskModule(Described, Network, LightningModule):
         config = {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "name": "lr"}}
         return cast("OptimizerLRScheduler", config)
 
-    def step_schedulers(self, interval: str, index: int) -> None:
-        """Step the schedulers that are due; plateau ones by epoch wait for the validation."""
-        for config in self.trainer.lr_scheduler_configs:
-            scheduler: Any = config.scheduler
-            if isinstance(scheduler, CompositeScheduler):
-                scheduler.step(interval, index, self.trainer.callback_metrics)
-            elif config.interval == interval and index % config.frequency == 0 and not config.reduce_on_plateau:
-                self.lr_scheduler_step(scheduler, None)  # a callback's: the learning-rate finder's, SWA's
+    def _step_schedulers(self, interval: str, index: int) -> None:
+        trainer = self.trainer
+        optim.step_due(trainer.lr_scheduler_configs, interval, index, trainer.callback_metrics, self.lr_scheduler_step)
 
     # -------------------------------------------------------------------------------------------------------- training
     def on_fit_start(self) -> None:
         """Refuse tasks whose statistics were never fitted, and write the charts' layout."""
-        if unfitted := [name for name, task in self.tasks.items() if not task.fitted]:
-            raise ConfigurationError(
-                f"The tasks {unfitted} standardise their targets but were never fitted: call "
-                "`task.fit_target(targets)` with the training split's targets (a MultiTaskDataModule does it itself)."
-            )
+        self.check_fitted()
         if self.runtime.world_size > 1:
             self.balancer.share_seeds(self.trainer.strategy.broadcast)
         warn_if_nothing_is_shared(self)
-        record.start(self.trainer, self._hyperparameters())
+        record.start(self.trainer, plain.hyperparameters(self.hparams_initial, self.trainer))
 
     def on_train_start(self) -> None:
         """Put back this process's state of an interrupted run, after the loaders were set up."""
@@ -226,8 +197,7 @@ class MultiTaskModule(Described, Network, LightningModule):
             resume.restore(self.resumable, self._interrupted["processes"], self.runtime)
         elif self._optimizers_before is not None:
             fine_tuning.restore_optimizers(self, self._composite, self.groups, self._optimizers_before)
-        self._optimizers_before = None
-        self._interrupted = {}
+        self._interrupted, self._optimizers_before = {}, None
 
     def on_train_epoch_start(self) -> None:
         """Tell the metrics of earlier epochs from those to come."""
@@ -244,7 +214,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         objective = None if window is None else self._update(Window.counted(window, self.tasks, self.runtime))
         if last:
             self.updates.finish_epoch()
-            self.step_schedulers("epoch", self.current_epoch + 1)
+            self._step_schedulers("epoch", self.current_epoch + 1)
         return None if objective is None else {"loss": objective}
 
     def _update(self, window: Window) -> Tensor | None:
@@ -253,7 +223,7 @@ class MultiTaskModule(Described, Network, LightningModule):
             return None
         self.labels.labelled.update(window.names)
         objective = self.updates.make(window, cast("LightningOptimizer", self.optimizers()))
-        self.step_schedulers("step", self.trainer.global_step)
+        self._step_schedulers("step", self.trainer.global_step)
         return objective
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -271,22 +241,12 @@ class MultiTaskModule(Described, Network, LightningModule):
     def on_train_epoch_end(self) -> None:
         """Step plateau schedulers of epochs without a validation; look for tasks that nobody labelled."""
         self.validations.step_plateaus(self._scheduler)
-        trainer = self.trainer
-        whole = trainer.is_last_batch and trainer.limit_train_batches == 1.0
-        self.labels.check_epoch(whole and not trainer.fast_dev_run)  # type: ignore[attr-defined]  # set outside its __init__
+        self.labels.check_epoch(self.runtime.went_through_all_data)
 
     def on_fit_end(self) -> None:
-        """Write the hyperparameters with the final metrics."""
-        record.finish(self.trainer, self._hyperparameters())
-
-    def teardown(self, stage: str) -> None:
-        """Let go of what only updates need."""
+        """Write the hyperparameters with the final metrics; let go of what only updates need."""
+        record.finish(self.trainer, plain.hyperparameters(self.hparams_initial, self.trainer))
         self.updates.finish_fit()
-
-    def _hyperparameters(self) -> dict[str, Any]:
-        """Return what made the module and its data, as far as it is plain data, nested."""
-        data = plain.data_of(getattr(self.trainer, "datamodule", None))["data"]
-        return {"model": dict(self.hparams_initial), **({"data": data} if data else {})}
 
     # ------------------------------------------------------------------------------------ validation, test, prediction
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -343,7 +303,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         if self.trainer.state.fn == "fit":
             self._interrupted = checkpoint.get(checkpoint_file.KEY, {})
             due = self._interrupted.get("validation_is_due", False) and self.trainer.enable_validation
-            plan_validation(checkpoint["loops"], due)
+            compat.plan_validation(checkpoint["loops"], due)
 
     def restore_optimizers(self, checkpoint_path: str | Path) -> None:
         """Begin the next training with the optimizer state, in a checkpoint, of the parameters that stay.

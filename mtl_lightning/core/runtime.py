@@ -36,6 +36,13 @@ class Runtime:
         """The module's device."""
         return self._module.device
 
+    @property
+    def went_through_all_data(self) -> bool:
+        """Whether the epoch that ends was not cut short."""
+        trainer = self.trainer
+        whole = trainer.is_last_batch and trainer.limit_train_batches == 1.0
+        return whole and not trainer.fast_dev_run  # type: ignore[attr-defined]  # set outside its __init__
+
     # ------------------------------------------------------------------------------------------------------- precision
     @property
     def scaler(self) -> Any:

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 from jsonargparse import ArgumentError
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import instantiate_module
 
 from mtl_lightning.checkpoint_file import FORMAT, KEY, read
-from mtl_lightning.core.checkpoint import fine_tuning, resume
+from mtl_lightning.core.checkpoint.fine_tuning import describe_optimizers, load_what_stays
+from mtl_lightning.core.checkpoint.resume import Parts, states_of_processes
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.core.optim.plan import OptimizerPlan
@@ -63,8 +64,14 @@ def data_of(data: LightningDataModule | None) -> dict[str, Any]:
     return {"data": described.get("data"), "schema": described.get("schema")}
 
 
+def hyperparameters(model: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
+    """Return what made the module and its data, as far as it is plain data, nested; for loggers."""
+    data = data_of(getattr(trainer, "datamodule", None))["data"]
+    return {"model": dict(model), **({"data": data} if data else {})}
+
+
 def our_part(
-    network: Network, runtime: Runtime, plan: OptimizerPlan, parts: resume.Parts, described: Mapping[str, Any]
+    network: Network, runtime: Runtime, plan: OptimizerPlan, parts: Parts, described: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return our part of a checkpoint that Lightning is about to write; to be called on all processes.
 
@@ -81,10 +88,10 @@ def our_part(
         "version": __version__,
         **described,
         "task_names": list(network.tasks),
-        "optimizers": [entry for one in composites for entry in fine_tuning.describe_optimizers(one, plan.groups)],
+        "optimizers": [entry for one in composites for entry in describe_optimizers(one, plan.groups)],
         "input_spec": input_spec_to_dict(network.input_spec),
         **data_of(getattr(runtime.trainer, "datamodule", None)),
-        "processes": resume.states_of_processes(parts, runtime),
+        "processes": states_of_processes(parts, runtime),
     }
 
 
@@ -112,7 +119,7 @@ def load(cls: type[Module], path: str | Path, overrides: Mapping[str, Any], map_
     if strict:
         module.load_state_dict(checkpoint["state_dict"])
     else:
-        fine_tuning.load_what_stays(module, checkpoint["state_dict"], saved["task_names"])
+        load_what_stays(module, checkpoint["state_dict"], saved["task_names"])
     return module
 
 

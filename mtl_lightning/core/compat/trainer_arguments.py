@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BackboneFinetuning, GradientAccumulationScheduler, ModelCheckpoint
 
 from mtl_lightning.core.compat.finetuning import GroupBackboneFinetuning
 from mtl_lightning.types import ConfigurationError
+
+Kept = TypeVar("Kept", bound=Callback)
 
 
 class TrainerArguments(Callback):
@@ -81,3 +83,8 @@ def replacements(callbacks: list[Callback]) -> list[Callback]:
         *(ManualAccumulationScheduler(callback.scheduling) for callback in refusing),
         *(GroupBackboneFinetuning(callback) for callback in mistaken),
     ]
+
+
+def the_one(kind: type[Kept], callbacks: list[Callback]) -> Kept:
+    """Return the callback of a kind among a trainer's, which an earlier run has left there, or a new one."""
+    return next((callback for callback in callbacks if isinstance(callback, kind)), None) or kind()

@@ -2,5 +2,6 @@
 
 from mtl_lightning.core.network.graph import Edge
 from mtl_lightning.core.network.network import Network
+from mtl_lightning.core.network.roles import Named, Roles
 
-__all__ = ["Edge", "Network"]
+__all__ = ["Edge", "Named", "Network", "Roles"]

@@ -118,6 +118,14 @@ class Network(nn.Module):
         """Give every parameter its role, those that were added since the last time, too."""
         self.roles: Roles = find_roles(self, list(self.tasks))
 
+    def check_fitted(self) -> None:
+        """Refuse tasks that standardise their targets without knowing these."""
+        if unfitted := [name for name, task in self.tasks.items() if not task.fitted]:
+            raise ConfigurationError(
+                f"The tasks {unfitted} standardise their targets but were never fitted: call "
+                "`task.fit_target(targets)` with the training split's targets (a MultiTaskDataModule does it itself)."
+            )
+
     # --------------------------------------------------------------------------------------------------------- forward
     def run(self, inputs: Any, tasks: Sequence[str]) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
         """Return outputs (B, K, *) of ``tasks`` and of those they read, and the auxiliary losses ()."""

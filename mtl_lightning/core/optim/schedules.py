@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from lightning.pytorch.cli import ReduceLROnPlateau as MonitoringPlateau
+from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
@@ -150,3 +151,27 @@ class CompositeScheduler:
             ):
                 scheduler.last_epoch = epoch
                 scheduler.step(metrics)
+
+
+def step_due(
+    configs: Iterable[LRSchedulerConfig],
+    interval: str,
+    index: int,
+    metrics: Mapping[str, Any],
+    step_other: Callable[[Any, None], None],
+) -> None:
+    """Step the schedulers that are due after ``index`` intervals; plateau ones by epoch wait for the validation.
+
+    Args:
+        configs: the trainer's schedulers.
+        interval: ``"step"`` or ``"epoch"``.
+        index: the number of intervals so far.
+        metrics: the trainer's.
+        step_other: steps a scheduler that is a callback's: the learning-rate finder's, SWA's.
+    """
+    for config in configs:
+        scheduler: Any = config.scheduler
+        if isinstance(scheduler, CompositeScheduler):
+            scheduler.step(interval, index, metrics)
+        elif config.interval == interval and index % config.frequency == 0 and not config.reduce_on_plateau:
+            step_other(scheduler, None)
