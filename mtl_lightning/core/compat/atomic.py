@@ -1,4 +1,8 @@
-"""Checkpoint files that are whole or not there at all."""
+"""Checkpoint files that are whole or not there at all.
+
+Relies on ``Strategy.checkpoint_io`` being a ``TorchCheckpointIO`` unless the user gave another, and replaces its
+``save_checkpoint``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""``BackboneFinetuning`` for a module whose groups own every parameter, frozen ones too, from the start."""
+"""``BackboneFinetuning`` for a module whose groups own every parameter, frozen ones too, from the start.
+
+Relies on ``BackboneFinetuning.finetune_function``, which reads the first group's rate and writes the last group's, and
+on ``BaseFinetuning._internal_optimizer_metadata``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""SIGTERM, which clusters send before they take a machine away: finish the window, write a checkpoint, leave with 0."""
+"""SIGTERM, which clusters send before they take a machine away: finish the window, write a checkpoint, leave with 0.
+
+Relies on ``_SignalConnector.register_signal_handlers`` (``Trainer._signal_connector``) setting Lightning's handler
+between ``on_fit_start`` and ``on_train_start``, and on ``SIGTERMException`` ending the program with status 0.
+"""
 
 from __future__ import annotations
 

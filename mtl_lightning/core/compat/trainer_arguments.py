@@ -1,4 +1,9 @@
-"""What Lightning refuses or forgets under manual optimization, taken over and given back."""
+"""What Lightning refuses or forgets under manual optimization, taken over and given back.
+
+Relies on ``configure_callbacks`` coming before ``__verify_manual_optimization_support`` of
+``lightning.pytorch.trainer.configuration_validator``, which refuses, and ``setup`` after it; on a callback that a
+module returns taking the place of one of its base class; and on ``ModelCheckpoint._train_time_interval``.
+"""
 
 from __future__ import annotations
 
