@@ -11,7 +11,7 @@ import pytest
 
 from mtl_lightning import balancing
 from mtl_lightning.balancing import Balancer
-from mtl_lightning.balancing.draws import Draws
+from mtl_lightning.balancing.tools.seeded_generator import Draws
 
 PAGE = (Path(__file__).parent.parent / "docs" / "methods.md").read_text()
 HEADER = ["method", "paper", "consumes", "backwards", "memory", "state", "random", "heads weighted"]

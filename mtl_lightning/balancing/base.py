@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from mtl_lightning.balancing.draws import Draws
+from mtl_lightning.balancing.tools.seeded_generator import Draws
 from mtl_lightning.types import Likelihood
 
 _HALF = (torch.float16, torch.bfloat16)

@@ -19,8 +19,8 @@ from torchjd.scalarization import Scalarizer
 from mtl_lightning import balancing
 from mtl_lightning.balancing import Balancer
 from mtl_lightning.balancing.build import build_balancer
-from mtl_lightning.balancing.draws import Draws
 from mtl_lightning.balancing.rows import GradientBalancer, MasksFeatures
+from mtl_lightning.balancing.tools.seeded_generator import Draws
 
 EXPORTED: list[Any] = [getattr(balancing, name) for name in balancing.__all__]
 CLASSES: list[Any] = [

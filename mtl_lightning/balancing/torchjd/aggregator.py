@@ -13,8 +13,8 @@ from torch import Tensor
 from torchjd.aggregation import Aggregator, UPGrad
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.draws import Draws
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
+from mtl_lightning.balancing.tools.seeded_generator import Draws
 from mtl_lightning.balancing.torchjd.factories import call_factory
 from mtl_lightning.balancing.torchjd.memory import Memory
 from mtl_lightning.types import ConfigurationError

@@ -13,7 +13,7 @@ from torchjd.scalarization import Scalarizer, Sum
 from typing_extensions import Self
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.draws import Draws
+from mtl_lightning.balancing.tools.seeded_generator import Draws
 from mtl_lightning.balancing.torchjd import private_state
 from mtl_lightning.balancing.torchjd.factories import call_factory
 from mtl_lightning.types import ConfigurationError

@@ -32,7 +32,7 @@ from mtl_lightning import MultiTaskModule
 from mtl_lightning.balancing.rows import GramianBalancer, LossBalancer
 from mtl_lightning.balancing.torchjd import TorchJDScalarizer
 from mtl_lightning.types import ConfigurationError
-from tests.balancing.losses import flags, reloaded, weights_of
+from tests.balancing.loss_cases import flags, reloaded, weights_of
 from tests.core.saved import BATCHES, PATH, trained
 from tests.helpers import make_module
 
