@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentError
-from lightning.pytorch.cli import instantiate_module
+from jsonargparse import ArgumentError, ArgumentParser
 
 from mtl_lightning.core import partial_restore, resume
 from mtl_lightning.types import (
@@ -103,7 +102,7 @@ def load(cls: type[Module], path: str | Path, overrides: Mapping[str, Any], map_
         )
     arguments = {**saved["config"], "input_spec": input_spec_from_dict(saved["input_spec"]), **overrides}
     try:
-        module: Module = instantiate_module(cls, arguments)
+        module = _instantiate(cls, arguments)
     except (ArgumentError, ImportError) as error:
         raise ConfigurationError(
             f"{path} cannot be rebuilt: {error}\nPass the arguments in question to load_from_checkpoint again."
@@ -113,6 +112,13 @@ def load(cls: type[Module], path: str | Path, overrides: Mapping[str, Any], map_
     else:
         partial_restore.load_what_stays(module, checkpoint["state_dict"], saved["task_names"])
     return module
+
+
+def _instantiate(cls: type[Module], arguments: Mapping[str, Any]) -> Module:
+    """Make a module from plain data, as the command line would."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "module", fail_untyped=False)
+    return cast("Module", parser.instantiate(parser.parse_object({"module": dict(arguments)})).module)
 
 
 def _without_numpy(value: Any) -> Any:
