@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.cli import instantiate_module
 
 from mtl_lightning.checkpoint_file import FORMAT, KEY, read
 from mtl_lightning.core.checkpoint.fine_tuning import describe_optimizers, load_what_stays
@@ -111,7 +110,7 @@ def load(cls: type[Module], path: str | Path, overrides: Mapping[str, Any], map_
         )
     arguments = {**saved["config"], "input_spec": input_spec_from_dict(saved["input_spec"]), **overrides}
     try:
-        module: Module = instantiate_module(cls, arguments)
+        module = _instantiate(cls, arguments)
     except (ArgumentError, ImportError) as error:
         raise ConfigurationError(
             f"{path} cannot be rebuilt: {error}\nPass the arguments in question to load_from_checkpoint again."
@@ -121,6 +120,13 @@ def load(cls: type[Module], path: str | Path, overrides: Mapping[str, Any], map_
     else:
         load_what_stays(module, checkpoint["state_dict"], saved["task_names"])
     return module
+
+
+def _instantiate(cls: type[Module], arguments: Mapping[str, Any]) -> Module:
+    """Make a module from plain data, as the command line would."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "module", fail_untyped=False)
+    return cast("Module", parser.instantiate(parser.parse_object({"module": dict(arguments)})).module)
 
 
 def without_numpy(value: Any) -> Any:
