@@ -22,7 +22,7 @@ from mtl_lightning.data.streaming.table import Streaming, TableStream
 from mtl_lightning.data.table.cells import CellError
 from mtl_lightning.data.table.columns import TableColumns, TargetColumn
 from mtl_lightning.data.table.encoder import TableEncoder
-from mtl_lightning.data.table.pieces import Selected, located, placed, select
+from mtl_lightning.data.table.pieces import Selected, placed, select
 from mtl_lightning.data.table.reader import As, TableFiles, find_files
 from mtl_lightning.data.table.rows import RowsBuilder, TableRows
 from mtl_lightning.data.table.schema import TableFitter, described
@@ -154,7 +154,7 @@ class TableData(MultiTaskDataModule):
             fitter = TableFitter(self.columns)
             files = self._files(source)
             for selected in self._selected(source, files, fitter.needed(files.names()), "train"):
-                with located(selected):
+                with selected.located():
                     fitter.update(selected.batch())
             schema = fitter.finish()
         rank_zero_info(f"{type(self).__name__}: {described(schema)}")
@@ -270,7 +270,7 @@ class TableData(MultiTaskDataModule):
         most = max((len(values) + 1 for values in self.schema["categorical"].values()), default=1)
         found = {split: RowsBuilder(most) for split in splits}
         for selected in self._selected(source, files, encoder.needed(targets=targets), *splits):
-            with located(selected):
+            with selected.located():
                 batch = encoder.encode(selected.batch(), targets=targets)
             for split, builder in found.items():
                 rows = np.flatnonzero(selected.splits == SPLITS.index(split))

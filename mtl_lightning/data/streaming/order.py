@@ -9,7 +9,7 @@ import torch
 
 from mtl_lightning.data.loader import EpochSampler
 from mtl_lightning.data.seeding import generator_of, mixed_seed
-from mtl_lightning.data.streaming.rows import Block, Piece, StreamedRows
+from mtl_lightning.data.streaming.rows import Block, StreamedRows, Stride
 
 
 class StreamOrder(EpochSampler):
@@ -44,25 +44,25 @@ class StreamOrder(EpochSampler):
 
     def _whole(self) -> list[Block]:
         blocks: list[Block] = []
-        waiting: list[Piece] = []
+        waiting: list[Stride] = []
         rows = 0
-        for piece in self._pieces():
-            if waiting and rows + piece.rows > self.rows.source.buffer_rows:
+        for stride in self._strides():
+            if waiting and rows + stride.rows > self.rows.source.buffer_rows:
                 blocks.append(self._block(waiting))
                 waiting, rows = [], 0
-            waiting.append(piece)
-            rows += piece.rows
+            waiting.append(stride)
+            rows += stride.rows
         if waiting:
             blocks.append(self._block(waiting))
         short = len(self) - sum(block.rows for block in blocks)
-        filler = Piece(next((index for group in self.rows.row_groups for index in group), 0), 0, 1, 1)
+        filler = Stride(next((index for group in self.rows.row_groups for index in group), 0), 0, 1, 1)
         return blocks + [Block((filler,), labelled=False)] * short
 
-    def _block(self, pieces: Sequence[Piece]) -> Block:
-        seed = mixed_seed(self.seed, self.epoch, pieces[0].place, pieces[0].start) if self.shuffle else None
-        return Block(tuple(pieces), seed)
+    def _block(self, strides: Sequence[Stride]) -> Block:
+        seed = mixed_seed(self.seed, self.epoch, strides[0].place, strides[0].start) if self.shuffle else None
+        return Block(tuple(strides), seed)
 
-    def _pieces(self) -> Iterator[Piece]:
+    def _strides(self) -> Iterator[Stride]:
         """Yield what this rank reads of each slice."""
         rank, world = self.place()
         total, before = len(self.rows), 0
@@ -70,11 +70,11 @@ class StreamOrder(EpochSampler):
         for index in self._sequence():
             count = self.rows.counts[index]
             if self.pad:
-                piece = Piece(index, max(first - before, 0), min(end - before, count), 1)
+                stride = Stride(index, max(first - before, 0), min(end - before, count), 1)
             else:
-                piece = Piece(index, (rank - before) % world, count, world)
-            if piece.rows:
-                yield piece
+                stride = Stride(index, (rank - before) % world, count, world)
+            if stride.rows:
+                yield stride
             before += count
 
     def _sequence(self) -> Iterator[int]:

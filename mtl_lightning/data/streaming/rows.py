@@ -11,7 +11,6 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
-from mtl_lightning.data.streaming.scan import located
 from mtl_lightning.data.streaming.source import ParquetSource, Slice
 from mtl_lightning.nested import map_leaves
 from mtl_lightning.types import Batch, ConfigurationError, DataError
@@ -22,7 +21,7 @@ Select: TypeAlias = Callable[[Any, Slice], Any]
 """Says which rows of a slice, a ``pyarrow.Table``, are in the split: NumPy (rows,) bool; picklable."""
 
 
-class Piece(NamedTuple):
+class Stride(NamedTuple):
     """Of the rows of a slice that are in the split, ``[start:stop:step]``."""
 
     place: int  # of the slice in the source's list
@@ -39,14 +38,14 @@ class Piece(NamedTuple):
 class Block(NamedTuple):
     """Rows that are read at once."""
 
-    pieces: tuple[Piece, ...]
+    strides: tuple[Stride, ...]
     seed: int | None = None  # of the order of the rows; None leaves them as they are
     labelled: bool = True  # without labels they fill up the last batch of a short rank
 
     @property
     def rows(self) -> int:
         """How many rows it has."""
-        return sum(piece.rows for piece in self.pieces)
+        return sum(stride.rows for stride in self.strides)
 
 
 class StreamedRows(Dataset[Batch]):
@@ -85,27 +84,28 @@ class StreamedRows(Dataset[Batch]):
         return sum(self.counts)
 
     def __getitem__(self, block: Block) -> Batch:
-        read = [self._read(piece) for piece in block.pieces]
+        read = [self._read(stride) for stride in block.strides]
         tables = [table for table, *_ in read]
-        with located(self.source, [(part, rows) for _, part, rows in read]):
+        with self.source.located([(part, rows) for _, part, rows in read]):
             batch = self.encode(pa.concat_tables(tables) if len(tables) > 1 else tables[0])
         if block.seed is None:
             return batch
         order = torch.randperm(block.rows, generator=torch.Generator().manual_seed(block.seed))
         return cast("Batch", map_leaves(lambda column: column.index_select(0, order), batch))
 
-    def _read(self, piece: Piece) -> tuple[Any, Slice, Any]:
-        """Return a piece as a table, and where it comes from: a slice, and its rows (N,)."""
-        part = self.source.slices[piece.place]
+    def _read(self, stride: Stride) -> tuple[Any, Slice, Any]:
+        """Return a stride as a table, and where it comes from: a slice, and its rows (N,)."""
+        part = self.source.slices[stride.place]
         table = self.source.read(part)
         found = np.arange(part.rows)
         if self.select is not None:
-            with located(self.source, [(part, found)]):
+            with self.source.located([(part, found)]):
                 found = np.flatnonzero(self.select(table, part))
-        if len(found) != self.counts[piece.place]:
+        counted = self.counts[stride.place]
+        if len(found) != counted:
             raise DataError(
-                f"{self.source.name(part)}: expected {self.counts[piece.place]} rows of this split, as counted before, "
+                f"{self.source.name(part)}: expected {counted} rows of this split, as counted before, "
                 f"found {len(found)}. Leave the files as they are while they are read."
             )
-        rows = found[piece.start : piece.stop : piece.step]
+        rows = found[stride.start : stride.stop : stride.step]
         return (table if len(rows) == part.rows else table.take(rows)), part, rows

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,6 @@ from filelock import FileLock
 
 from mtl_lightning.data.streaming.source import ParquetSource, Slice
 from mtl_lightning.data.streaming.split import StreamSplit
-from mtl_lightning.data.table.cells import CellError
-from mtl_lightning.types import DataError
 
 TRAIN = 0
 
@@ -46,7 +42,7 @@ def scan(
         if split is None:
             found = np.full(part.rows, TRAIN)
         else:
-            with located(source, [(part, np.arange(part.rows))]):
+            with source.located([(part, np.arange(part.rows))]):
                 found = split(table, part)
         counts[:, place] = np.bincount(found[found >= 0], minlength=3)
         if update is not None and counts[TRAIN, place]:
@@ -61,28 +57,9 @@ def scan(
 
 def _flush(source: ParquetSource, waiting: list[tuple[Any, Slice, Any]], update: Callable[[Any], None]) -> None:
     if waiting:
-        with located(source, [(part, rows) for _, part, rows in waiting]):
+        with source.located([(part, rows) for _, part, rows in waiting]):
             update(pa.concat_tables([table for table, *_ in waiting]))
         waiting.clear()
-
-
-@contextmanager
-def located(source: ParquetSource, rows: Sequence[tuple[Slice, Any]]) -> Iterator[None]:
-    """Name the file and the row, counted from 1, of a cell that cannot be read.
-
-    Args:
-        source: the table.
-        rows: the slices that were read, and which of their rows.
-    """
-    try:
-        yield
-    except CellError as error:
-        row = math.inf if error.row is None else error.row
-        for part, indices in rows:
-            if row < len(indices):
-                raise DataError(f"{source.row_name(part, indices[int(row)])}: {error}.") from error
-            row -= len(indices)
-        raise DataError(f"{source.name(rows[0][0])}: {error}.") from error
 
 
 def remembered(folder: Path | None, key: Mapping[str, Any], paths: Sequence[Path], make: Callable[[], Any]) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +12,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mtl_lightning.data.table.cells import CellError
 from mtl_lightning.data.table.columns import listed
 from mtl_lightning.names import did_you_mean
 from mtl_lightning.types import ConfigurationError, DataError
@@ -86,7 +89,7 @@ class ParquetSource:
             for name in columns:
                 self._check(path, schema, name)
         self.columns = list(columns)
-        kinds = {name: _plain(self._schemas[0].field(name).type) for name in columns}
+        kinds = {name: _value_type(self._schemas[0].field(name).type) for name in columns}
         self._text = [name for name, kind in kinds.items() if kind == pa.string()]
         self._schema = pa.schema([(name, _TEXT if kind == pa.string() else kind) for name, kind in kinds.items()])
         self._cursor: _Cursor | None = None
@@ -97,7 +100,7 @@ class ParquetSource:
             raise DataError(
                 f"{path}: expected a column {name!r}, found {listed(schema.names)}.{did_you_mean(name, schema.names)}"
             )
-        found, first = (_plain(other.field(name).type) for other in (schema, self._schemas[0]))
+        found, first = (_value_type(other.field(name).type) for other in (schema, self._schemas[0]))
         if found != first:
             raise DataError(
                 f"{path}: expected the column {name!r} of type {first}, as in {self.paths[0]}, found type {found}. "
@@ -137,6 +140,23 @@ class ParquetSource:
         before = next(other.first for other in self.slices if other.file == part.file)
         return f"{self.paths[part.file]}, row {part.first - before + row + 1}"
 
+    @contextmanager
+    def located(self, rows: Sequence[tuple[Slice, Any]]) -> Iterator[None]:
+        """Add file and row to an error about a cell.
+
+        Args:
+            rows: the slices that were read, and which of their rows (N,) the cells are of.
+        """
+        try:
+            yield
+        except CellError as error:
+            row = math.inf if error.row is None else error.row
+            for part, indices in rows:
+                if row < len(indices):
+                    raise DataError(f"{self.row_name(part, indices[int(row)])}: {error}.") from error
+                row -= len(indices)
+            raise DataError(f"{self.name(rows[0][0])}: {error}.") from error
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the open file; a worker process opens its own."""
         return self.__dict__ | {"_cursor": None}
@@ -165,7 +185,7 @@ def _slices(sizes: Sequence[Sequence[int]], most: int) -> Iterator[Slice]:
                 first += rows
 
 
-def _plain(kind: Any) -> Any:
+def _value_type(kind: Any) -> Any:
     """Return the type of a column's values, of the several for text always the same."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return pa.string() if pa.types.is_large_string(kind) else kind

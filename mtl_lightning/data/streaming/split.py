@@ -108,7 +108,7 @@ def _unit(bits: Any) -> Any:
     return (bits >> np.uint64(64 - _BITS)) / 2.0**_BITS
 
 
-class Rows:
+class InSplit:
     """Picks the rows of one split, by its number; it can be pickled.
 
     Args:

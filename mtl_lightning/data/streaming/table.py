@@ -10,7 +10,7 @@ from typing import Any
 from mtl_lightning.data.streaming.rows import Encode, StreamedRows
 from mtl_lightning.data.streaming.scan import remembered, scan
 from mtl_lightning.data.streaming.source import ParquetSource
-from mtl_lightning.data.streaming.split import Rows, StreamSplit
+from mtl_lightning.data.streaming.split import InSplit, StreamSplit
 from mtl_lightning.data.table.columns import TableColumns
 from mtl_lightning.data.table.reader import is_parquet
 from mtl_lightning.data.table.schema import TableFitter
@@ -90,7 +90,7 @@ class TableStream:
         if self._counts is None:
             key = self._key()
             self._counts = remembered(self._cache, key, source.paths, lambda: scan(self._with(()), self.split))
-        return StreamedRows(source, encode, select=Rows(self.split, split), counts=self._counts[split])
+        return StreamedRows(source, encode, select=InSplit(self.split, split), counts=self._counts[split])
 
     def _with(self, columns: Iterable[str]) -> ParquetSource:
         needed = dict.fromkeys([*columns, *(self.split.columns if self.split else ())])

@@ -44,7 +44,7 @@ class TargetColumn:
         return self.positive is not None or self.at_least is not None
 
 
-class Roles(NamedTuple):
+class ColumnRoles(NamedTuple):
     """The columns that a table has, by what they are for; ``open`` ones are yet to be guessed."""
 
     numeric: list[str]
@@ -94,7 +94,7 @@ class TableColumns:
             return []
         return [self.weights] if isinstance(self.weights, str) else list(dict.fromkeys(self.weights.values()))
 
-    def roles(self, names: Sequence[str]) -> Roles:
+    def roles(self, names: Sequence[str]) -> ColumnRoles:
         """Say what each of a table's columns is for.
 
         Raises:
@@ -122,7 +122,7 @@ class TableColumns:
                 f"Column {leaks[0]!r} holds a target or a weight, found it among the features: the network would be "
                 "shown the answer. Take it out of `numeric`, `categorical` and `log1p`."
             )
-        roles = Roles([], [], [], [])
+        roles = ColumnRoles([], [], [], [])
         for name in names:
             if name in reserved:
                 continue

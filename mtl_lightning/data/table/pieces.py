@@ -27,6 +27,15 @@ class Selected(NamedTuple):
         batch = self.piece.rows
         return batch if len(self.rows) == batch.num_rows else batch.take(pa.array(self.rows))
 
+    @contextmanager
+    def located(self) -> Iterator[None]:
+        """Add file and row to an error about a cell of the batch."""
+        try:
+            yield
+        except CellError as error:
+            row = None if error.row is None else int(self.rows[error.row])
+            raise CellError(str(error), row).at(self.piece.file, self.piece.start + 1) from error
+
 
 def select(pieces: Iterable[Piece], wanted: Sequence[int], assigned: NDArray[np.int8] | None) -> Iterator[Selected]:
     """Pick the rows of the wanted splits.
@@ -44,16 +53,6 @@ def select(pieces: Iterable[Piece], wanted: Sequence[int], assigned: NDArray[np.
         first = last
         if len(rows):
             yield Selected(piece, rows, of_piece[rows])
-
-
-@contextmanager
-def located(selected: Selected) -> Iterator[None]:
-    """Add file and row to an error about a cell."""
-    try:
-        yield
-    except CellError as error:
-        row = None if error.row is None else int(selected.rows[error.row])
-        raise CellError(str(error), row).at(selected.piece.file, selected.piece.start + 1) from error
 
 
 def placed(error: CellError, pieces: Sequence[Piece]) -> DataError:

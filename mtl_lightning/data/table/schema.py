@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from mtl_lightning.data.table.cells import CellError
-from mtl_lightning.data.table.columns import Roles, TableColumns, TargetColumn, in_order, listed, matching
+from mtl_lightning.data.table.columns import ColumnRoles, TableColumns, TargetColumn, in_order, listed, matching
 from mtl_lightning.data.table.profile import Profile
 from mtl_lightning.types import ConfigurationError, DataError, TableSpec, input_spec_to_dict
 
@@ -35,7 +35,7 @@ class TableFitter:
     def __init__(self, columns: TableColumns) -> None:
         self.columns = columns
         self._rows = 0
-        self._roles: Roles | None = None
+        self._roles: ColumnRoles | None = None
         self._numeric: dict[str, Profile] = {}
         self._categorical: dict[str, Profile] = {}
         self._open: dict[str, Profile] = {}
@@ -75,7 +75,7 @@ class TableFitter:
         for task, profile in self._targets.items():
             _update(profile, batch, self.columns.target_columns()[task])
 
-    def _begin(self, names: list[str]) -> Roles:
+    def _begin(self, names: list[str]) -> ColumnRoles:
         columns, missing = self.columns, frozenset(self.columns.missing_values)
         self._roles = roles = columns.roles(names)
         logarithmic = {name for pattern in columns.log1p for name in matching(pattern, names)}

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mtl_lightning.data.streaming.rows import Block, Piece, StreamedRows
+from mtl_lightning.data.streaming.rows import Block, StreamedRows, Stride
 from mtl_lightning.data.streaming.scan import remembered, scan
 from mtl_lightning.data.streaming.source import ParquetSource
-from mtl_lightning.data.streaming.split import Rows, StreamSplit
+from mtl_lightning.data.streaming.split import InSplit, StreamSplit
 from mtl_lightning.data.table.cells import CellError, numbers
 from mtl_lightning.data.table.split import TableSplit
 from mtl_lightning.types import Batch, ConfigurationError, DataError
@@ -78,9 +78,9 @@ def test_one_pass_counts_the_splits_and_shows_the_training_rows_alone(tmp_path: 
     found = assigned(source, split)
     assert seen == np.flatnonzero(found == 0).tolist()
     assert [sum(of_split) for of_split in counts] == np.bincount(found).tolist()
-    rows = StreamedRows(source, counted, select=pickle.loads(pickle.dumps(Rows(split, 1))), counts=counts[1])
+    rows = StreamedRows(source, counted, select=pickle.loads(pickle.dumps(InSplit(split, 1))), counts=counts[1])
     places = [place for place, count in enumerate(rows.counts) if count]
-    block = Block(tuple(Piece(place, 0, rows.counts[place], 1) for place in places))
+    block = Block(tuple(Stride(place, 0, rows.counts[place], 1) for place in places))
     assert rows[block]["inputs"].tolist() == np.flatnonzero(found == 1).tolist()
 
 
@@ -106,22 +106,24 @@ def test_a_cell_that_cannot_be_read_is_named_by_file_and_row(tmp_path: Path) -> 
     with pytest.raises(DataError, match=r"a\.parquet, row 2346: expected a number, found 'x'"):
         scan(source, None, fit)
     rows = StreamedRows(source, counted)
-    pieces = tuple(Piece(place, start, 300, 1) for place, start in ((0, 290), (9, 30)))  # rows 290-299, 2330-2599
+    strides = tuple(Stride(place, start, 300, 1) for place, start in ((0, 290), (9, 30)))  # rows 290-299, 2330-2599
     with pytest.raises(DataError, match=r"a\.parquet, row 2346: expected a number, found 'x'"):
-        rows[Block(pieces)]
+        rows[Block(strides)]
 
     def whole_column(table: Any) -> Batch:
         raise CellError("column 'row': expected numbers, found binary")
 
     with pytest.raises(DataError, match=r"a\.parquet, row group 0, rows 0-299: column 'row'"):
-        StreamedRows(source, whole_column)[Block((Piece(0, 0, 1, 1),))]
+        StreamedRows(source, whole_column)[Block((Stride(0, 0, 1, 1),))]
 
 
 def test_files_that_change_while_they_are_read_are_noticed(tmp_path: Path) -> None:
     source = source_of(tmp_path)
-    rows = StreamedRows(source, counted, select=Rows(StreamSplit(TableSplit(), 0), 0), counts=[5] * len(source.slices))
+    rows = StreamedRows(
+        source, counted, select=InSplit(StreamSplit(TableSplit(), 0), 0), counts=[5] * len(source.slices)
+    )
     with pytest.raises(DataError, match="expected 5 rows of this split, as counted before, found 2"):
-        rows[Block((Piece(0, 0, 5, 1),))]
+        rows[Block((Stride(0, 0, 5, 1),))]
 
 
 def test_what_was_found_is_remembered_until_a_file_or_a_setting_changes(tmp_path: Path) -> None:
