@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -22,9 +23,10 @@ DROPPING = partial(SharedBottom, encoder=partial(MLP, hidden=[8], dropout=0.5))
 X: Tensor = BATCH["inputs"].float()
 
 
-def network(**options: object) -> Network:
+def network(**options: Any) -> Network:
     torch.manual_seed(0)
-    return Network(**{"tasks": make_tasks(), "architecture": NETWORK, "input_spec": TensorSpec((INPUTS,)), **options})
+    defaults = {"tasks": make_tasks(), "architecture": NETWORK, "input_spec": TensorSpec((INPUTS,))}
+    return Network(**{**defaults, **options})
 
 
 def test_a_network_is_the_modules_without_lightning() -> None:
