@@ -30,6 +30,11 @@ def read(path: str | Path, map_location: Any = None) -> dict[str, Any]:
     return checkpoint
 
 
+def read_part(path: str | Path) -> dict[str, Any]:
+    """Return our part of a checkpoint file, on the CPU; see :func:`part_of`."""
+    return part_of(torch.load(path, map_location="cpu", weights_only=True), path)
+
+
 def part_of(checkpoint: Mapping[str, Any], where: str | Path = "The checkpoint") -> dict[str, Any]:
     """Return our part of a loaded checkpoint; empty if it has none.
 

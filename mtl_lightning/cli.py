@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mtl_lightning import architectures, balancing, callbacks, data, tasks
 from mtl_lightning.callbacks import BaselineWriter, DeadUnits, LogDeltaM, PredictionWriter, UpdateRatio
+from mtl_lightning.checkpoint_file import read_part
 from mtl_lightning.core import MultiTaskModule
 from mtl_lightning.data.saved import SavedDataModule
 from mtl_lightning.names import nearest
@@ -123,7 +124,7 @@ class MultiTaskCLI(LightningCLI):
         path = self._get(self.config, "ckpt_path")
         if path is None or not Path(path).is_file():
             return
-        saved = torch.load(path, weights_only=True, map_location="cpu").get("mtl_lightning", {})
+        saved = read_part(path)
         if saved.get("schema") is not None:
 
             def restored(cls: type[SavedDataModule], *args: Any, **kwargs: Any) -> SavedDataModule:

@@ -80,11 +80,11 @@ def collect(
     row = Row()
     totals = runtime.all_sum(torch.cat([losses.tasks, losses.objective.reshape(1) / runtime.world_size]))
     names = window.names
-    here: Any = slice(0, len(names)) if len(names) == len(window.counts) else window.present_indices
+    present: Any = slice(0, len(names)) if len(names) == len(window.counts) else window.present_indices
     row.add(["train/loss"], totals[-1])
-    row.add([f"train/loss/{name}" for name in names], totals[here])
+    row.add([f"train/loss/{name}" for name in names], totals[present])
     if losses.weights is not None:
-        row.add([f"train/weight/{name}" for name in names], losses.weights[here])
+        row.add([f"train/weight/{name}" for name in names], losses.weights[present])
     sigmas = network.balancer.sigmas()
     if sigmas is not None:
         row.add([f"train/sigma/{name}" for name in window.counts], sigmas)

@@ -44,6 +44,7 @@ class Updates:
     Attributes:
         skipped: the number of updates that were left out because of such gradients.
         losses: what the last update found, or finds, of its losses.
+        memory: for rows, while a fit lasts.
 
     Raises:
         ConfigurationError: for another ``on_nonfinite``.
@@ -58,7 +59,7 @@ class Updates:
         self.skipped = 0
         self.losses = Losses()
         self.epoch_losses = EpochLosses(runtime)
-        self._memory = RowMemory()
+        self.memory = RowMemory()
         self._window: Window | None = None  # under way between the gradient and the step, which Lightning's hooks join
         self._row: record.Row | None = None
 
@@ -72,7 +73,7 @@ class Updates:
         if balancer.tries_steps:
             lookahead = WindowLookahead(network, runtime, window, composite)
             cast("TriesSteps", balancer).before_update(lookahead, window.present)
-        self.losses = differentiate(network, runtime, window, self._memory, self.on_nonfinite == "ignore")
+        self.losses = differentiate(network, runtime, window, self.memory, self.on_nonfinite == "ignore")
         average_whole_gradients(network, runtime)
         leave_absent_untouched(network, window)
         self._window = window
@@ -123,7 +124,7 @@ class Updates:
 
     def finish_fit(self) -> None:
         """Let go of the memory for rows, which may be as large as T networks."""
-        self._memory.rows = None
+        self.memory.rows = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain data for a checkpoint."""
