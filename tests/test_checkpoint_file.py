@@ -42,9 +42,7 @@ WAYS: dict[str, Callable[[], Any]] = {
 def test_a_checkpoint_from_the_future_names_the_version_that_wrote_it(saved: dict[str, Any], way: str) -> None:
     saved["mtl_lightning"].update(format=3, version="9.9.9")
     torch.save(saved, PATH)
-    with pytest.raises(
-        ConfigurationError, match=r"2 or older, found format 3, written by mtl_lightning 9\.9\.9"
-    ):
+    with pytest.raises(ConfigurationError, match=r"2 or older, found format 3, written by mtl_lightning 9\.9\.9"):
         WAYS[way]()
 
 

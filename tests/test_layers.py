@@ -37,7 +37,7 @@ def floors(package: str, *rooms: str, on: Sequence[str] = ()) -> dict[str, tuple
     return {package: below, **allowed}
 
 
-LEVEL_0 = ("types", "describe", "names", "nested", "plain", "checkpoint_file", "version")
+LEVEL_0 = ("types", "describe", "errors", "names", "nested", "plain", "checkpoint_file", "version")
 BASES = ("tasks.base", *(f"balancing.{name}" for name in ("base", "rows", "lookahead", "build")), "architectures.base")
 CORE = floors(
     "core",
@@ -79,10 +79,12 @@ DATA = floors(
     on=(*LEVEL_0, "tasks", "tasks.base"),
 )
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "types": (),
+    "errors": (),
     "version": (),
     "nested": (),
-    **dict.fromkeys(("describe", "names", "plain", "checkpoint_file"), ("types",)),
+    "describe": ("errors",),
+    "types": ("errors", "describe"),
+    **dict.fromkeys(("names", "plain", "checkpoint_file"), ("types",)),
     "metrics": LEVEL_0,
     "tasks": (*LEVEL_0, "tasks.base"),
     "tasks.base": (*LEVEL_0, "tasks"),

@@ -283,7 +283,5 @@ def test_a_balancer_of_rows_that_cannot_combine_them_is_refused() -> None:
     class Rows(Balancer):
         rows = True
 
-    with pytest.raises(
-        ConfigurationError, match=r"Rows needs one gradient per task: expected a subclass"
-    ):
+    with pytest.raises(ConfigurationError, match=r"Rows needs one gradient per task: expected a subclass"):
         make_module(balancer=Rows)
