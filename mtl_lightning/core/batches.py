@@ -113,15 +113,15 @@ def check_targets(batch: Batch, tasks: Mapping[str, Task]) -> None:
             )
 
 
-def kindred(batch: Batch, names: Iterable[str], tasks: Mapping[str, Task]) -> list[list[str]]:
-    """Group tasks whose targets may be put into one batch: of kin, of one shape and dtype, without sample weights."""
+def group_batchable(batch: Batch, names: Iterable[str], tasks: Mapping[str, Task]) -> list[list[str]]:
+    """Group tasks whose targets may be put into one batch: of one kind, shape and dtype, without sample weights."""
     if "weights" in batch:
         return [[name] for name in names]
     targets = targets_of(batch)
     groups: dict[Hashable, list[str]] = {}
     for name in names:
         target = targets[name]
-        groups.setdefault((tasks[name].kin, target.shape, target.dtype), []).append(name)
+        groups.setdefault((tasks[name].batchable, target.shape, target.dtype), []).append(name)
     return [*groups.values()]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mtl_lightning.core.batches import check_targets, in_order, kindred, targets_of, weight_of
+from mtl_lightning.core.batches import check_targets, group_batchable, in_order, targets_of, weight_of
 from mtl_lightning.types import Batch, TargetError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def count_labels(module: MultiTaskModule, window: Sequence[Batch]) -> dict[str, 
     parts: list[Tensor] = []
     try:
         for batch in window:
-            for names in kindred(batch, targets_of(batch), module.tasks):
+            for names in group_batchable(batch, targets_of(batch), module.tasks):
                 parts.append(_counts(module, batch, names))
                 order += names
     except TargetError:  # a wrong dtype or shape
@@ -46,7 +46,7 @@ def count_labels(module: MultiTaskModule, window: Sequence[Batch]) -> dict[str, 
 
 
 def _counts(module: MultiTaskModule, batch: Batch, names: list[str]) -> Tensor:
-    """Return the counts (N,) of N kin tasks, or of a single one."""
+    """Return the counts (N,) of N batchable tasks, or of a single one."""
     targets, task = targets_of(batch), module.tasks[names[0]]
     if len(names) == 1:
         return task.count(targets[names[0]], weight_of(batch, names[0])).reshape(1)

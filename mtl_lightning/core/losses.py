@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from mtl_lightning.core.batches import in_order, kindred, targets_of, weight_of
+from mtl_lightning.core.batches import group_batchable, in_order, targets_of, weight_of
 from mtl_lightning.types import Batch
 
 if TYPE_CHECKING:
@@ -98,18 +98,18 @@ def separate_losses(
 def losses_together(
     module: MultiTaskModule, batch: Batch, counts: Mapping[str, float], names: Sequence[str], outputs: Outputs
 ) -> Tensor:
-    """Like :func:`separate_losses`, but as one vector (T,), with the rows of kin tasks put together."""
+    """Like :func:`separate_losses`, but as one vector (T,), with the rows of batchable tasks put together."""
     targets = targets_of(batch)
     order: list[str] = []
     parts: list[Tensor] = []
     with full_precision(module):
-        for kin in kindred(batch, names, module.tasks):
-            task, first = module.tasks[kin[0]], kin[0]
-            if len(kin) == 1:
+        for group in group_batchable(batch, names, module.tasks):
+            task, first = module.tasks[group[0]], group[0]
+            if len(group) == 1:
                 parts.append(task.loss(outputs[first], targets[first], weight_of(batch, first)).reshape(1))
             else:
-                parts.append(task.loss_together([outputs[name] for name in kin], [targets[name] for name in kin]))
-            order += kin
+                parts.append(task.loss_together([outputs[name] for name in group], [targets[name] for name in group]))
+            order += group
         if not order:
             return torch.zeros(len(counts), device=module.device)
         sums = in_order(torch.cat(parts) if len(parts) > 1 else parts[0], order, [*counts])
