@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from mtl_lightning.architectures.base import Architecture, EncoderArgument
 from mtl_lightning.architectures.copies import parameters_of
 from mtl_lightning.architectures.encoders import MLP
-from mtl_lightning.architectures.stages import columns
+from mtl_lightning.architectures.stages import encoder_copies
 from mtl_lightning.types import ConfigurationError, Features, InputSpec
 
 
@@ -65,7 +65,7 @@ class LearningToBranch(Architecture):
                 f"{temperature}, {period} and {warmup}."
             )
         self.temperature, self.period, self.warmup = temperature, period, warmup
-        made, sizes = columns(encoder, spec, len(tasks))
+        made, sizes = encoder_copies(encoder, spec, len(tasks))
         self.columns = nn.ModuleDict(dict(zip(tasks, made, strict=True)))
         self.logits = nn.ModuleList(  # one row per copy, so that the last ones can be their task's
             nn.ParameterList(nn.Parameter(torch.zeros(len(tasks))) for _ in tasks) for _ in sizes[1:]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from mtl_lightning.balancing.tools.seeded_generator import Draws
+from mtl_lightning.balancing.tools.seeded_generator import SeededGenerator
 from mtl_lightning.types import Likelihood
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -92,7 +92,7 @@ class Balancer(nn.Module):
     def share_seeds(self, broadcast: Callable[[int], int]) -> None:
         """Make the seeds of random draws equal on all processes; ``broadcast`` returns the first process's number."""
         for part in self.modules():
-            if isinstance(part, Draws):
+            if isinstance(part, SeededGenerator):
                 part.seed = broadcast(part.seed)
 
     def forward(self, losses: Tensor, present: Tensor | None = None) -> Tensor:

@@ -20,7 +20,7 @@ from mtl_lightning import balancing
 from mtl_lightning.balancing import Balancer
 from mtl_lightning.balancing.build import build_balancer
 from mtl_lightning.balancing.rows import GradientBalancer, MasksFeatures
-from mtl_lightning.balancing.tools.seeded_generator import Draws
+from mtl_lightning.balancing.tools.seeded_generator import SeededGenerator
 
 EXPORTED: list[Any] = [getattr(balancing, name) for name in balancing.__all__]
 CLASSES: list[Any] = [
@@ -181,10 +181,10 @@ def train(
     return updates
 
 
-class PermutedDraws(Draws):
+class PermutedDraws(SeededGenerator):
     """Another source's numbers with every axis of one length permuted."""
 
-    def __init__(self, source: Draws, order: Tensor) -> None:
+    def __init__(self, source: SeededGenerator, order: Tensor) -> None:
         super().__init__(source.seed)
         self.updates, self.order = source.updates, order
 
@@ -205,14 +205,14 @@ def with_permuted_draws(balancer: Balancer, order: Tensor) -> Balancer:
     """The balancer, its draws permuted with its tasks."""
     for part in list(balancer.modules()):
         for name, child in list(part.named_children()):
-            if isinstance(child, Draws):
+            if isinstance(child, SeededGenerator):
                 setattr(part, name, PermutedDraws(child, order))
     return balancer
 
 
 def is_random(balancer: Balancer) -> bool:
     """Whether it draws."""
-    return any(isinstance(part, Draws) for part in balancer.modules())
+    return any(isinstance(part, SeededGenerator) for part in balancer.modules())
 
 
 def same(balancer: Balancer) -> Balancer:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
-from mtl_lightning.balancing.tools.seeded_generator import Draws
+from mtl_lightning.balancing.tools.seeded_generator import SeededGenerator
 from mtl_lightning.types import ConfigurationError, Likelihood
 
 _LEVELS = ("features", "parameters")
@@ -42,7 +42,7 @@ class GradDrop(GradientBalancer):
         leak: how much of a task's dropped entries passes nevertheless, in [0, 1]: one number for all tasks, or one for
             each, in their order or by their names, which :meth:`bind` makes known.
         level: what the entries are entries of: ``"features"`` or ``"parameters"``.
-        seed: of the draws; see :class:`Draws`.
+        seed: of the draws; see :class:`SeededGenerator`.
         losses: see :class:`GradientBalancer`.
         rescale: see :class:`GradientBalancer`. On features only ``"none"``.
 
@@ -81,7 +81,7 @@ class GradDrop(GradientBalancer):
         _check_values(values if self._by_name is None else self._by_name.values(), leak)
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self.register_buffer("leaks", torch.tensor(values, dtype=dtype), persistent=False)  # a setting, no state
-        self.draws = Draws(seed)
+        self.draws = SeededGenerator(seed)
 
     def bind(self, likelihoods: Mapping[str, Likelihood]) -> None:
         """Look up the leaks by the tasks' names.

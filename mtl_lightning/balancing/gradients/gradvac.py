@@ -11,7 +11,7 @@ from torch import Tensor
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GradientBalancer, GramianBalancer, Level, LossBalancer, PerParameter, Rescale
 from mtl_lightning.balancing.tools.lazy_buffers import LazyBuffers
-from mtl_lightning.balancing.tools.seeded_generator import Draws
+from mtl_lightning.balancing.tools.seeded_generator import SeededGenerator
 from mtl_lightning.types import ConfigurationError
 
 _GROUPS = ("whole", "matrix")
@@ -49,7 +49,7 @@ class GradVac(LazyBuffers, PerParameter, GramianBalancer):
         beta: of the targets' moving average, in [0, 1]. LibMTL's and torchjd's default is 0.5.
         groups: what is one gradient: ``"whole"``, all shared parameters together, or ``"matrix"``, each by itself.
         epsilon: added to denominators; LibMTL and torchjd have 1e-8, with which small gradients differ less.
-        seed: of the orders; see :class:`Draws`.
+        seed: of the orders; see :class:`SeededGenerator`.
         losses: see :class:`GradientBalancer`.
         rescale: see :class:`GramianBalancer`. With ``groups="matrix"`` only ``"none"`` and ``"norm"``.
         weight_heads: see :class:`GramianBalancer`. Not with ``groups="matrix"``.
@@ -90,7 +90,7 @@ class GradVac(LazyBuffers, PerParameter, GramianBalancer):
         self.gramian = groups == "whole"
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self.register_buffer("targets", torch.zeros(num_tasks, num_tasks, 0, dtype=dtype))
-        self.draws = Draws(seed)
+        self.draws = SeededGenerator(seed)
 
     def weights(self, gramian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
         """Map inner products (P, P) of whole gradients to the weights (P,) of the turned ones' sum."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GramianBalancer, Level, LossBalancer, Rescale
-from mtl_lightning.balancing.tools.seeded_generator import Draws
+from mtl_lightning.balancing.tools.seeded_generator import SeededGenerator
 
 
 class PCGrad(GramianBalancer):
@@ -57,7 +57,7 @@ class PCGrad(GramianBalancer):
     ) -> None:
         super().__init__(num_tasks, losses=losses, rescale=rescale, weight_heads=weight_heads, level=level)
         self.visit_own = visit_own
-        self.draws = Draws(seed)
+        self.draws = SeededGenerator(seed)
 
     def weights(self, gramian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
         """Return the weights (P,) of the sum of the projected gradients."""

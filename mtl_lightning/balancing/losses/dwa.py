@@ -77,7 +77,7 @@ class DWA(Balancer):
     def after_epoch(self, losses: Tensor, present: Tensor) -> None:
         """Take in an epoch's mean losses (T,) of the tasks in ``present`` (T,) bool."""
         super().after_epoch(losses, present)
-        seen = present & losses.isfinite()
-        self.older.copy_(torch.where(seen, self.newer, self.older))
-        self.newer.copy_(torch.where(seen, losses.to(self.newer), self.newer))
-        self.epochs += seen
+        known = present & losses.isfinite()
+        self.older.copy_(torch.where(known, self.newer, self.older))
+        self.newer.copy_(torch.where(known, losses.to(self.newer), self.newer))
+        self.epochs += known

@@ -44,7 +44,7 @@ class EMANormalization(Balancer):
     scale = "none"
     average: Tensor
     mass: Tensor
-    seen: Tensor
+    last_losses: Tensor
     here: Tensor
 
     def __init__(self, num_tasks: int, *, beta: float = 0.99, eps: float = 1e-8) -> None:
@@ -57,14 +57,14 @@ class EMANormalization(Balancer):
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         for name in ("average", "mass"):
             self.register_buffer(name, torch.zeros(num_tasks, dtype=dtype))
-        self.register_buffer("seen", torch.zeros(num_tasks, dtype=dtype), persistent=False)
+        self.register_buffer("last_losses", torch.zeros(num_tasks, dtype=dtype), persistent=False)
         self.register_buffer("here", torch.zeros(num_tasks, dtype=torch.bool), persistent=False)
 
     def objective(self, losses: Tensor, present: Tensor) -> Tensor:
         """Map losses (T,) and present (T,) bool to the objective (), and remember both till the update is made."""
         losses = torch.where(present, losses, 0.0)
         with torch.no_grad():
-            self.seen.copy_(losses)
+            self.last_losses.copy_(losses)
             self.here.copy_(present)
             average, mass = self._next(losses.abs())
             weights = torch.where(present, 1 / (average / mass + self.eps), 0.0)
@@ -74,8 +74,8 @@ class EMANormalization(Balancer):
     def after_update(self, losses: Callable[[], Tensor]) -> None:
         """Keep the averages that the update was made with."""
         super().after_update(losses)
-        moved = self.here & self.seen.isfinite()
-        for state, new in zip((self.average, self.mass), self._next(self.seen.abs()), strict=True):
+        moved = self.here & self.last_losses.isfinite()
+        for state, new in zip((self.average, self.mass), self._next(self.last_losses.abs()), strict=True):
             state.copy_(torch.where(moved, new, state))
         self.here.zero_()
 

@@ -63,7 +63,7 @@ class FAMO(Balancer):
     eps = 1e-8
     logits: Tensor
     bounds: Tensor
-    seen: Tensor
+    last_losses: Tensor
     here: Tensor
 
     def __init__(
@@ -87,13 +87,13 @@ class FAMO(Balancer):
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self.register_buffer("logits", torch.zeros(num_tasks, dtype=dtype))
         self.register_buffer("bounds", torch.tensor(bounds, dtype=dtype), persistent=False)
-        self.register_buffer("seen", torch.zeros(num_tasks, dtype=dtype), persistent=False)
+        self.register_buffer("last_losses", torch.zeros(num_tasks, dtype=dtype), persistent=False)
         self.register_buffer("here", torch.zeros(num_tasks, dtype=torch.bool), persistent=False)
 
     def objective(self, losses: Tensor, present: Tensor) -> Tensor:
         """Map losses (T,) and present (T,) bool to the objective (), and remember both."""
         with torch.no_grad():
-            self.seen.copy_(losses)
+            self.last_losses.copy_(losses)
             self.here.copy_(present)
         excess = losses - self.bounds
         weights = masked_softmax(self.logits, present)
@@ -106,9 +106,11 @@ class FAMO(Balancer):
     def after_update(self, losses: Callable[[], Tensor]) -> None:
         """Move the logits by how much each loss changed in this update."""
         super().after_update(losses)
-        after = losses().to(self.seen)
-        moved = self.here & self.seen.isfinite() & after.isfinite()
-        fall = masked_log(self.seen - self.bounds, moved, self.eps) - masked_log(after - self.bounds, moved, self.eps)
+        after = losses().to(self.last_losses)
+        moved = self.here & self.last_losses.isfinite() & after.isfinite()
+        fall = masked_log(self.last_losses - self.bounds, moved, self.eps) - masked_log(
+            after - self.bounds, moved, self.eps
+        )
         weights = masked_softmax(self.logits, moved)
         slope = weights * (fall - (weights * fall).sum())
         self.logits += self.adam.step(slope + self.weight_decay * self.logits, moved)

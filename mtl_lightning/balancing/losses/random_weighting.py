@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.tools.seeded_generator import Draws
+from mtl_lightning.balancing.tools.seeded_generator import SeededGenerator
 from mtl_lightning.types import ConfigurationError
 
 
@@ -43,7 +43,7 @@ class RandomWeighting(Balancer):
         if total not in ("one", "tasks"):
             raise ConfigurationError(f"RandomWeighting: expected `total` to be 'one' or 'tasks', found {total!r}.")
         self.total = num_tasks if total == "tasks" else 1
-        self.draws = Draws(seed)
+        self.draws = SeededGenerator(seed)
 
     def objective(self, losses: Tensor, present: Tensor) -> Tensor:
         """Map losses (T,) and present (T,) bool to their randomly weighted sum ()."""

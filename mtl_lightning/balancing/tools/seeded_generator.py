@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Draws(nn.Module):
+class SeededGenerator(nn.Module):
     """Source of a balancer's random numbers: the same on every process, for every micro-batch, and after a resume.
 
     Nothing is drawn from torch's global state. A balancer draws with :meth:`normal` or :meth:`uniform`, any number of

@@ -14,7 +14,7 @@ from torchjd.aggregation import Aggregator, UPGrad
 
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
-from mtl_lightning.balancing.tools.seeded_generator import Draws
+from mtl_lightning.balancing.tools.seeded_generator import SeededGenerator
 from mtl_lightning.balancing.torchjd.factories import call_factory
 from mtl_lightning.balancing.torchjd.memory import Memory
 from mtl_lightning.types import ConfigurationError
@@ -49,7 +49,7 @@ class TorchJD(GradientBalancer):
         num_tasks: T.
         aggregator: what combines the rows: an instance, which is not copied, a class, or a function of T that makes
             one. For a class that needs the number of tasks (NashMTL's ``n_tasks``) the library fills it in.
-        seed: of what it draws; see :class:`Draws`.
+        seed: of what it draws; see :class:`SeededGenerator`.
         losses: see :class:`GradientBalancer`.
         rescale: see :class:`GradientBalancer`.
 
@@ -85,7 +85,7 @@ class TorchJD(GradientBalancer):
             for name in _PER_TASK
             if isinstance(value := getattr(part, name, None), Tensor)
         ]
-        self.draws = Draws(seed)
+        self.draws = SeededGenerator(seed)
         self._call(copy.deepcopy(made), torch.eye(num_tasks))  # fails now, or not for the number of tasks
 
     @property

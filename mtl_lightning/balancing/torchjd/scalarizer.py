@@ -13,7 +13,7 @@ from torchjd.scalarization import Scalarizer, Sum
 from typing_extensions import Self
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.tools.seeded_generator import Draws
+from mtl_lightning.balancing.tools.seeded_generator import SeededGenerator
 from mtl_lightning.balancing.torchjd import private_state
 from mtl_lightning.balancing.torchjd.factories import call_factory
 from mtl_lightning.types import ConfigurationError
@@ -87,7 +87,7 @@ class TorchJDScalarizer(Balancer):
         private = private_state.private_parameters(made)
         own = {name: p for name, p in made.named_parameters() if name not in private}
         self.learned = nn.ParameterDict({name.replace(".", "/"): p for name, p in own.items()})
-        self.draws = Draws(seed)
+        self.draws = SeededGenerator(seed)
         # follows `.to()` for what is outside of the module tree
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self.register_buffer("like", torch.zeros(1, dtype=dtype), persistent=False)

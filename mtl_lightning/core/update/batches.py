@@ -120,7 +120,7 @@ def group_batchable(batch: Batch, names: Iterable[str], tasks: Mapping[str, Task
     groups: dict[Hashable, list[str]] = {}
     for name in names:
         target = targets[name]
-        groups.setdefault((tasks[name].kin, target.shape, target.dtype), []).append(name)
+        groups.setdefault((tasks[name].batchable, target.shape, target.dtype), []).append(name)
     return [*groups.values()]
 
 

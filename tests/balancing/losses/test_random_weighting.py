@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.losses.random_weighting import RandomWeighting
-from mtl_lightning.balancing.tools.seeded_generator import Draws
+from mtl_lightning.balancing.tools.seeded_generator import SeededGenerator
 from mtl_lightning.types import ConfigurationError
 from tests.balancing.loss_cases import LOSSES, assert_golden, flags, reloaded, weights_of
 from tests.golden import Case, cases
 
 
-class Recorded(Draws):
-    """Draws what LibMTL drew."""
+class Recorded(SeededGenerator):
+    """SeededGenerator what LibMTL drew."""
 
     def __init__(self, numbers: Tensor) -> None:
         super().__init__(seed=0)
@@ -31,7 +31,7 @@ def step(balancer: RandomWeighting) -> None:
 
 
 def test_weights_are_the_softmax_of_normal_draws() -> None:
-    drawn = Draws(seed=5).normal(3, like=LOSSES)
+    drawn = SeededGenerator(seed=5).normal(3, like=LOSSES)
     assert torch.equal(weights_of(RandomWeighting(3, seed=5), LOSSES), drawn.softmax(0))
 
 

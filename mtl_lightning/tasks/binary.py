@@ -15,7 +15,7 @@ from mtl_lightning.tasks.rows import MISSING, RowTask
 from mtl_lightning.types import TargetSpec
 
 
-class YesNoTask(RowTask):
+class BinaryTask(RowTask):
     """Independent yes-or-no labels with outputs that are logits; the subclasses describe the arguments.
 
     Targets are integers or bools, 0, 1, or -100 for missing; or floats, 0, 1, or nan for missing.
