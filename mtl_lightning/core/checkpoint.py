@@ -7,12 +7,13 @@ command line at a resume. All of it loads with ``weights_only=True``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from mtl_lightning.core import partial_restore, resume
 from mtl_lightning.types import (
@@ -27,6 +28,9 @@ from mtl_lightning.types import (
 
 if TYPE_CHECKING:
     from mtl_lightning.core.module import MultiTaskModule
+
+if "instantiate_subclass_spec_in_any" in signature(set_parsing_settings).parameters:  # jsonargparse 4.51 asks for it
+    set_parsing_settings(instantiate_subclass_spec_in_any=True)  # users' modules may take objects without declaring so
 
 KEY = "mtl_lightning"
 Module = TypeVar("Module", bound="MultiTaskModule")
