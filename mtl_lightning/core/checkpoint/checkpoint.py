@@ -7,11 +7,12 @@ command line at a resume. All of it loads with ``weights_only=True``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from lightning.pytorch import LightningDataModule, Trainer
 
 from mtl_lightning.checkpoint_file import FORMAT, KEY, read
@@ -29,6 +30,9 @@ from mtl_lightning.types import (
     input_spec_to_dict,
 )
 from mtl_lightning.version import __version__
+
+if "instantiate_subclass_spec_in_any" in signature(set_parsing_settings).parameters:  # jsonargparse 4.51 asks for it
+    set_parsing_settings(instantiate_subclass_spec_in_any=True)  # users' modules may take objects without declaring so
 
 Module = TypeVar("Module", bound=Network)
 
