@@ -15,7 +15,7 @@ from mtl_lightning import MultiTaskModule, NonFiniteError
 from mtl_lightning.architectures import Linear
 from mtl_lightning.balancing import Balancer, UncertaintyWeighting
 from tests.core.saved import single
-from tests.core.test_absent import Snapshots
+from tests.core.update.test_absent import Snapshots
 from tests.helpers import fit, make_batches, make_module
 
 BATCHES = make_batches(5)

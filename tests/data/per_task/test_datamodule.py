@@ -30,7 +30,7 @@ from mtl_lightning.data import (
 from mtl_lightning.data.per_task.renaming import renamed
 from mtl_lightning.tasks import Regression
 from mtl_lightning.types import ConfigurationError, TargetSpec, TensorSpec, input_spec_to_dict
-from tests.core.test_resume import Interrupted, assert_same_end
+from tests.core.checkpoint.test_resume import Interrupted, assert_same_end
 from tests.helpers import (
     ForeignData,
     TinyData,

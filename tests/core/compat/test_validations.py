@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoi
 from lightning.pytorch.loggers import CSVLogger
 
 from mtl_lightning.core.compat.validations import plan_validation
-from tests.core.test_resume import EPOCHS, assert_same_end, build
+from tests.core.checkpoint.test_resume import EPOCHS, assert_same_end, build
 from tests.helpers import fit
 
 HERE = Path("saved/here.ckpt")

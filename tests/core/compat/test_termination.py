@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mtl_lightning import MultiTaskModule
-from tests.core.test_resume import EPOCHS, assert_same_end, build
+from tests.core.checkpoint.test_resume import EPOCHS, assert_same_end, build
 from tests.helpers import fit, make_trainer
 
 

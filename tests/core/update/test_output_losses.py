@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mtl_lightning.architectures import MLP, SharedBottom
 from mtl_lightning.balancing import Balancer, GradientNormBalancing
-from tests.core.test_rows import ONE_STEP, gradients_after
+from tests.core.update.gradients.test_rows import ONE_STEP, gradients_after
 from tests.helpers import make_batches, make_module, without
 
 ENCODER = partial(MLP, hidden=[8, 6])

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from mtl_lightning.core.update.batches import micro_batches
 from mtl_lightning.tasks import MulticlassClassification, Regression
 from mtl_lightning.types import BatchError, ConfigurationError, TargetError, TargetSpec
-from tests.core.test_absent import unlabelled
+from tests.core.update.test_absent import unlabelled
 from tests.helpers import ForeignData, fit, loader_of, make_batches, make_module, make_tasks, make_trainer, without
 
 TASKS = ["number", "vector", "kind"]

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.types import ConfigurationError
-from tests.core.test_resume import EPOCHS, Interrupted, assert_same_end, build, run
+from tests.core.checkpoint.test_resume import EPOCHS, Interrupted, assert_same_end, build, run
 from tests.helpers import fit, loader_of, make_batches, make_module
 
 PATH = Path("saved/inside.ckpt")
