@@ -66,7 +66,8 @@ def train(name: str, root: str, seed: int, options: Sequence[str] = ()) -> dict[
             f"--data.init_args.root={root}", "--test_after_fit=false", "--trainer.accelerator=cpu",
             "--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false",
             "--trainer.enable_model_summary=false", *options,
-        ]
+        ],
+        save_config_callback=None,  # which would write into the current folder
     )  # fmt: skip
     found: dict[str, float] = {}
     for evaluate in (made.trainer.validate, made.trainer.test):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NoReturn
@@ -23,17 +22,41 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mtl_lightning import architectures, balancing, callbacks, data, tasks
 from mtl_lightning.callbacks import BaselineWriter, DeadUnits, LogDeltaM, PredictionWriter, UpdateRatio
+from mtl_lightning.checkpoint_file import read_part
 from mtl_lightning.core import MultiTaskModule
 from mtl_lightning.data.saved import SavedDataModule
+from mtl_lightning.names import nearest
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import ConfigurationError, InputSpec, MtlLightningError
 
 
 class _Parser(LightningArgumentParser):
-    """Adds the nearest valid names to messages about unknown ones, and spares the reader the list of all options."""
+    """Adds the nearest valid names to messages about unknown ones, and spares the reader the list of all options.
+
+    ``LightningCLI`` and its ``SaveConfigCallback`` call methods and arguments of jsonargparse that are deprecated since
+    4.49; here they lead to those that took their place.
+    """
 
     family: list[_Parser]
     """The parsers of all subcommands, whose options are the valid ones; unset in an option's own parser."""
+    instantiators: tuple[tuple[Any, type, bool], ...] = ()
+    """Functions that make classes in a way of their own, each with its class and whether it makes subclasses too."""
+
+    def add_instantiator(self, instantiator: Any, class_type: Any, subclasses: bool = True, **options: Any) -> None:
+        """Let a function make a class."""
+        self.instantiators = (*self.instantiators, (instantiator, class_type, subclasses))
+
+    def instantiate_classes(self, cfg: Any, **options: Any) -> Any:
+        """Make the objects that a configuration describes."""
+        return self.instantiate(cfg, instantiators=self.instantiators, **options)
+
+    def dump(self, *args: Any, **options: Any) -> str:
+        """Write a configuration as text."""
+        return str(super().dump(*args, **_with_current_names(options)))
+
+    def save(self, *args: Any, **options: Any) -> None:
+        """Write a configuration into a file."""
+        super().save(*args, **_with_current_names(options))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End the program with one message; within an option's own parser, raise it."""
@@ -42,6 +65,10 @@ class _Parser(LightningArgumentParser):
             self.exit(2, f"error: {full}\nSee {self.prog} --help.\n")
         super().error(full, ex)
         raise ArgumentError(full)
+
+
+def _with_current_names(options: dict[str, Any]) -> dict[str, Any]:
+    return {"skip_unset" if name == "skip_none" else name: value for name, value in options.items()}
 
 
 class MultiTaskCLI(LightningCLI):
@@ -97,7 +124,7 @@ class MultiTaskCLI(LightningCLI):
         path = self._get(self.config, "ckpt_path")
         if path is None or not Path(path).is_file():
             return
-        saved = torch.load(path, weights_only=True, map_location="cpu").get("mtl_lightning", {})
+        saved = read_part(path)
         if saved.get("schema") is not None:
 
             def restored(cls: type[SavedDataModule], *args: Any, **kwargs: Any) -> SavedDataModule:
@@ -197,6 +224,6 @@ def _hints(message: str, parser: _Parser) -> list[str]:
     for pattern, valid in ((_UNKNOWN_OPTION, options), (_UNKNOWN_CLASS, classes)):
         unknown = {part for found in re.findall(pattern, message) for name in found for part in name.split(".")}
         for name in sorted(unknown - valid - {""}):
-            near = get_close_matches(name, valid, n=1, cutoff=0.7)
-            hints += [f"{name!r}: did you mean {near[0]!r}?"] if near else []
+            near = nearest(name, valid, cutoff=0.7)
+            hints += [] if near is None else [f"{name!r}: did you mean {near!r}?"]
     return hints

@@ -12,7 +12,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from mtl_lightning.types import NotDescribableError
+from mtl_lightning.errors import NotDescribableError
 
 __all__ = ["Described", "constructor_arguments", "describe"]
 

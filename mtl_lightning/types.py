@@ -1,4 +1,4 @@
-"""The words that every layer shares: batches, specs, likelihoods and errors.
+"""The words that every layer shares: batches, specs and likelihoods; and, beside them, the errors.
 
 Letters for shapes, used in every docstring: B rows of a batch, T tasks, D features, K outputs of one task,
 E channels of an estimate, P parameters. ``*`` stands for any further axes (height and width of a picture).
@@ -13,11 +13,23 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
 import torch
 from torch import Tensor
 
+from mtl_lightning.describe import Described, constructor_arguments, describe  # public here, too
+from mtl_lightning.errors import (
+    BatchError,
+    ConfigurationError,
+    DataError,
+    MtlLightningError,
+    MtlLightningWarning,
+    NotDescribableError,
+    TargetError,
+)
+
 __all__ = [
     "Batch",
     "BatchError",
     "ConfigurationError",
     "DataError",
+    "Described",
     "Features",
     "InputSpec",
     "Likelihood",
@@ -28,41 +40,14 @@ __all__ = [
     "TargetError",
     "TargetSpec",
     "TensorSpec",
+    "constructor_arguments",
+    "describe",
     "input_spec_from_dict",
     "input_spec_to_dict",
     "sample_inputs",
     "spec_of",
     "state_dtype",
 ]
-
-
-# --------------------------------------------------------------------------------------------------------------- errors
-class MtlLightningError(Exception):
-    """Base of this library's errors; the command line shows one as a message without a traceback."""
-
-
-class MtlLightningWarning(UserWarning):
-    """A run that works but will hardly learn, said in words; to filter with ``warnings.filterwarnings``."""
-
-
-class ConfigurationError(MtlLightningError, ValueError):
-    """A part was configured in a way that cannot be right; says what was expected, found, and what to do."""
-
-
-class DataError(MtlLightningError, ValueError):
-    """A file of a dataset is missing, broken, or holds what it should not; says which file, and which row of it."""
-
-
-class BatchError(MtlLightningError, ValueError):
-    """A batch breaks the batch contract (:class:`Batch`)."""
-
-
-class TargetError(BatchError):
-    """A target has the wrong dtype, shape or values for its task."""
-
-
-class NotDescribableError(MtlLightningError, TypeError):
-    """A part that plain data cannot rebuild: an instance, a lambda, a local class."""
 
 
 # ---------------------------------------------------------------------------------------------------------------- batch

@@ -1,8 +1,14 @@
-"""The arrows of the layers point down: read from the imports in the source."""
+"""The arrows of the layers point down, and no files import each other in a ring: read from the imports in the source.
+
+An import counts wherever it stands: at the top of a file, under ``TYPE_CHECKING``, or in a function.
+"""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -10,72 +16,200 @@ import pytest
 import mtl_lightning
 
 ROOT = Path(mtl_lightning.__file__).parent
-LEVEL_0 = ("types", "describe")
-LEVEL_1 = ("tasks", "balancing", "architectures", "data", "metrics")
-MAY_IMPORT = {
-    "types": (),
-    "describe": ("types",),
-    "tasks": LEVEL_0,
-    "balancing": LEVEL_0,
-    "architectures": LEVEL_0,
+Arrows = dict[str, set[str]]
+"""What each module imports of its package, both by their names within it; the package's own ``__init__`` is ``""``."""
+
+
+def floors(package: str, *rooms: str, on: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+    """Return what the rooms of a package may import: those that stand below them, and what it all stands on.
+
+    Args:
+        package: whose ``__init__`` stands above all.
+        rooms: of a package, from the top down; those with names between bars, ``a|b``, stand side by side.
+        on: other rooms that all of them may import.
+    """
+    allowed: dict[str, tuple[str, ...]] = {}
+    below = tuple(on)
+    for floor in reversed(rooms):
+        names = tuple(f"{package}.{name}" for name in floor.split("|"))
+        allowed |= dict.fromkeys(names, below)
+        below = (*names, *below)
+    return {package: below, **allowed}
+
+
+LEVEL_0 = ("types", "describe", "errors", "names", "nested", "plain", "checkpoint_file", "version")
+BASES = ("tasks.base", *(f"balancing.{name}" for name in ("base", "rows", "lookahead", "build")), "architectures.base")
+CORE = floors(
+    "core",
+    "module",
+    "compat|evaluation|checkpoint",
+    "update",
+    "update.gradients",
+    "update.losses",
+    "update.window",
+    "update.batches|update.without_side_effects",
+    "optim",
+    "sharding|compilation",
+    "network",
+    "runtime",
+    on=(*LEVEL_0, *BASES),
+)
+BALANCING = floors(
+    "balancing",
+    "build|scalarizer",
+    "torchjd",
+    "gradients",
+    "losses",
+    "tools",
+    "rows|lookahead",
+    "base",
+    "tools.seeded_generator",
+    on=LEVEL_0,
+)
+DATA = floors(
+    "data",
+    "datasets",
+    "per_task|streaming",
+    "table",
+    "base",
+    "loader|saved",
+    "rows",
+    "seeding|files",
+    "archives",
+    on=(*LEVEL_0, "tasks", "tasks.base"),
+)
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "errors": (),
+    "version": (),
+    "nested": (),
+    "describe": ("errors",),
+    "types": ("errors", "describe"),
+    **dict.fromkeys(("names", "plain", "checkpoint_file"), ("types",)),
     "metrics": LEVEL_0,
-    "data": (*LEVEL_0, "tasks"),
-    "core": (*LEVEL_0, "metrics"),  # and the base modules of level 1, below
-    "callbacks": (*LEVEL_0, "core", "metrics"),  # likewise
-    "cli": (*LEVEL_0, "core", "callbacks", "metrics", *LEVEL_1),
+    "tasks": (*LEVEL_0, "tasks.base"),
+    "tasks.base": (*LEVEL_0, "tasks"),
+    "architectures": (*LEVEL_0, "architectures.base"),
+    "architectures.base": (*LEVEL_0, "architectures"),
+    **DATA,
+    **BALANCING,
+    **CORE,
+    "callbacks": (*LEVEL_0, "metrics", *CORE, *BASES),
+    "cli": (*LEVEL_0, "metrics", "tasks", "architectures", *BALANCING, *DATA, *CORE, "callbacks", *BASES),
     "__main__": ("cli",),
-    "__init__": ("core",),
+    "": ("core", "version"),
 }
-ONLY_BASES = ("core", "callbacks")
-CONTRACTS = {f"mtl_lightning.{package}.base" for package in LEVEL_1} | {
-    f"mtl_lightning.balancing.{name}" for name in ("build", "rows", "lookahead")
-}
-MAY_USE_LIGHTNING = ("core", "callbacks", "cli", "data")
-FILES = sorted(ROOT.rglob("*.py"))
+"""What the files of each room may import beside each other. A file is in the room with the longest name that it is in.
+
+Tasks, balancers and architectures do not know each other; core and the callbacks know the bases alone.
+"""
+NO_LIGHTNING = (*LEVEL_0, "metrics", "tasks", "balancing", "architectures", "core.network")
+"""Where nothing knows Lightning."""
 
 
-def layer(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+# --------------------------------------------------------------------------------------------------- what is imported
+def files(root: Path) -> dict[str, Path]:
+    """Return the files of a package by the names of their modules within it."""
+    paths = {path.relative_to(root).with_suffix(""): path for path in sorted(root.rglob("*.py"))}
+    return {".".join(name.parts).removesuffix("__init__").rstrip("."): path for name, path in paths.items()}
 
 
-def imported(path: Path) -> set[str]:
-    """Full names of the modules that a file imports, `from package import module` included."""
+@cache
+def imported(path: Path) -> frozenset[str]:
+    """Return the full names that a file imports: of modules, and of what is taken from them."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            module = node.module or ""
-            names.add(module)
-            if module == "mtl_lightning":
-                names |= {f"{module}.{alias.name}" for alias in node.names}
-    return names
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(names)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_down(path: Path) -> None:
-    here = layer(path)
-    for name in imported(path):
-        if not name.startswith("mtl_lightning."):
-            continue
-        there = name.split(".")[1]
-        if there == here:
-            continue
-        base_only = here in ONLY_BASES and there in LEVEL_1 and name in CONTRACTS
-        assert there in MAY_IMPORT[here] or base_only, f"{path.name} imports {name}"
+def arrows(root: Path) -> Arrows:
+    """Return what each module of a package imports of it."""
+    modules = files(root)
+
+    def module_of(name: str) -> str:
+        own = name.removeprefix(root.name).removeprefix(".")
+        while own not in modules:
+            own = own.rpartition(".")[0]
+        return own
+
+    return {
+        module: {module_of(name) for name in imported(path) if name.split(".")[0] == root.name} - {module}
+        for module, path in modules.items()
+    }
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_only_the_upper_layers_know_lightning(path: Path) -> None:
-    uses = any(name.split(".")[0] in ("lightning", "pytorch_lightning") for name in imported(path))
-    assert not uses or layer(path) in (*MAY_USE_LIGHTNING, "__init__"), f"{path.name} imports lightning"
+def room_of(module: str, rooms: Mapping[str, object]) -> str:
+    """Return the room that a module is in."""
+    while module not in rooms:
+        module = module.rpartition(".")[0]
+    return module
 
 
-def test_the_test_sees_an_arrow_that_points_up(tmp_path: Path) -> None:
-    file = tmp_path / "wrong.py"
-    file.write_text("from mtl_lightning.core.module import MultiTaskModule\nfrom mtl_lightning import cli\n")
-    assert imported(file) >= {"mtl_lightning.core.module", "mtl_lightning.cli"}
+def wrong_arrows(found: Arrows, may_import: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the imports that a table of rooms forbids."""
+    wrong = []
+    for module, others in found.items():
+        here = room_of(module, may_import)
+        if module and not here:
+            wrong.append(f"{module} is in no room")
+        for other in sorted(others):
+            there = room_of(other, may_import)
+            if here != there and there not in may_import[here]:
+                wrong.append(f"{module or '__init__'} imports {other or '__init__'}")
+    return wrong
+
+
+def rings(found: Arrows) -> list[list[str]]:
+    """Return the modules that import each other, directly or through others (Tarjan's algorithm)."""
+    numbers: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    path: list[str] = []
+    result: list[list[str]] = []
+    counter = count()
+
+    def visit(module: str) -> None:
+        numbers[module] = lowest[module] = next(counter)
+        path.append(module)
+        for other in sorted(found[module]):
+            if other not in numbers:
+                visit(other)
+            if other in path:
+                lowest[module] = min(lowest[module], lowest[other])
+        if lowest[module] == numbers[module]:
+            ring = path[path.index(module) :]
+            del path[path.index(module) :]
+            if len(ring) > 1:
+                result.append(sorted(ring))
+
+    for module in found:
+        if module not in numbers:
+            visit(module)
+    return result
+
+
+# ---------------------------------------------------------------------------------------------------------------- tests
+def test_imports_point_down() -> None:
+    wrong = wrong_arrows(arrows(ROOT), MAY_IMPORT)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_files_import_each_other_in_a_ring() -> None:
+    found = rings(arrows(ROOT))
+    assert not found, "\n".join(map(", ".join, found))
+
+
+def test_only_the_upper_layers_know_lightning() -> None:
+    wrong = [
+        module
+        for module, path in files(ROOT).items()
+        if any(f"{module}.".startswith(f"{room}.") for room in NO_LIGHTNING)
+        and {"lightning", "pytorch_lightning"} & {name.partition(".")[0] for name in imported(path)}
+    ]
+    assert not wrong
 
 
 def test_core_names_no_concrete_part() -> None:
@@ -84,6 +218,60 @@ def test_core_names_no_concrete_part() -> None:
     allowed = {"Task", "Balancer", "Architecture", "Encoder", "Head", "Linear"}
     concrete = {name for package in (architectures, balancing, tasks) for name in package.__all__} - allowed
     concrete = {name for name in concrete if name[0].isupper() and not name.endswith(("Argument", "Factory"))}
-    for path in (ROOT / "core").glob("*.py"):
-        used = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
-        assert not used & concrete, f"{path.name} names {used & concrete}"
+    wrong = [
+        f"{path.relative_to(ROOT)} names {node.id}"
+        for path in (ROOT / "core").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Name) and node.id in concrete
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+# ------------------------------------------------------------------------------------------------- the tests see faults
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A package with a ring, an arrow that points up, and rightful imports."""
+    sources = {
+        "__init__.py": "from package.upper.module import Module",
+        "lower.py": "import os\n",
+        "upper/__init__.py": "from package.upper import module, first\nfrom package.upper.second import b",
+        "upper/module.py": "from package import lower\n",
+        "upper/first.py": "if TYPE_CHECKING:\n    from package.upper.second import b\n",
+        "upper/second.py": "def b():\n    import package.upper.third\n",
+        "upper/third.py": "from package.upper.first import a\n",
+        "upper/own.py": "import package.upper.module\n",
+        "side.py": "def f():\n    from package.upper import module\n",
+    }
+    for name, source in sources.items():
+        file = tmp_path / "package" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source)
+    return tmp_path / "package"
+
+
+def test_rings_are_found_under_type_checking_and_in_functions(package: Path) -> None:
+    assert rings(arrows(package)) == [["upper.first", "upper.second", "upper.third"]]
+    imported.cache_clear()
+    (package / "upper/own.py").write_text("from package.upper import nothing_that_is_a_module")
+    (package / "upper/__init__.py").write_text("import package.upper.own")
+    assert ["upper", "upper.own"] in rings(arrows(package))
+
+
+def test_arrows_that_point_up_are_found(package: Path) -> None:
+    table = {
+        "": ("upper.module",),
+        "lower": (),
+        "side": ("lower",),
+        **floors("upper", "module", "third", on=("lower",)),
+    }
+    assert wrong_arrows(arrows(package), table) == [
+        "side imports upper.module",
+        "upper.third imports upper.first",
+    ]
+    assert wrong_arrows(arrows(package), {**table, "upper.module": ()}) == [
+        "side imports upper.module",
+        "upper.module imports lower",
+        "upper.third imports upper.first",
+    ]
+    del table["lower"]
+    assert "lower is in no room" in wrong_arrows(arrows(package), table)

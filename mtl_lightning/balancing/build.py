@@ -10,6 +10,7 @@ from torchjd.aggregation import Aggregator
 from torchjd.scalarization import Scalarizer
 
 from mtl_lightning.balancing.base import Balancer
+from mtl_lightning.balancing.rows import GradientBalancer
 from mtl_lightning.balancing.torchjd import TorchJD, TorchJDScalarizer, call_factory
 from mtl_lightning.types import ConfigurationError
 
@@ -34,6 +35,11 @@ def build_balancer(argument: BalancerArgument | Balancer, num_tasks: int) -> Bal
         raise ConfigurationError(
             f"`balancer`: expected a Balancer class, a function of the number of tasks that makes one, or a torchjd "
             f"scalarizer or aggregator, found {made!r}."
+        )
+    if made.rows and not isinstance(made, GradientBalancer):
+        raise ConfigurationError(
+            f"`balancer`: {type(made).__name__} needs one gradient per task: expected a subclass of "
+            "mtl_lightning.balancing.rows.GradientBalancer, whose `combine` makes them one, found another Balancer."
         )
     if made.num_tasks != num_tasks:
         raise ConfigurationError(f"`balancer`: expected one for {num_tasks} tasks, found one for {made.num_tasks}.")

@@ -138,7 +138,7 @@ class Task(Described, nn.Module, ABC):
         return torch.where(mask, losses, 0.0).sum()
 
     def loss_together(self, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        """Return the losses (N,) of N batchable tasks, each as :meth:`loss`; outputs have one shape, so do targets."""
+        """Return the losses (N,) of N batchable tasks, as from :meth:`loss`; outputs have one shape, so do targets."""
         output, rows = torch.cat([*outputs]), torch.cat([*targets])
         output = output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
         losses = torch.where(self.labelled(rows), self.elementwise_loss(output, rows), 0.0)

@@ -333,9 +333,7 @@ def test_classes_of_activations_can_be_given_in_yaml() -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--callback", type=Callback)
     options = {"activations": ["torch.nn.ReLU", "torch.nn.Hardtanh"], "every_n_steps": 20}
-    made = parser.instantiate_classes(
-        parser.parse_object({"callback": {"class_path": "DeadUnits", "init_args": options}})
-    )
+    made = parser.instantiate(parser.parse_object({"callback": {"class_path": "DeadUnits", "init_args": options}}))
     assert made.callback.activations == (nn.ReLU, nn.Hardtanh)
 
 

@@ -1,4 +1,4 @@
-"""Starts the training program to be killed (:mod:`tests.conformance.victim`) in processes of their own."""
+"""Starts programs in processes of their own, above all the one to be killed (:mod:`tests.conformance.victim`)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ ROOT = Path(__file__).parent.parent.parent
 def launch(
     folder: Path, moment: str = "never 0", world: int = 1, setting: str = "uncertainty"
 ) -> list[subprocess.Popen[str]]:
-    """Start the program in so many processes, as Lightning wants them started from outside."""
+    """Start the program to be killed, in so many processes."""
+    return start("tests.conformance.victim", str(folder), moment, setting, world=world)
+
+
+def start(program: str, *arguments: str, world: int) -> list[subprocess.Popen[str]]:
+    """Start a program in so many processes, as Lightning wants them started from outside."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
-    command = [sys.executable, "-m", "tests.conformance.victim", str(folder), moment, setting]
+    command = [sys.executable, "-m", program, *arguments]
     ranks = [{**os.environ, **shared, "LOCAL_RANK": str(rank)} if world > 1 else None for rank in range(world)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [subprocess.Popen(command, cwd=ROOT, env=env, **pipes) for env in ranks]

@@ -1,4 +1,7 @@
-"""Every balancer on every architecture: finite, and whatever equal weights move, each balancer moves, too."""
+"""Every balancer on every architecture: finite, and whatever equal weights move, each balancer moves, too.
+
+By default every kind of balancer is tried on every architecture, and every balancer on one; `-m slow` tries all.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import functools
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -17,11 +21,13 @@ from torch.optim import SGD
 
 from mtl_lightning.architectures import Architecture
 from mtl_lightning.balancing import Balancer
+from mtl_lightning.balancing.build import build_balancer
 from mtl_lightning.data import TaskFactory
 from mtl_lightning.tasks import BinaryClassification, Regression
 from mtl_lightning.types import Batch, ConfigurationError, TargetSpec
 from tests.contracts.architecture_cases import exported, rows, tried
 from tests.contracts.balancer_cases import CASES
+from tests.cover import covering
 from tests.helpers import assert_same, fit, make_module, weights_of
 
 FEW, MANY, ROWS = 3, 20, 8
@@ -44,6 +50,19 @@ def smallest(cls: Any) -> Any:
 ARCHITECTURES = {cls.__name__: smallest(cls) for cls in exported(Architecture)}
 every_balancer = pytest.mark.parametrize("balancer", BALANCERS)
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
+
+
+@functools.cache
+def kind(balancer: str) -> tuple[Any, ...]:
+    """What core does for a balancer."""
+    made = build_balancer(BALANCERS[balancer], len(TASKS))
+    return made.rows, made.gramian, made.level
+
+
+def goals(case: tuple[str, str]) -> set[Hashable]:
+    """Every kind of balancer meets every architecture, and every balancer at least one."""
+    architecture, balancer = case
+    return {(architecture, kind(balancer)), balancer}
 
 
 @pytest.fixture(autouse=True)
@@ -120,8 +139,7 @@ def left_behind(architecture: str, balancer: str, updates: int) -> list[str]:
     return sorted(expected - moved(before, after))
 
 
-@every_architecture
-@every_balancer
+@pytest.mark.parametrize(("architecture", "balancer"), covering([*product(ARCHITECTURES, BALANCERS)], goals))
 def test_whatever_equal_weights_move_is_moved(architecture: str, balancer: str) -> None:
     """In a few updates, or else in many: a leading task may leave what only the others need for later."""
     assert not (left_behind(architecture, balancer, FEW) and left_behind(architecture, balancer, MANY))

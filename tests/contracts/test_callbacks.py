@@ -106,7 +106,7 @@ def test_is_chosen_in_yaml_by_its_short_name_or_path(cls: Any) -> None:
     for path in (cls.__name__, f"mtl_lightning.callbacks.{cls.__name__}"):
         parser = ArgumentParser(exit_on_error=False)
         parser.add_argument("--callbacks", type=list[Callback])
-        made = parser.instantiate_classes(parser.parse_object({"callbacks": [{"class_path": path}]}))
+        made = parser.instantiate(parser.parse_object({"callbacks": [{"class_path": path}]}))
         assert [type(callback) for callback in made.callbacks] == [cls]
 
 

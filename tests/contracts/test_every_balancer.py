@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Hashable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from torch import Tensor
 from mtl_lightning.balancing import Balancer
 from mtl_lightning.types import ConfigurationError
 from tests.contracts.balancer_cases import CASES, Case, is_random, problem, train, update_of, with_permuted_draws
+from tests.cover import covering, pairs_of
 
 TASKS = 4
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -147,8 +150,13 @@ SHAPES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@every_case
+def _pairs(case: tuple[Any, ...]) -> set[Hashable]:
+    """Of method, form and shape."""
+    method, _, form = case[0].name.partition("-")
+    return pairs_of(method, form, case[1])
+
+
+@pytest.mark.parametrize(("case", "shape"), covering([*product(CASES, SHAPES)], _pairs))
 def test_degenerate_rows_give_finite_updates(case: Case, shape: str) -> None:
     if shape == "all zero" and not case.ours:
         return  # torchjd's NashMTL refuses; nothing else is promised

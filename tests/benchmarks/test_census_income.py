@@ -1,0 +1,16 @@
+"""The runs over several seeds find their metrics, and leave nothing in the current folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks import census_income
+from tests.data.make_tables import write_census
+
+
+def test_a_run_finds_the_metrics_of_both_halves_and_leaves_no_files(tmp_path: Path) -> None:
+    root = write_census(tmp_path / "root")
+    found = census_income.train("census_income", str(root), 2, ["--trainer.max_epochs=1"])
+    assert census_income.tasks_of(found) == ["income", "never_married"]
+    assert {"val/auroc/income", "val/auroc/never_married"} <= found.keys()
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
