@@ -46,6 +46,7 @@ __all__ = [
     "input_spec_to_dict",
     "sample_inputs",
     "spec_of",
+    "state_dtype",
 ]
 
 
@@ -174,3 +175,9 @@ def sample_inputs(spec: InputSpec, rows: int = 2) -> Any:
         shape = [32 if n is None else n for n in spec.shape]
         return torch.zeros(rows, *shape, dtype=getattr(torch, spec.dtype))
     return {name: sample_inputs(s, rows) for name, s in spec.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------- state
+def state_dtype() -> torch.dtype:
+    """Return the dtype of what a part remembers or learns by itself: torch's default one, but not below float32."""
+    return torch.promote_types(torch.get_default_dtype(), torch.float32)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtl_lightning.types import ConfigurationError, TargetSpec
+from mtl_lightning.types import ConfigurationError, TargetSpec, state_dtype
 
 
 def single_label(spec: TargetSpec, task: str) -> None:
@@ -39,7 +39,7 @@ def weights(name: str, values: Sequence[float] | None, size: int) -> Tensor | No
     """Check weights and return them as a tensor (size,)."""
     if values is None:
         return None
-    tensor = torch.tensor(values, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
+    tensor = torch.tensor(values, dtype=state_dtype())
     if tensor.shape != (size,) or not bool(((tensor >= 0) & tensor.isfinite()).all()):
         raise ConfigurationError(f"`{name}`: expected {size} finite numbers that are not negative, found {values}.")
     return tensor

@@ -16,7 +16,7 @@ from mtl_lightning.tasks.likelihoods import GAUSSIAN, HUBER, LAPLACE, Reduction,
 from mtl_lightning.tasks.popart import Statistics, followed, preserve, sums_about
 from mtl_lightning.tasks.rows import RowTask
 from mtl_lightning.tasks.weighted import AbsoluteError, RootMeanSquaredError
-from mtl_lightning.types import ConfigurationError, Likelihood, TargetSpec
+from mtl_lightning.types import ConfigurationError, Likelihood, TargetSpec, state_dtype
 
 ElementwiseLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -102,7 +102,7 @@ class Regression(RowTask):
         self.popart, self.rescales = _checked_rate(popart, standardize), popart is not None
         if type(self) is Regression and isinstance(loss, str) and not standardize and not self.rescales:
             self.batchable = (Regression, spec.shape, loss, delta)
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         scaled = standardize or self.rescales
         self.register_buffer("target_mean", torch.zeros(size, dtype=dtype), persistent=scaled)
         self.register_buffer("target_std", torch.ones(size, dtype=dtype), persistent=scaled)

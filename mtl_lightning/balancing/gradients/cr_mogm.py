@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mtl_lightning.balancing.gradients.mgda import MGDA
 from mtl_lightning.balancing.rows import GramianBalancer
-from mtl_lightning.types import ConfigurationError, Likelihood
+from mtl_lightning.types import ConfigurationError, Likelihood, state_dtype
 
 
 class CRMOGM(GramianBalancer):
@@ -67,7 +67,7 @@ class CRMOGM(GramianBalancer):
         self.balancer, self.alpha = inner, alpha
         self.follows_epochs = inner.follows_epochs
         self.scale = "linear" if inner.scale == "linear" else "none"
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         self.register_buffer("smoothed", torch.zeros(num_tasks, dtype=dtype))
         self.register_buffer("seen", torch.zeros(num_tasks, dtype=torch.bool))
 

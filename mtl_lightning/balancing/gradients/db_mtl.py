@@ -8,7 +8,7 @@ from torch import Tensor
 from mtl_lightning.balancing.losses.log_losses import LogLosses
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.lazy_buffers import LazyBuffers
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.types import ConfigurationError, state_dtype
 
 _EPSILON = 1e-8  # the paper's, in the norms' denominators
 
@@ -65,7 +65,7 @@ class DBMTL(LazyBuffers, GradientBalancer):
             raise ConfigurationError(f"DBMTL: expected 0 <= beta < 1 and sigma >= 0, found {beta=}, {sigma=}.")
         self.beta, self.sigma = beta, sigma
         self.scale = "invariant" if self.losses.scale == "invariant" else "none"
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         self.register_buffer("average", torch.zeros(num_tasks, 0, dtype=dtype))
         self.register_buffer("updates", torch.zeros(num_tasks, dtype=torch.int64))
 

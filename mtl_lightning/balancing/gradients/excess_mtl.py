@@ -10,7 +10,7 @@ from torch import Tensor
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.lazy_buffers import LazyBuffers
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.types import ConfigurationError, state_dtype
 
 _EPSILON = 1e-7  # under the root, in the authors' code
 
@@ -75,7 +75,7 @@ class ExcessMTL(LazyBuffers, GradientBalancer):
                 f"ExcessMTL: expected step_size > 0 and warmup_updates >= 1, found {step_size=}, {warmup_updates=}."
             )
         self.step_size, self.warmup_updates, self.weight_heads = step_size, warmup_updates, weight_heads
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         self.register_buffer("squares", torch.zeros(num_tasks, 0, dtype=dtype))
         self.register_buffer("baseline", torch.zeros(num_tasks, dtype=dtype))
         self.register_buffer("log_weights", torch.full((num_tasks,), -math.log(num_tasks), dtype=dtype))

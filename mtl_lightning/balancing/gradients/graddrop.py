@@ -11,7 +11,7 @@ from torch import Tensor
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.seeded_generator import SeededGenerator
-from mtl_lightning.types import ConfigurationError, Likelihood
+from mtl_lightning.types import ConfigurationError, Likelihood, state_dtype
 
 _LEVELS = ("features", "parameters")
 
@@ -79,7 +79,7 @@ class GradDrop(GradientBalancer):
                 f"GradDrop: expected one leak for each of {num_tasks} tasks, found {len(values)}: {values}."
             )
         _check_values(values if self._by_name is None else self._by_name.values(), leak)
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         self.register_buffer("leaks", torch.tensor(values, dtype=dtype), persistent=False)  # a setting, no state
         self.draws = SeededGenerator(seed)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.adam import TaskAdam
-from mtl_lightning.types import ConfigurationError, Likelihood
+from mtl_lightning.types import ConfigurationError, Likelihood, state_dtype
 
 InitialLosses: TypeAlias = Literal["first_update", "first_epoch"] | list[float] | dict[str, float]
 _WHEN = ("first_update", "first_epoch")
@@ -137,7 +137,7 @@ class GradNorm(GramianBalancer):
             )
         self.alpha, self.floor, self._normalization = alpha, floor, _NORMALIZATIONS[normalization]
         self.adam = TaskAdam(num_tasks, lr=lr)
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         self.register_buffer("numbers", torch.ones(num_tasks, dtype=dtype))
         self.register_buffer("first_losses", torch.zeros(num_tasks, dtype=dtype))
         self._from_epoch = initial_losses == "first_epoch"

@@ -12,7 +12,7 @@ from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GradientBalancer, GramianBalancer, Level, LossBalancer, PerParameter, Rescale
 from mtl_lightning.balancing.tools.lazy_buffers import LazyBuffers
 from mtl_lightning.balancing.tools.seeded_generator import SeededGenerator
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.types import ConfigurationError, state_dtype
 
 _GROUPS = ("whole", "matrix")
 _SMALLEST_SINE = 1e-4  # of the angle aimed at: correcting to a smaller one would take an unboundedly long step
@@ -88,7 +88,7 @@ class GradVac(LazyBuffers, PerParameter, GramianBalancer):
             )
         self.beta, self.groups, self.epsilon = beta, groups, epsilon
         self.gramian = groups == "whole"
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         self.register_buffer("targets", torch.zeros(num_tasks, num_tasks, 0, dtype=dtype))
         self.draws = SeededGenerator(seed)
 

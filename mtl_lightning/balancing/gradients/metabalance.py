@@ -12,7 +12,7 @@ from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, PerParameter, Rescale
 from mtl_lightning.balancing.tools.lazy_buffers import LazyBuffers
 from mtl_lightning.balancing.tools.primary import Primary
-from mtl_lightning.types import ConfigurationError, Likelihood
+from mtl_lightning.types import ConfigurationError, Likelihood, state_dtype
 
 _STRATEGIES = ("both", "reduce", "enlarge")
 
@@ -77,7 +77,7 @@ class MetaBalance(LazyBuffers, PerParameter, GradientBalancer):
             )
         self.primary = Primary(primary, num_tasks, "MetaBalance")
         self.relax, self.beta, self.strategy = relax, beta, strategy
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         self.register_buffer("norms", torch.zeros(num_tasks, 0, dtype=dtype))  # not corrected for their start at 0
         self.register_buffer("updates", torch.zeros(num_tasks, dtype=torch.int64))
 

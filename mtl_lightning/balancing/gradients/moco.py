@@ -11,7 +11,7 @@ from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.lazy_buffers import LazyBuffers
 from mtl_lightning.balancing.tools.simplex import project_to_simplex, share_of
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.types import ConfigurationError, state_dtype
 
 _TINY = 1e-8  # added to norms by LibMTL
 
@@ -82,7 +82,7 @@ class MoCo(LazyBuffers, GradientBalancer):
             raise ConfigurationError(f"MoCo: expected `variant` to be 'paper' or 'libmtl', found {variant!r}.")
         self.beta, self.beta_sigma, self.gamma, self.gamma_sigma, self.rho = beta, beta_sigma, gamma, gamma_sigma, rho
         self.variant = variant
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         self.register_buffer("tracked", torch.zeros(num_tasks, 0, dtype=dtype))
         self.register_buffer("shares", torch.full((num_tasks,), 1 / num_tasks, dtype=dtype))
         self.register_buffer("updates", torch.zeros(num_tasks, dtype=torch.int64))

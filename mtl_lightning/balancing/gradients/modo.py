@@ -8,7 +8,7 @@ from torch import Tensor
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.simplex import project_to_simplex, share_of
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.types import ConfigurationError, state_dtype
 
 
 class MoDo(GradientBalancer):
@@ -58,7 +58,7 @@ class MoDo(GradientBalancer):
         if not (gamma > 0 and rho >= 0):
             raise ConfigurationError(f"MoDo: expected gamma > 0 and rho >= 0, found {gamma=}, {rho=}.")
         self.gamma, self.rho = gamma, rho
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         self.register_buffer("shares", torch.full((num_tasks,), 1 / num_tasks, dtype=dtype))
 
     def combine(self, jacobian: Tensor, losses: Tensor, present: Tensor) -> Tensor:

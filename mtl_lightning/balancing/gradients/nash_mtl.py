@@ -12,7 +12,7 @@ from torch import Tensor
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.solvers import correlations, fair, filled
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.types import ConfigurationError, state_dtype
 
 
 class NashMTL(GramianBalancer):
@@ -82,7 +82,7 @@ class NashMTL(GramianBalancer):
         self.every, self.max_norm = update_weights_every, float(max_norm)
         if update_weights_every > 1:
             self.scale = "none"
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         self.register_buffer("alphas", torch.ones(num_tasks, dtype=dtype))
         self.register_buffer("left", torch.zeros(num_tasks, dtype=torch.int64))
         self._next: tuple[Tensor, Tensor, Tensor] | None = None  # weights, updates left, present; till `after_update`

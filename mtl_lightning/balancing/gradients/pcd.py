@@ -12,7 +12,7 @@ from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.primary import Primary
 from mtl_lightning.balancing.tools.solvers import correlations, definite, nonnegative
-from mtl_lightning.types import ConfigurationError, Likelihood
+from mtl_lightning.types import ConfigurationError, Likelihood, state_dtype
 
 _FARTHEST = 1e3  # length of a correction, in units of the largest violation
 _CANCELLED = 1e-3  # of the terms' lengths: what float32 gradients leave of a sum that is 0
@@ -87,7 +87,7 @@ class PCD(GramianBalancer):
             )
         self.primary = Primary(primary, num_tasks, "PCD")
         self.tau, self.beta, self.eps = tau, beta, eps
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         for name in ("square_norms", "updates"):
             self.register_buffer(name, torch.zeros(num_tasks, dtype=dtype))
         self._seen: tuple[Tensor, Tensor] | None = None  # the last update's averages and counts, till `after_update`

@@ -9,7 +9,7 @@ from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.preferences import Preferences
 from mtl_lightning.balancing.tools.simplex import project_to_simplex, share_of
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.types import ConfigurationError, state_dtype
 
 
 class SDMGrad(GradientBalancer):
@@ -73,7 +73,7 @@ class SDMGrad(GradientBalancer):
             )
         self.preferences = Preferences(num_tasks, pref_vector, "SDMGrad")
         self.pull, self.step_size, self.momentum, self.steps = pull, step_size, momentum, steps
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         self.register_buffer("shares", torch.full((num_tasks,), 1 / num_tasks, dtype=dtype))
 
     def combine(self, jacobian: Tensor, losses: Tensor, present: Tensor) -> Tensor:

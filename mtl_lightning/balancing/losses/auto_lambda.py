@@ -11,7 +11,7 @@ from torch import Tensor
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.lookahead import Lookahead
 from mtl_lightning.balancing.tools.adam import TaskAdam
-from mtl_lightning.types import ConfigurationError, Likelihood
+from mtl_lightning.types import ConfigurationError, Likelihood, state_dtype
 
 TRAINING, VALIDATION = 0, 1  # the parts of the window
 
@@ -90,7 +90,7 @@ class AutoLambda(Balancer):
                 f"{self.primary}."
             )
         self.adam = TaskAdam(num_tasks, lr=lr)
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         self.register_buffer("lambdas", torch.full((num_tasks,), float(init), dtype=dtype))
 
     def bind(self, likelihoods: Mapping[str, Likelihood]) -> None:

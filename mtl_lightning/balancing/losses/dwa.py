@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.types import ConfigurationError, state_dtype
 
 _LARGEST_RATE = 1e6  # beyond it the softmax is 0 or 1 anyway; keeps an overflow out of it
 
@@ -57,7 +57,7 @@ class DWA(Balancer):
         if not temperature > 0:
             raise ConfigurationError(f"DWA: expected a positive `temperature`, found {temperature}.")
         self.temperature = float(temperature)
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         self.register_buffer("older", torch.zeros(num_tasks, dtype=dtype))
         self.register_buffer("newer", torch.zeros(num_tasks, dtype=dtype))
         self.register_buffer("epochs", torch.zeros(num_tasks, dtype=torch.int64))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.types import ConfigurationError, state_dtype
 
 
 class EMANormalization(Balancer):
@@ -54,7 +54,7 @@ class EMANormalization(Balancer):
                 f"EMANormalization: expected a `beta` in [0, 1) and a positive `eps`, found {beta} and {eps}."
             )
         self.beta, self.eps = float(beta), float(eps)
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         for name in ("average", "mass"):
             self.register_buffer(name, torch.zeros(num_tasks, dtype=dtype))
         self.register_buffer("last_losses", torch.zeros(num_tasks, dtype=dtype), persistent=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.tools.adam import TaskAdam
 from mtl_lightning.balancing.tools.masked import masked_log, masked_softmax
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.types import ConfigurationError, state_dtype
 
 
 class FAMO(Balancer):
@@ -84,7 +84,7 @@ class FAMO(Balancer):
             )
         self.weight_decay = float(weight_decay)
         self.adam = TaskAdam(num_tasks, lr=lr)
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         self.register_buffer("logits", torch.zeros(num_tasks, dtype=dtype))
         self.register_buffer("bounds", torch.tensor(bounds, dtype=dtype), persistent=False)
         self.register_buffer("last_losses", torch.zeros(num_tasks, dtype=dtype), persistent=False)

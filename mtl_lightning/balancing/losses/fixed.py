@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.types import ConfigurationError, Likelihood
+from mtl_lightning.types import ConfigurationError, Likelihood, state_dtype
 
 
 class FixedWeighting(Balancer):
@@ -37,7 +37,7 @@ class FixedWeighting(Balancer):
                 f"FixedWeighting: expected one weight for each of {num_tasks} tasks, found {len(values)}: {values}."
             )
         _check_values(values if self._by_name is None else self._by_name.values(), weights)
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         self.register_buffer("fixed_weights", torch.tensor(values, dtype=dtype))
 
     def bind(self, likelihoods: Mapping[str, Likelihood]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.types import ConfigurationError, state_dtype
 
 
 class IMTLL(Balancer):
@@ -53,7 +53,7 @@ class IMTLL(Balancer):
                 f"{init}."
             )
         self.bounds = (float(low), float(high))
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         # One parameter per task, so that an absent task's can be left out of a step; (1,), since FSDP takes no scalars.
         self.log_scales = nn.ParameterList(
             nn.Parameter(torch.full((1,), float(init), dtype=dtype)) for _ in range(num_tasks)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.tools.masked import masked_log
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.types import ConfigurationError, state_dtype
 
 
 class STCH(Balancer):
@@ -60,7 +60,7 @@ class STCH(Balancer):
                 f"{mu}, {eps} and {warmup_epochs}."
             )
         self.mu, self.warmup_epochs, self.eps = float(mu), int(warmup_epochs), float(eps)
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         self.register_buffer("nadir", torch.ones(num_tasks, dtype=dtype))
         self.register_buffer("known", torch.zeros(num_tasks, dtype=torch.bool))
         self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))

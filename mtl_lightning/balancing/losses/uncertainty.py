@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.types import ConfigurationError, Likelihood
+from mtl_lightning.types import ConfigurationError, Likelihood, state_dtype
 
 _HALVINGS = 60  # of the bounds' distance: as exact as float64 can tell
 
@@ -106,7 +106,7 @@ class UncertaintyWeighting(Balancer):
         if regularizer not in _REGULARIZERS:
             raise ConfigurationError(f"`regularizer`: expected one of {list(_REGULARIZERS)}, found {regularizer!r}.")
         self._regularizer = _REGULARIZERS[regularizer]
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         # One parameter per task, so that an absent task's can be left out of a step; (1,), since FSDP takes no scalars.
         self.log_vars = nn.ParameterList(nn.Parameter(torch.full((1,), start, dtype=dtype)) for _ in range(num_tasks))
         for name in ("a", "b", "power"):

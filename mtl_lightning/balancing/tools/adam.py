@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.types import ConfigurationError, state_dtype
 
 
 class TaskAdam(nn.Module):
@@ -38,7 +38,7 @@ class TaskAdam(nn.Module):
         if not all(0 <= beta < 1 for beta in betas):
             raise ConfigurationError(f"`betas`: expected two decays in [0, 1), found {betas}.")
         self.lr, self.betas, self.eps = float(lr), (float(betas[0]), float(betas[1])), float(eps)
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         for name in ("first", "second", "steps"):
             self.register_buffer(name, torch.zeros(num_tasks, dtype=dtype))
 

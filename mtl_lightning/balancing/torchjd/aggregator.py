@@ -9,17 +9,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchjd import Stateful
 from torchjd.aggregation import Aggregator, UPGrad
 
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.seeded_generator import SeededGenerator
 from mtl_lightning.balancing.torchjd.factories import call_factory
-from mtl_lightning.balancing.torchjd.memory import Memory
+from mtl_lightning.balancing.torchjd.foreign_state import ForeignState, plain
 from mtl_lightning.types import ConfigurationError
 
 _NORM_EPS = 1e-20
+_KEY = "_state_key"
 _OURS = ("CRMOGM", "ExcessMTL", "GradVac", "NashMTL", "PCD")  # methods with state that we have too, for messages
 _PER_TASK = ("pref_vector", "leak", "weights")  # torchjd's public attributes that may hold one number per task
 
@@ -78,7 +80,8 @@ class TorchJD(GradientBalancer):
             )
         _lower_thresholds(made)
         self._outside = (made,)  # in a tuple, which keeps what it holds out of parameters and state dicts
-        self._memory = Memory(made)
+        stateful = {name: part for name, part in made.named_modules() if _remembers(part)}
+        self._memory = ForeignState(stateful, plain)
         self._per_task = [
             (part, name, value)
             for part in made.modules()
@@ -102,7 +105,8 @@ class TorchJD(GradientBalancer):
         rows = jacobian.float() if jacobian.dtype.itemsize < 4 else jacobian
         if self._memory.parts and len(rows) < self.num_tasks:
             raise ConfigurationError(self._wants_every_task(present))
-        self._memory.follow(rows)
+        for part in self._memory.parts.values():
+            _follow(part, rows)
         with self._of_the_present(rows, present):
             return self._call(self.aggregator, rows).to(jacobian.dtype)
 
@@ -168,3 +172,26 @@ def _lower_thresholds(aggregator: Aggregator) -> None:
             setting = inspect.signature(type(holder)).parameters.get("norm_eps") if holder is not None else None
             if setting is not None and getattr(holder, "norm_eps", None) == setting.default:
                 setattr(holder, "norm_eps", _NORM_EPS)  # noqa: B010  # of whatever class has it
+
+
+def _remembers(part: nn.Module) -> bool:
+    return isinstance(part, Stateful)
+
+
+def _follow(part: nn.Module, rows: Tensor) -> None:
+    """Bring a stateful part's tensors to the device and dtype of the rows (P, D), where the part works there.
+
+    Such parts start afresh, without a word, where an attribute ``_state_key`` (number of rows, dtype, device) does not
+    fit the rows. One whose key names no device works on the CPU whatever the rows' device is.
+    """
+    key = getattr(part, _KEY, ())
+    if not isinstance(key, tuple):
+        return
+    kinds = [type(item) for item in key]
+    device = rows.device if not hasattr(part, _KEY) or torch.device in kinds else None
+    dtype = rows.dtype if torch.dtype in kinds else None
+    for name, buffer in list(part.named_buffers(recurse=False)):
+        setattr(part, name, buffer.to(device=device, dtype=dtype))
+    if hasattr(part, _KEY):
+        values = {torch.device: rows.device, torch.dtype: rows.dtype}
+        setattr(part, _KEY, tuple(values.get(type(item), item) for item in key))

@@ -14,9 +14,9 @@ from typing_extensions import Self
 
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.tools.seeded_generator import SeededGenerator
-from mtl_lightning.balancing.torchjd import private_state
+from mtl_lightning.balancing.torchjd import foreign_state
 from mtl_lightning.balancing.torchjd.factories import call_factory
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.types import ConfigurationError, state_dtype
 
 _OURS = {"UW": "UncertaintyWeighting"}  # where ours has another name; only messages use it
 
@@ -84,13 +84,13 @@ class TorchJDScalarizer(Balancer):
             )
         _check_shapes(made, num_tasks)
         self._outside = (made,)  # in a tuple, which keeps its private parameters out of `parameters()`
-        private = private_state.private_parameters(made)
-        own = {name: p for name, p in made.named_parameters() if name not in private}
+        own = {name: p for name, p in made.named_parameters() if not name.rpartition(".")[2].startswith("_")}
         self.learned = nn.ParameterDict({name.replace(".", "/"): p for name, p in own.items()})
         self.draws = SeededGenerator(seed)
         # follows `.to()` for what is outside of the module tree
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtype = state_dtype()
         self.register_buffer("like", torch.zeros(1, dtype=dtype), persistent=False)
+        self._private = foreign_state.ForeignState(dict(made.named_modules()), foreign_state.private)
         self._needs_all = _has_state(made)
         self.follows_epochs = isinstance(made, _CountsEpochs)
         self._seen = False  # whether it knows the losses of the update that is being made
@@ -140,12 +140,12 @@ class TorchJDScalarizer(Balancer):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: the scalarizer's private state, as plain data."""
-        return {**self._identity(), "state": private_state.read(self.scalarizer)}
+        return {**self._identity(), "state": self._private.read()}
 
     def set_extra_state(self, state: Any) -> None:
         """Take up what a checkpoint kept; state of another scalarizer, or of another number of tasks, fits nothing."""
         if {key: state.get(key) for key in self._identity()} == self._identity():
-            private_state.write(self.scalarizer, state["state"], self.like, self._prime)
+            self._private.write(state["state"], self._prime, self.like)
 
     def extra_repr(self) -> str:
         """Show the scalarizer, which is no submodule."""
@@ -158,7 +158,9 @@ class TorchJDScalarizer(Balancer):
         for name, parameter in self.learned.items():  # some conversions make a new parameter
             owner, _, key = name.replace("/", ".").rpartition(".")
             setattr(self.scalarizer.get_submodule(owner), key, parameter)
-        private_state.move(self.scalarizer, self.like)
+        self._private.move(self.like)
+        for part in self.scalarizer.modules():
+            foreign_state.move_public_tensors(part, self.like)
         return self
 
     def _call(self, scalarizer: Scalarizer, values: Tensor) -> Tensor:
@@ -188,15 +190,15 @@ class TorchJDScalarizer(Balancer):
 
 def _has_state(scalarizer: Scalarizer) -> bool:
     """Whether it learns or remembers anything, or has parts of its own that hold entries per task."""
-    held = [value for state in private_state.read(scalarizer).values() for value in state.values()]
+    held = [value for part in scalarizer.modules() for value in foreign_state.private(part).values()]
     remembers = any(not isinstance(value, bool | int | float | str) for value in held)  # those are constants
     parts = list(scalarizer.modules())
-    nested = any(value.dim() for part in parts[1:] for value in private_state.public_tensors(part).values())
+    nested = any(value.dim() for part in parts[1:] for value in foreign_state.public_tensors(part).values())
     return remembers or nested or any(True for _ in scalarizer.parameters()) or isinstance(scalarizer, Stateful)
 
 
 def _check_shapes(scalarizer: Scalarizer, num_tasks: int) -> None:
-    plain = {key: value for part in scalarizer.modules() for key, value in private_state.public_tensors(part).items()}
+    plain = {key: value for part in scalarizer.modules() for key, value in foreign_state.public_tensors(part).items()}
     for name, tensor in [*scalarizer.named_parameters(), *scalarizer.named_buffers(), *plain.items()]:
         if tensor.dim() and tensor.shape != (num_tasks,):
             raise ConfigurationError(
@@ -208,7 +210,7 @@ def _check_shapes(scalarizer: Scalarizer, num_tasks: int) -> None:
 def _cut(scalarizer: Scalarizer, present: Tensor) -> Scalarizer:
     """Return a shallow copy of a scalarizer without state, whose arrays (T,) have only the present tasks' entries."""
     part = copy.copy(scalarizer)
-    for key, value in private_state.public_tensors(part).items():
+    for key, value in foreign_state.public_tensors(part).items():
         if value.dim():
             setattr(part, key, value[present.to(value.device)])
     return part

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from mtl_lightning.balancing.torchjd import private_state
+from mtl_lightning.balancing.torchjd.foreign_state import ForeignState, move_public_tensors, private
 from mtl_lightning.types import ConfigurationError
 
 
@@ -50,6 +50,10 @@ def taught(steps: int) -> Secretive:
     return module
 
 
+def state_of(module: nn.Module) -> ForeignState:
+    return ForeignState(dict(module.named_modules()), private)
+
+
 def through_a_file(state: Any) -> Any:
     file = io.BytesIO()
     torch.save(state, file)
@@ -58,7 +62,7 @@ def through_a_file(state: Any) -> Any:
 
 
 def test_public_attributes_and_parameters_are_no_state() -> None:
-    state = private_state.read(Secretive())
+    state = state_of(Secretive()).read()
     assert set(state) == {"", "inner"}
     assert set(state[""]) == {"_w", "_history", "_optimizer"}
     assert set(state["inner"]) == {"_counts", "mean"}
@@ -72,7 +76,7 @@ def test_goes_on_from_plain_data() -> None:
         primed.append(True)
         fresh.learn(torch.ones(2))
 
-    private_state.write(fresh, through_a_file(private_state.read(module)), torch.zeros(1), prime)
+    state_of(fresh).write(through_a_file(state_of(module).read()), prime, torch.zeros(1))
     assert primed == [True]
     for part in (module, fresh):
         part.learn(torch.tensor([0.3, 0.7]))
@@ -83,7 +87,7 @@ def test_goes_on_from_plain_data() -> None:
 
 def test_what_was_read_is_a_copy() -> None:
     module = taught(2)
-    state = private_state.read(module)
+    state = state_of(module).read()
     kept = copy.deepcopy(state)
     module.learn(torch.ones(2))
     assert torch.equal(state[""]["_w"], kept[""]["_w"])
@@ -92,7 +96,7 @@ def test_what_was_read_is_a_copy() -> None:
 
 def test_goes_back_to_a_state_without_an_optimizer() -> None:
     module = taught(2)
-    private_state.write(module, private_state.read(Secretive()), torch.zeros(1), lambda: None)
+    state_of(module).write(state_of(Secretive()).read(), lambda: None, torch.zeros(1))
     assert module._optimizer is None
     assert module._history == []
     assert not module._w.count_nonzero()
@@ -100,7 +104,9 @@ def test_goes_back_to_a_state_without_an_optimizer() -> None:
 
 def test_moves_numbers_but_not_counts_and_keeps_the_optimizers_parameter() -> None:
     module = taught(2)
-    private_state.move(module, torch.zeros(1, dtype=torch.float64))
+    double = torch.zeros(1, dtype=torch.float64)
+    state_of(module).move(double)
+    move_public_tensors(module, double)
     assert module.weights.dtype == module._w.dtype == module._history[0][1].dtype == torch.float64
     assert module.inner._counts.dtype == torch.int64
     assert module.public.dtype == torch.float32  # the module tree's to move
@@ -114,4 +120,17 @@ def test_what_a_checkpoint_cannot_hold_is_refused() -> None:
     module = Secretive()
     module._history = [object()]
     with pytest.raises(ConfigurationError, match=r"Secretive\._history: expected state of tensors, .* found object"):
-        private_state.read(module)
+        state_of(module).read()
+
+
+def test_what_older_checkpoints_hold_is_read() -> None:
+    """Lists, tuples and dicts as they are, where now each is under the name of its kind."""
+    fresh = Secretive()
+    slope = torch.tensor([1.0, 2.0])
+    old: Any = {"": {"_w": slope, "_history": [(0, slope)], "_optimizer": None}, "inner": {"_counts": slope.long()}}
+    state_of(fresh).write(through_a_file(old), lambda: None, torch.zeros(1))
+    assert torch.equal(fresh._w, slope)
+    ((index, kept),) = fresh._history
+    assert index == 0
+    assert torch.equal(kept, slope)
+    assert fresh.inner._counts.tolist() == [1, 2]
