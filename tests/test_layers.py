@@ -38,7 +38,11 @@ def floors(package: str, *rooms: str, on: Sequence[str] = ()) -> dict[str, tuple
 
 
 LEVEL_0 = ("types", "describe", "errors", "names", "nested", "plain", "checkpoint_file", "version")
-BASES = ("tasks.base", *(f"balancing.{name}" for name in ("base", "rows", "lookahead", "build")), "architectures.base")
+BASES = (
+    "tasks.base",
+    *(f"balancing.{name}" for name in ("base", "rows", "gramian", "lookahead", "build")),
+    "architectures.base",
+)
 CORE = floors(
     "core",
     "module",
@@ -63,7 +67,7 @@ BALANCING = floors(
     "tools",
     "rows|lookahead",
     "base",
-    "tools.seeded_generator",
+    "tools.seeded_generator|gramian",
     on=LEVEL_0,
 )
 DATA = floors(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_lightning.balancing.base import Balancer
+from mtl_lightning.balancing.gramian import gramian
 from mtl_lightning.types import ConfigurationError, Likelihood
 
 Rescale: TypeAlias = Literal["none", "sum", "mean", "norm"]
@@ -27,8 +28,10 @@ class GradientBalancer(Balancer):
         num_tasks: T, the number of tasks.
         losses: makes the loss balancer from T; the plain sum by default, which leaves the losses as they are.
         rescale: what is done to the combined gradient, since methods differ in its scale: ``"norm"`` gives it the norm
-            of the sum of the rows; ``"sum"`` and ``"mean"``, for methods with task weights, make these sum to the
-            number of present tasks or to 1; ``"none"`` leaves the method's own scale.
+            of the sum of the rows; ``"sum"`` and ``"mean"``, for methods with task weights, make their absolute values
+            sum to the number of present tasks or to 1, which never turns an update where some are negative (of
+            AlignedMTL, say); ``"none"`` leaves the method's own scale. So does ``"norm"`` where the rows cancel out to
+            less than a thousandth of their lengths: what is left there is rounding noise, not to be blown up.
 
     Attributes:
         gramian: whether the rows' inner products are all that it needs; then it is a :class:`GramianBalancer`.
@@ -80,7 +83,7 @@ class GradientBalancer(Balancer):
         if self.rescale != "norm":
             return combined
         rows = jacobian if jacobian.dim() == 2 else jacobian.mean(0)
-        return combined * _ratio(rows.sum(0).norm(), combined.norm())
+        return combined * _ratio(rows.sum(0).norm(), combined.norm(), 1e-3 * rows.norm(dim=1).mean())
 
     def here(self, state: Tensor, present: Tensor, number: int) -> Tensor:
         """Return the entries (P, ...) of a per-task state (T, ...) that belong to the present tasks.
@@ -178,20 +181,21 @@ class GramianBalancer(GradientBalancer):
         found = self.weights(exact, losses.double(), present)
         if self.rescale in ("sum", "mean"):
             target = len(found) if self.rescale == "sum" else 1
-            found = found * _ratio(found.new_tensor(float(target)), found.sum())
+            found = found * _ratio(found.new_tensor(float(target)), found.abs().sum())
         elif self.rescale == "norm":
-            found = found * _ratio(exact.sum().clamp(min=0).sqrt(), (found @ exact @ found).clamp(min=0).sqrt())
+            lengths = exact.diagonal().clamp(min=0).sqrt()
+            combined = (found @ exact @ found).clamp(min=0).sqrt()
+            found = found * _ratio(exact.sum().clamp(min=0).sqrt(), combined, 1e-3 * (found.abs() @ lengths))
         return found.to(gramian.dtype)
 
     def combine(self, jacobian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
         """Map rows (P, D) to their weighted sum (D,), at the method's own scale."""
-        gramian = (jacobian @ jacobian.T).double()
-        return self.weights(gramian, losses.double(), present).to(jacobian.dtype) @ jacobian
+        return self.weights(gramian(jacobian), losses.double(), present).to(jacobian.dtype) @ jacobian
 
     @torch.no_grad()
     def gradient(self, jacobian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
         """Map rows (P, D) to their weighted sum (D,), rescaled."""
-        return self.task_weights(jacobian @ jacobian.T, losses, present) @ jacobian
+        return self.task_weights(gramian(jacobian), losses, present).to(jacobian.dtype) @ jacobian
 
 
 # ------------------------------------------------------------------------------------------- what some methods opt into
@@ -246,6 +250,7 @@ def inner_balancer(losses: LossBalancer, num_tasks: int, owner: str) -> Balancer
     return made
 
 
-def _ratio(wanted: Tensor, found: Tensor) -> Tensor:
-    """Return the factor () that makes ``found`` () ``wanted``; 1 where none does."""
-    return torch.where(found.abs() > torch.finfo(found.dtype).tiny, wanted / found, torch.ones_like(found))
+def _ratio(wanted: Tensor, found: Tensor, noise: Tensor | float = 0.0) -> Tensor:
+    """Return the factor () that makes ``found`` () ``wanted``; 1 where that is no more than ``noise``."""
+    tiny = torch.finfo(found.dtype).tiny
+    return torch.where(found > torch.as_tensor(noise).clamp(min=tiny), wanted / found, torch.ones_like(found))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
+from mtl_lightning.balancing.gramian import gramian
 from mtl_lightning.balancing.rows import GradientBalancer, GramianBalancer, Level, LossBalancer, PerParameter, Rescale
 from mtl_lightning.balancing.tools.lazy_buffers import LazyBuffers
 from mtl_lightning.balancing.tools.seeded_generator import SeededGenerator
@@ -103,7 +104,7 @@ class GradVac(LazyBuffers, PerParameter, GramianBalancer):
         widths = self.widths(width) if self.groups == "matrix" else [width]
         self.widen(len(widths), jacobian)
         split = torch.split(jacobian, widths, dim=1)
-        weights = self._turned(torch.stack([piece @ piece.T for piece in split]).double(), present).to(jacobian.dtype)
+        weights = self._turned(torch.stack([gramian(piece) for piece in split]), present).to(jacobian.dtype)
         return torch.cat([weight @ piece for weight, piece in zip(weights, split, strict=True)])
 
     @torch.no_grad()

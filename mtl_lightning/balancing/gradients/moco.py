@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
+from mtl_lightning.balancing.gramian import gramian
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.lazy_buffers import LazyBuffers
 from mtl_lightning.balancing.tools.simplex import project_to_simplex, share_of
@@ -110,7 +111,7 @@ class MoCo(LazyBuffers, GradientBalancer):
     def _descend(self, tracked: Tensor, updates: Tensor, present: Tensor) -> Tensor:
         """Take one step of the weights of tracked gradients (P, D); return them, (P,) float64."""
         share, total = share_of(self.here(self.shares, present, len(tracked)).double())
-        slope = (tracked @ tracked.T).double() @ share + self.rho * share
+        slope = gramian(tracked) @ share + self.rho * share
         moved = share - self.gamma * updates.double() ** -self.gamma_sigma * slope
         share = moved.softmax(0) if self.variant == "libmtl" else project_to_simplex(moved)
         self.keep(self.shares, share * total, present)

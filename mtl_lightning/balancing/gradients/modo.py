@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
+from mtl_lightning.balancing.gramian import gramian
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.simplex import project_to_simplex, share_of
 from mtl_lightning.types import ConfigurationError, state_dtype
@@ -65,7 +66,7 @@ class MoDo(GradientBalancer):
         """Map the rows (3, P, D) of three samples to the weighted sum (D,) of the third's."""
         first, second, third = jacobian.unbind(0)
         share, total = share_of(self.here(self.shares, present, len(third)).double())
-        slope = (first @ second.T).double() @ share + self.rho * share
+        slope = gramian(first, second) @ share + self.rho * share
         share = project_to_simplex(share - self.gamma * slope)
         self.keep(self.shares, share * total, present)
         return share.to(third.dtype) @ third

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
+from mtl_lightning.balancing.gramian import gramian
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.preferences import Preferences
 from mtl_lightning.balancing.tools.simplex import project_to_simplex, share_of
@@ -81,7 +82,7 @@ class SDMGrad(GradientBalancer):
         first, second, third = jacobian.unbind(0)
         share, total = share_of(self.here(self.shares, present, len(third)).double())
         pulled = self.pull * share_of(self.preferences.among(present, share))[0]
-        share = self._descend((first @ second.T).double(), share, pulled)
+        share = self._descend(gramian(first, second), share, pulled)
         self.keep(self.shares, share * total, present)
         weights = (share + pulled) / (1 + self.pull)
         return weights.to(third.dtype) @ third

@@ -116,11 +116,11 @@ class GradientLevel(ABC):
     def task_weights(self, weights: Tensor, weighted: WeightedLosses) -> Tensor:
         """Return the method's weights (P,) of the rows, which ``weights`` (P,) are multiplied into."""
         balancer = self.network.balancer
-        gramian = self.gramian() * weights.unsqueeze(1) * weights
-        if not isinstance(balancer, GramianBalancer) or not self.may_show(gramian):
+        products = self.gramian() * weights.unsqueeze(1) * weights
+        if not isinstance(balancer, GramianBalancer) or not self.may_show(products):
             return torch.ones_like(weights)
-        losses = weighted.losses[self.present_indices].to(gramian.dtype)
-        return balancer.task_weights(gramian, losses, self.window.present)
+        losses = weighted.losses[self.present_indices].double()
+        return balancer.task_weights(products, losses, self.window.present).to(weights.dtype)
 
     def gramian(self) -> Tensor:
         """Return the inner products (P, P) of the scaled rows over all processes."""

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtl_lightning.balancing.gramian import gramian
 from mtl_lightning.balancing.rows import MasksFeatures
 from mtl_lightning.core.network.graph import run_heads
 from mtl_lightning.core.network.network import at_least_float32
 from mtl_lightning.core.update.gradients.base import GradientLevel, WeightedLosses
-from mtl_lightning.core.update.gradients.jacobian import inner_products
 from mtl_lightning.core.update.losses import losses_together, separate_losses
 from mtl_lightning.types import Batch, ConfigurationError
 
@@ -122,7 +122,7 @@ class FeatureLevel(GradientLevel):
             return
         with self.runtime.full_precision():
             if not isinstance(self.network.balancer, MasksFeatures):
-                part = inner_products(gradients)
+                part = gramian(gradients)
                 self.products = part if self.products is None else self.products + part
             else:
                 signs = at_least_float32(shared.detach()).sign()
@@ -134,7 +134,7 @@ class FeatureLevel(GradientLevel):
         number = len(self.present_indices)
         local = self.products
         if local is None:
-            local = torch.zeros(number, number, device=self.runtime.device)
+            local = torch.zeros(number, number, dtype=torch.float64, device=self.runtime.device)
         return self.runtime.all_sum(local)
 
     def task_weights(self, weights: Tensor, weighted: WeightedLosses) -> Tensor:

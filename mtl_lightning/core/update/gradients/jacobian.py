@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtl_lightning.core.network.network import Network, at_least_float32
-
-_BLOCK = 1 << 18  # numbers, which a processor's cache holds; a device with launches to save takes more at a time
+from mtl_lightning.core.network.network import Network
 
 
 @dataclass
@@ -138,22 +136,6 @@ def reach(network: Network, parameters: Sequence[nn.Parameter]) -> list[list[int
         read = [found[name] for name, edge in network.graph.edges[task].items() if not edge.stop_gradient]
         found[task] = everywhere.union(own, *read)
     return [sorted(found[task]) for task in network.tasks]
-
-
-def inner_products(gradients: Sequence[Tensor]) -> Tensor:
-    """Return the inner products (P, P) of P tensors of one shape, in float32 or better.
-
-    A block of entries after the other is brought together: no second copy of all of them is ever made.
-    """
-    block = _BLOCK if gradients[0].is_cpu else 64 * _BLOCK
-    length = max(1, block // len(gradients))
-    blocks = [torch.split(gradient.reshape(-1), length) for gradient in gradients]
-    parts = (at_least_float32(torch.stack(block)) for block in zip(*blocks, strict=True))
-    found = next(parts)
-    total = found @ found.T
-    for part in parts:
-        total.addmm_(part, part.T)
-    return total
 
 
 class _Given(torch.autograd.Function):

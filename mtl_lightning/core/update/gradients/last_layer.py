@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtl_lightning.core.network.network import at_least_float32
+from mtl_lightning.balancing.gramian import gramian
 from mtl_lightning.core.update.gradients.base import GradientLevel
 from mtl_lightning.core.update.losses import window_losses
 
@@ -41,8 +41,7 @@ class LastLayerLevel(GradientLevel):
 
     def gramian(self) -> Tensor:
         """Sum the rows over processes, then take their inner products."""
-        rows = at_least_float32(self.runtime.all_sum(self.rows))
-        return rows @ rows.T
+        return gramian(self.runtime.all_sum(self.rows))
 
     def trunk_gradients(self, weights: Tensor, alpha: Tensor) -> list[Tensor]:
         """Differentiate the weighted sum of the losses."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mtl_lightning.balancing.gramian import gramian
 from mtl_lightning.balancing.rows import GradientBalancer, GramianBalancer, PerParameter, WeighsHeads
 from mtl_lightning.core.network.network import Network, at_least_float32
 from mtl_lightning.core.update.gradients.base import GradientLevel, Gradients, WeightedLosses
@@ -83,10 +84,10 @@ class ParameterLevel(GradientLevel):
         if not tasks[0].shape[1]:
             return jacobians[0].new_zeros(0), None
         if isinstance(balancer, GramianBalancer) and balancer.gramian:
-            gramian = (tasks[0] @ tasks[0].T) * weights.unsqueeze(1) * weights
-            if not self.may_show(gramian):
+            products = gramian(tasks[0]) * weights.unsqueeze(1) * weights
+            if not self.may_show(products):
                 return (weights @ tasks[0]).to(dtype), None
-            alpha = balancer.task_weights(gramian, losses.to(gramian.dtype), present)
+            alpha = balancer.task_weights(products, losses.double(), present).to(weights.dtype)
             return ((alpha * weights) @ tasks[0]).to(dtype), alpha
         weighted = [rows * weights.unsqueeze(1) for rows in tasks]
         rows = weighted[0] if len(weighted) == 1 else torch.stack(weighted)
