@@ -108,6 +108,10 @@ class AITM(Architecture):
         excess = [(after - before).relu() for before, after in pairwise(p.sigmoid() for p in probabilities)]
         return {"calibration": self.calibration * torch.cat(excess, dim=1).sum(1).mean()}
 
+    def last_shared(self) -> Sequence[nn.Module]:
+        """Return the first task's encoder, which all tasks go back to; with ``stop_gradient`` the trunk, if any."""
+        return [self.trunk] if self.stop_gradient else [self.encoders[self.order[0]]]
+
     def task_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return the last task's encoder and transfer; with ``stop_gradient`` each task's."""
         return {

@@ -122,6 +122,15 @@ class Architecture(nn.Module, ABC):
         """Return the parameters that serve one task alone, by task; everything else is shared."""
         return {}
 
+    def last_shared(self) -> Sequence[nn.Module]:
+        """Return the parts whose last layers are, taken together, the last one that is shared; none by default.
+
+        For balancers that look at that layer alone (``level: last_layer``), which are refused where there is none. A
+        part's last layer is the one that runs last in it. The order of tasks must not matter: where every task has such
+        a part, or there are several experts, they all belong to it.
+        """
+        return ()
+
     def after_update(self) -> None:
         """Do what follows an optimizer step, such as annealing; nothing by default.
 
@@ -142,7 +151,8 @@ class PlainNetwork(Architecture):
     """A user's ``nn.Module`` as an architecture.
 
     A tensor (B, D, *) as its output is the features of every task. A dict is the tasks' final outputs: no heads are
-    built, and all parameters are shared unless the network has a ``task_parameters()`` of its own.
+    built, and all parameters are shared unless the network has a ``task_parameters()`` of its own; a ``last_shared()``
+    of its own says which parts end in the last shared layer (:meth:`Architecture.last_shared`).
     """
 
     def __init__(self, network: nn.Module, spec: InputSpec | None, tasks: Sequence[str]) -> None:
@@ -176,6 +186,13 @@ class PlainNetwork(Architecture):
         """Return what the user's network declares; nothing by default, so that all of it is shared."""
         declared = getattr(self.network, "task_parameters", None)
         return {task: list(parameters) for task, parameters in declared().items()} if declared is not None else {}
+
+    def last_shared(self) -> Sequence[nn.Module]:
+        """Return what the user's network declares; by default a network of features itself, and none of outputs."""
+        declared = getattr(self.network, "last_shared", None)
+        if declared is not None:
+            return list(declared())
+        return [] if self.final else [self.network]
 
 
 # ---------------------------------------------------------------------------------------------------- making the parts

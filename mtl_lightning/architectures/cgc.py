@@ -64,6 +64,10 @@ class CGC(MixtureOfExperts):
             {task: mix(self.gates[task](read), torch.cat([self.own[task](below), shared], dim=1)) for task in tasks}
         )
 
+    def last_shared(self) -> Sequence[nn.Module]:
+        """Return the shared experts."""
+        return list(self.shared.encoders)
+
     def task_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return each task's experts and gate."""
         return {task: parameters_of(self.own[task], self.gates[task]) for task in self.gates}

@@ -69,6 +69,10 @@ class CrossStitch(Architecture):
             streams = dict(zip(stages, stitch(outputs), strict=True))
         return Features({task: stages[task][-1](streams[task]) for task in tasks})
 
+    def last_shared(self) -> Sequence[nn.Module]:
+        """Return the stages before the last stitch."""
+        return [cast("nn.ModuleList", column)[-2] for column in self.columns.values()]
+
     def task_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return each task's last stage and its row of the last A."""
         rows = cast("Stitch", self.stitches[-1]).rows

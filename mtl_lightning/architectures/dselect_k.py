@@ -93,6 +93,10 @@ class DSelectK(MixtureOfExperts):
         aux = {"selection": self.entropy * torch.stack(penalties).sum()} if self.entropy and penalties else {}
         return Features(mixed, aux)
 
+    def last_shared(self) -> Sequence[nn.Module]:
+        """Return the experts."""
+        return list(self.experts.encoders)
+
     def task_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return each task's selectors."""
         return {task: parameters_of(selectors) for task, selectors in self.selectors.items()}

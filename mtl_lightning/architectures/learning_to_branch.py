@@ -121,6 +121,10 @@ class LearningToBranch(Architecture):
             for level in levels
         ]
 
+    def last_shared(self) -> Sequence[nn.Module]:
+        """Return the copies of the last stage but one."""
+        return [cast("nn.ModuleList", column)[-2] for column in self.columns.values()]
+
     def task_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return each task's copy of the last stage and its row of the last logits."""
         rows = cast("nn.ParameterList", self.logits[-1])

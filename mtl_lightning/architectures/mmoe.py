@@ -58,6 +58,10 @@ class MMoE(MixtureOfExperts):
         read, experts = self.gate_input(below), self.experts(below)
         return Features({task: mix(self.gates[task](read), experts) for task in tasks})
 
+    def last_shared(self) -> Sequence[nn.Module]:
+        """Return the experts."""
+        return list(self.experts.encoders)
+
     def task_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return each task's gate."""
         return {task: parameters_of(gate) for task, gate in self.gates.items()}
@@ -96,3 +100,7 @@ class OMoE(MixtureOfExperts):
         """Map inputs to the same mixture (B, D, *) for each of ``tasks``."""
         below = self.trunk(inputs)
         return Features(dict.fromkeys(tasks, mix(self.gate(self.gate_input(below)), self.experts(below))))
+
+    def last_shared(self) -> Sequence[nn.Module]:
+        """Return the experts."""
+        return list(self.experts.encoders)

@@ -92,6 +92,10 @@ class MTAN(Architecture):
                 kept[task] = cast("nn.ModuleList", self.attention[task])[number](read) * stream
         return Features(kept)
 
+    def last_shared(self) -> Sequence[nn.Module]:
+        """Return the last stage of the shared network."""
+        return [self.cuts[-1]]
+
     def task_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return each task's attention."""
         return {task: parameters_of(attention) for task, attention in self.attention.items()}

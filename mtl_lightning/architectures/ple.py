@@ -84,6 +84,10 @@ class PLE(Architecture):
         wanted = {task: streams[task] for task in tasks}
         return Features(last(wanted, shared, reads, read)[0])
 
+    def last_shared(self) -> Sequence[nn.Module]:
+        """Return the shared experts of the last level."""
+        return list(self._levels()[-1].shared.encoders)
+
     def task_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return each task's experts on the last level, and its gates on the last two."""
         *early, last = self._levels()

@@ -108,6 +108,10 @@ class Product(Architecture):
         aux = {**features.aux, **self.architecture.output_losses(logits)}
         return Features({t: product_logit([logits[name] for name in self.factors[t]]) for t in tasks}, aux)
 
+    def last_shared(self) -> Sequence[nn.Module]:
+        """Return what is so of the inner architecture."""
+        return self.architecture.last_shared()
+
     def task_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return what belongs to factors that a single task depends on, by that task."""
         inner = self.architecture.task_parameters()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from mtl_lightning.architectures.base import Architecture, EncoderArgument, build_encoder
 from mtl_lightning.architectures.encoders import MLP
 from mtl_lightning.architectures.sizes import feature_size
@@ -35,3 +37,7 @@ class SharedBottom(Architecture):
     def forward(self, inputs: Any, tasks: Sequence[str]) -> Features:
         """Map inputs to the same features (B, D, *) for each of ``tasks``."""
         return Features(dict.fromkeys(tasks, self.encoder(inputs)))
+
+    def last_shared(self) -> Sequence[nn.Module]:
+        """Return the encoder."""
+        return [self.encoder]

@@ -73,6 +73,10 @@ class TaskConditionedNorm(Architecture):
         """Map inputs to features (B, D, *) of each of ``tasks``, one run of the encoder for each."""
         return Features({task: self.encoders[task](inputs) for task in tasks})
 
+    def last_shared(self) -> Sequence[nn.Module]:
+        """Return an encoder, whose weights all tasks' encoders share."""
+        return [next(iter(self.encoders.values()))]
+
     def task_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return each task's normalisation layers."""
         declared = {}

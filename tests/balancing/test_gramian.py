@@ -20,7 +20,8 @@ def near(length: int, noise: float = 0.03) -> Tensor:
 
 
 def exact(rows: Tensor, others: Tensor | None = None) -> Tensor:
-    pairs = zip(rows.split(1 << 20, 1), (rows if others is None else others).split(1 << 20, 1), strict=True)
+    halves = [torch.split(half, 1 << 20, dim=1) for half in (rows, rows if others is None else others)]
+    pairs = zip(*halves, strict=True)
     return torch.stack([a.double() @ b.double().T for a, b in pairs]).sum(0)
 
 

@@ -19,6 +19,7 @@ from mtl_lightning.architectures.base import (
 )
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.build import BalancerArgument, build_balancer
+from mtl_lightning.balancing.rows import GradientBalancer
 from mtl_lightning.core.network.graph import (
     DEFAULT,
     Reads,
@@ -27,6 +28,7 @@ from mtl_lightning.core.network.graph import (
     head_sizes,
     run_heads,
 )
+from mtl_lightning.core.network.last_layers import last_layers
 from mtl_lightning.core.network.roles import Roles, find_roles
 from mtl_lightning.names import known_name
 from mtl_lightning.tasks.base import Task
@@ -102,6 +104,7 @@ class Network(nn.Module):
         self.heads = nn.ModuleDict(heads)
         self._check_rescaled()
         self.find_roles()
+        self._check_level()
 
     def _check_rescaled(self) -> None:
         """Refuse a task that rescales its outputs, if they come from no layer that it can change."""
@@ -114,9 +117,38 @@ class Network(nn.Module):
             if task.rescales:
                 last_affine(self.heads.get_submodule(name), name)
 
+    def _check_level(self) -> None:
+        """Refuse a balancer that looks at the last shared layer, if it is not known which that is."""
+        level = self.balancer.level if isinstance(self.balancer, GradientBalancer) else ""
+        if level == "last_layer" and self.roles.shared and not self.architecture.last_shared():
+            raise ConfigurationError(
+                f"{type(self.balancer).__name__} looks at the last shared layer (`level: last_layer`): expected an "
+                f"architecture whose `last_shared` says which parts end in it, found "
+                f"{type(self.architecture).__name__} without. Write that method, or use `level: parameters`."
+            )
+
     def find_roles(self) -> None:
         """Give every parameter its role, those that were added since the last time, too."""
         self.roles: Roles = find_roles(self, list(self.tasks))
+        self._last_shared: list[nn.Parameter] | None = None
+
+    def last_shared_weights(self, inputs: Any) -> list[nn.Parameter]:
+        """Return the weights of the last shared layer, found with one run on some inputs the first time.
+
+        Raises:
+            ConfigurationError: if none of them is trained.
+        """
+        if self._last_shared is None:
+            parts, shared = self.architecture.last_shared(), list(self.roles.shared.values())
+            with torch.no_grad(), _evaluating(self):
+                self._last_shared = last_layers(parts, lambda: self.architecture(inputs, self.graph.order), shared)
+        trained = [weight for weight in self._last_shared if weight.requires_grad]
+        if not trained:
+            raise ConfigurationError(
+                f"{type(self.balancer).__name__} looks at the last shared layer (`level: last_layer`): expected one "
+                f"that is trained in {type(self.architecture).__name__}, found none. Use `level: parameters`."
+            )
+        return trained
 
     def check_fitted(self) -> None:
         """Refuse tasks that standardise their targets without knowing these."""

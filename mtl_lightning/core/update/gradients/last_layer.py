@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtl_lightning.balancing.gramian import gramian
 from mtl_lightning.core.update.gradients.base import GradientLevel
@@ -16,31 +16,38 @@ from mtl_lightning.core.update.losses import window_losses
 
 
 class LastLayerLevel(GradientLevel):
-    """Gradients with respect to the weight of the last shared layer: the last shared parameter that is no vector."""
+    """Gradients with respect to the weights of the last shared layer, which the architecture declares.
+
+    See :meth:`~mtl_lightning.architectures.Architecture.last_shared`; the weights of several such layers are taken
+    together, as one row.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        matrices = [parameter for parameter in self.trunk if parameter.dim() > 1]
-        self.layer: nn.Parameter = (matrices or self.trunk)[-1]
         self.terms: list[tuple[list[Tensor], Tensor | None]] = []
-        number, size = len(self.present_indices), self.layer.numel()
-        self.rows = torch.zeros(number, size, device=self.layer.device, dtype=self.layer.dtype)
+        self.rows: Tensor | None = None
 
     def look(self) -> None:
         """Forward every micro-batch, and go back through its heads to the layer, task by task."""
         for batch in self.window.batches:
+            layers = self.network.last_shared_weights(batch["inputs"])
             values, aux = window_losses(self.network, self.runtime, self.window, batch)
             self.losses.add(torch.stack(values), aux, len(self.window.batches))
             terms = [values[index] * self.scale for index in self.present_indices]
-            for row, term in enumerate(terms):
-                if term.requires_grad:
-                    (found,) = self.of_task(row, term, [self.layer])
-                    if found is not None:
-                        self.rows[row] += found.reshape(-1)
+            found = [self._row(row, term, layers) for row, term in enumerate(terms)]
+            rows = torch.stack(found)
+            self.rows = rows if self.rows is None else self.rows + rows
             self.terms.append((terms, self.aux_term(aux)))
+
+    def _row(self, row: int, term: Tensor, layers: list[Any]) -> Tensor:
+        """Return a task's gradient with respect to the layers, one after the other."""
+        found = self.of_task(row, term, layers) if term.requires_grad else (None,) * len(layers)
+        parts = [torch.zeros_like(w) if g is None else g for w, g in zip(layers, found, strict=True)]
+        return torch.cat([part.reshape(-1) for part in parts])
 
     def gramian(self) -> Tensor:
         """Sum the rows over processes, then take their inner products."""
+        assert self.rows is not None  # a window holds at least one batch
         return gramian(self.runtime.all_sum(self.rows))
 
     def trunk_gradients(self, weights: Tensor, alpha: Tensor) -> list[Tensor]:
