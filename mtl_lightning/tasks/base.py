@@ -170,8 +170,11 @@ class Task(Described, nn.Module, ABC):
         return True
 
     @property
-    def target_scale(self) -> float:
-        """Original units per unit of the loss; converts sigma (1 unless the task standardises its target)."""
+    def target_scale(self) -> float | None:
+        """Original units per unit of the loss; converts sigma (1 unless the task standardises its target).
+
+        None where no one number does, so that sigma is not given in original units.
+        """
         return 1.0
 
 

@@ -103,9 +103,9 @@ class DepthEstimation(DenseTask):
         return self.number.fitted
 
     @property
-    def target_scale(self) -> float:
-        """Target's units (with ``log`` those of its logarithm) per unit of the loss."""
-        return self.number.target_scale
+    def target_scale(self) -> float | None:
+        """Target's units per unit of the loss; None with ``log``, whose noise is relative to the depth."""
+        return None if self.is_log else self.number.target_scale
 
     # ----------------------------------------------------------------------------------------------------- the outputs
     def losses(self, output: Tensor, maps: Tensor, mask: Tensor) -> Tensor:

@@ -130,9 +130,13 @@ class Regression(RowTask):
         return self._fitted
 
     @property
-    def target_scale(self) -> float:
-        """Target's units per unit of the loss: the root mean square of the outputs' standard deviations."""
-        return float(self.target_std.square().mean().sqrt())
+    def target_scale(self) -> float | None:
+        """Target's units per unit of the loss: the standard deviation; None if several outputs have different ones.
+
+        A sigma of all outputs together is then a mean over noises in different units, and no output's noise.
+        """
+        scales = set(self.target_std.tolist())
+        return scales.pop() if len(scales) == 1 else None
 
     @torch.no_grad()
     def fit_target(self, target: Tensor) -> None:

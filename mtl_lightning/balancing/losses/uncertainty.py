@@ -155,8 +155,13 @@ class UncertaintyWeighting(Balancer):
         return {index: [s] for index, s in enumerate(self.log_vars)}
 
     def sigmas(self) -> Tensor:
-        """Return each task's noise level (T,): a standard deviation, in units of its loss."""
+        """Return each task's noise level (T,): a standard deviation, in units of its loss.
+
+        It is that of the loss at which s would be at its optimum: where :math:`e^{s} r(s) = a L` with the regulariser's
+        slope r, which with Liebel and Körner's term is not b.
+        """
         s = torch.cat([*self.log_vars.parameters()]).detach()
+        s = s + torch.log(self._regularizer.slope(s, self.b, self.power) / self.b)
         return self.power.sqrt() * torch.exp(0.5 * self.power * s)  # sqrt(2) b for the scale b of Laplace noise
 
     @torch.no_grad()

@@ -192,16 +192,18 @@ class Network(nn.Module):
         return {name: task.predict(at_least_float32(outputs[name])) for name, task in self.tasks.items()}
 
     def sigmas(self, original_units: bool = False) -> dict[str, float]:
-        """Return the learned noise scale of each task; empty if the balancer learns none.
+        """Return the learned noise level of each task, a standard deviation; empty if the balancer learns none.
 
         Args:
-            original_units: in the target's units instead of the loss's, which a standardised target makes differ.
+            original_units: in the target's units instead of the loss's, which a standardised target makes differ. Tasks
+                whose outputs are standardised one by one, or whose loss is taken of logarithms, have none in these.
         """
         sigmas = self.balancer.sigmas()
         if sigmas is None:
             return {}
         scales = [task.target_scale if original_units else 1.0 for task in self.tasks.values()]
-        return {name: s * scale for name, s, scale in zip(self.tasks, sigmas.tolist(), scales, strict=True)}
+        triples = zip(self.tasks, sigmas.tolist(), scales, strict=True)
+        return {name: sigma * scale for name, sigma, scale in triples if scale is not None}
 
 
 def inputs_of(item: Any) -> Any:

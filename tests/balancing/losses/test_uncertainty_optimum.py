@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -171,3 +171,15 @@ def test_a_resumed_run_does_not_start_again() -> None:
     resumed_again = make({"a": GAUSSIAN, "b": GAUSSIAN}, init="first_batch")
     resumed_again.load_state_dict(resumed.state_dict())
     assert has_started(resumed_again)
+
+
+@pytest.mark.parametrize("regularizer", ["kendall", "liebel_koerner"])
+@pytest.mark.parametrize("scale", ["log_var", "log_scale"])
+def test_a_sigma_is_the_noise_level_whatever_the_regulariser(regularizer: Any, scale: Any) -> None:
+    """At the optimum of losses that noise of 0.1, 1 and 10 gives: squared errors, or absolute ones of Laplace noise."""
+    noise = torch.tensor([0.1, 1.0, 10.0])
+    a, losses = (0.5, noise**2) if scale == "log_var" else (1.0, noise / math.sqrt(2))
+    balancer = UncertaintyWeighting(3, init="first_batch", regularizer=regularizer)
+    balancer.bind({name: Likelihood(a, a, scale) for name in "xyz"})
+    balancer(losses)
+    torch.testing.assert_close(balancer.sigmas(), noise, rtol=1e-5, atol=0)

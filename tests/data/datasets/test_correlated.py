@@ -71,7 +71,7 @@ def test_only_the_second_task_depends_on_the_correlation() -> None:
 def test_targets_are_standardised() -> None:
     data = CorrelatedRegression()
     for name, task in data.tasks.items():
-        assert float(task.target_scale) == pytest.approx(float(drawn(data)[1][name].std()), rel=1e-3)
+        assert task.target_scale == pytest.approx(float(drawn(data)[1][name].std()), rel=1e-3)
 
 
 @pytest.mark.parametrize(
