@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -199,18 +199,18 @@ class GramianBalancer(GradientBalancer):
 
 
 # ------------------------------------------------------------------------------------------- what some methods opt into
-@runtime_checkable
-class MasksFeatures(Protocol):
-    """A method that, at the level of features, masks their gradients before these are summed, in place of weights."""
+class MasksFeatures:
+    """Mixin of a method that, at the level of features, masks their gradients before these are summed: no weights."""
 
+    @abstractmethod
     def masks(self, signed: Tensor, present: Tensor) -> Tensor:
         """Map sums over rows of sign(feature) times its gradient, (P, F), and present (T,) to factors (P, F)."""
 
 
-@runtime_checkable
-class WeighsHeads(Protocol):
-    """A method of whole rows that has weights for the gradients of the tasks' own parameters, if ``weight_heads``."""
+class WeighsHeads:
+    """Mixin of a method of whole rows that weighs the tasks' own parameters' gradients too, if ``weight_heads``."""
 
+    @abstractmethod
     def head_weights(self, present: Tensor, number: int) -> Tensor:
         """Return what multiplies those of the P = ``number`` present tasks, (P,); asked for after :meth:`gradient`."""
 

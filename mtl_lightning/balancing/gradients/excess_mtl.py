@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
+from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale, WeighsHeads
 from mtl_lightning.balancing.tools.lazy_buffers import LazyBuffers
 from mtl_lightning.types import ConfigurationError, state_dtype
 
 _EPSILON = 1e-7  # under the root, in the authors' code
 
 
-class ExcessMTL(LazyBuffers, GradientBalancer):
+class ExcessMTL(LazyBuffers, WeighsHeads, GradientBalancer):
     r"""Weights by excess risk: `Robust Multi-Task Learning with Excess Risks <https://arxiv.org/abs/2402.02009>`_ (He,
     Zhou, Zhang, Yun, Xu, Zeng, Chilimbi and Zhao, 2024), equations 6, 7 and 9.
 

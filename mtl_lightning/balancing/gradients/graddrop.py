@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
+from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, MasksFeatures, Rescale
 from mtl_lightning.balancing.tools.seeded_generator import SeededGenerator
 from mtl_lightning.types import ConfigurationError, Likelihood, state_dtype
 
 _LEVELS = ("features", "parameters")
 
 
-class GradDrop(GradientBalancer):
+class GradDrop(MasksFeatures, GradientBalancer):
     r"""Gradient sign dropout: `Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout
     <https://arxiv.org/abs/2010.06808>`_ (Chen, Ngiam, Huang, Luong, Kretzschmar, Chai and Anguelov, 2020), algorithm 1.
 

@@ -55,7 +55,7 @@ def test_skipped_updates_and_windows_without_a_label_do_not_count() -> None:
     for name, missing in (("number", torch.nan), ("kind", -100)):
         data[4]["targets"][name] = torch.full_like(data[4]["targets"][name], missing)
     module = trained(data=data, on_nonfinite="skip")
-    assert module.skipped == 1
+    assert module.updates.skipped == 1
     assert tau_of(module) == pytest.approx(tau_after(UPDATES))
 
 
