@@ -192,6 +192,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         """Put back this process's state of an interrupted run, after the loaders were set up."""
         self.accumulation.batches = []
         self.runtime.start()
+        self.updates.start_fit()
         self.plan.use_found_rate(self._composite, self._scheduler)
         if self._interrupted:
             resume.restore(self.resumable, self._interrupted["processes"], self.runtime)

@@ -2,7 +2,7 @@
 
 ``self.log`` costs about 0.4 ms per scalar and call; these values stay tensors on the device and are written by the
 loggers directly, on the steps that the trainer's ``log_every_n_steps`` asks for. Update n is written at step n - 1,
-as Lightning does.
+as Lightning does. Where somebody reads metrics of training between these steps, every update's are brought over.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from torch import Tensor
 
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.optim.composite import CompositeOptimizer
+from mtl_lightning.core.optim.schedules import CompositeScheduler
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.sharding import norms
 from mtl_lightning.core.update.losses import Losses
 from mtl_lightning.core.update.window import Window
+
+_KNOWN = ("lightning", "pytorch_lightning", "mtl_lightning")  # whose callbacks say in `monitor` what they read
 
 
 class Row:
@@ -67,15 +70,29 @@ def _asked_for(trainer: Trainer, update: int) -> bool:
     return every > 0 and (update % every == 0 or trainer.should_stop)  # as Lightning, all of the last steps
 
 
+def has_readers(trainer: Trainer) -> bool:
+    """Whether somebody may read ``train/*`` among the trainer's metrics after any update.
+
+    These are callbacks and schedulers that monitor one, and callbacks of the user's own, which may read what they like.
+    """
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set outside its __init__
+    if any(type(callback).__module__.partition(".")[0] not in _KNOWN for callback in callbacks):
+        return True
+    schedulers: list[Any] = [config.scheduler for config in trainer.lr_scheduler_configs]
+    composites = [scheduler for scheduler in schedulers if isinstance(scheduler, CompositeScheduler)]
+    watching = [*callbacks, *(one for composite in composites for one in composite.schedulers.values())]
+    return any(str(getattr(one, "monitor", None)).startswith("train/") for one in watching)
+
+
 def collect(
-    network: Network, runtime: Runtime, window: Window, losses: Losses, optimizer: CompositeOptimizer
+    network: Network, runtime: Runtime, window: Window, losses: Losses, optimizer: CompositeOptimizer, always: bool
 ) -> Row | None:
     """Take the row of an update before its step, so that losses, weights and sigmas belong together.
 
-    None on steps that nobody asks for.
+    None on steps that nobody asks for, unless it is taken ``always``.
     """
     trainer = runtime.trainer
-    if not (_asked_for(trainer, trainer.global_step + 1) or trainer.is_last_batch):
+    if not (always or _asked_for(trainer, trainer.global_step + 1) or trainer.is_last_batch):
         return None
     row = Row()
     totals = runtime.all_sum(torch.cat([losses.tasks, losses.objective.reshape(1) / runtime.world_size]))

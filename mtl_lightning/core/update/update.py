@@ -62,6 +62,7 @@ class Updates:
         self.memory = RowMemory()
         self._window: Window | None = None  # under way between the gradient and the step, which Lightning's hooks join
         self._row: record.Row | None = None
+        self._records_all = False
 
     def make(self, window: Window, optimizer: LightningOptimizer) -> Tensor:
         """Make one update from a window in which some task has a label; return its objective ()."""
@@ -77,7 +78,7 @@ class Updates:
         average_whole_gradients(network, runtime)
         leave_absent_untouched(network, window)
         self._window = window
-        self._row = row = record.collect(network, runtime, window, self.losses, composite)
+        self._row = row = record.collect(network, runtime, window, self.losses, composite, self._records_all)
         skipped = self.skipped
         optimizer.step()  # in which Lightning's hook calls `finish_gradients`
         if self.skipped == skipped:
@@ -121,6 +122,10 @@ class Updates:
         means = self.epoch_losses.compute_and_reset()
         if means is not None:
             self.network.balancer.after_epoch(*means)
+
+    def start_fit(self) -> None:
+        """Look who reads metrics of training."""
+        self._records_all = record.has_readers(self.runtime.trainer)
 
     def finish_fit(self) -> None:
         """Let go of the memory for rows, which may be as large as T networks."""

@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import ReduceLROnPlateau as MonitoringPlateau
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from torch.optim import SGD, Adam
 
-from mtl_lightning import MultiTaskModule
+from mtl_lightning import MultiTaskModule, Schedule
 from mtl_lightning.balancing import FixedWeighting, UncertaintyWeighting
+from mtl_lightning.core.update import record
 from tests.helpers import FACTORIES, TinyData, fit, make_batches, make_module, with_gaps
 
 TASKS = tuple(FACTORIES)
@@ -178,3 +180,64 @@ def test_a_learning_rate_monitor_names_the_groups(tmp_path: Path) -> None:
     )
     named = {tag.rpartition("/")[2] for tag in events(tmp_path).Tags()["scalars"] if tag.startswith("lr-")}
     assert named == set(GROUPS)
+
+
+# ----------------------------------------------------------------------------------------- metrics between logged steps
+class TrueLosses(MultiTaskModule):
+    """Keeps the objective of every update."""
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.true: list[float] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        found: Any = super().training_step(batch, batch_idx)
+        self.true.append(float(found["loss"]))
+        return found
+
+
+def true_losses(module: MultiTaskModule) -> list[float]:
+    assert isinstance(module, TrueLosses)
+    return module.true
+
+
+def test_a_checkpoint_monitors_the_update_at_hand_and_not_the_last_logged_one() -> None:
+    module = make_module(TrueLosses)
+    monitoring = ModelCheckpoint("saved", "{step}", monitor="train/loss", every_n_train_steps=3, save_top_k=-1)
+    fit(module, make_batches(7), callbacks=[monitoring], log_every_n_steps=5)
+    found = [float(value) for value in monitoring.best_k_models.values()]
+    assert found == pytest.approx([true_losses(module)[2], true_losses(module)[5]])
+    assert monitoring.best_model_path.endswith(f"step={3 if found[0] < found[1] else 6}.ckpt")
+
+
+def test_a_plateau_by_step_may_watch_a_loss_that_is_not_logged_yet() -> None:
+    schedule = Schedule(partial(MonitoringPlateau, monitor="train/loss/kind", patience=100), interval="step")
+    module = make_module(TrueLosses, schedulers={"shared": schedule})
+    fit(module, make_batches(3), log_every_n_steps=50)
+    state: Any = module.lr_schedulers()
+    assert state.schedulers["shared"].scheduler.last_epoch == 3
+
+
+def test_a_users_callback_reads_what_is_true() -> None:
+    read: list[float] = []
+
+    class Reading(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+            read.append(float(trainer.callback_metrics["train/loss"]))
+
+    module = make_module(TrueLosses)
+    fit(module, make_batches(4), callbacks=[Reading()], log_every_n_steps=50)
+    assert read == pytest.approx(true_losses(module))
+
+
+def test_nobody_reads_and_nothing_is_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[int] = []
+    values = record.Row.values
+
+    def counted(row: record.Row) -> dict[str, float]:
+        moved.append(1)
+        return values(row)
+
+    monkeypatch.setattr(record.Row, "values", counted)
+    fit(make_module(), make_batches(6), callbacks=[ModelCheckpoint("saved", monitor="val/loss")], log_every_n_steps=3)
+    assert len(moved) == 2
