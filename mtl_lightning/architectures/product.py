@@ -17,6 +17,7 @@ from mtl_lightning.architectures.base import (
     build_architecture,
 )
 from mtl_lightning.architectures.shared_bottom import SharedBottom
+from mtl_lightning.names import nearest
 from mtl_lightning.types import ConfigurationError, Features, InputSpec
 
 
@@ -47,8 +48,8 @@ class Product(Architecture):
         head: makes the head of each factor from (feature size without B, 1).
 
     Raises:
-        ConfigurationError: for a product that is no task, with fewer than two factors or of itself, and for an inner
-            architecture without features.
+        ConfigurationError: for a product that is no task, with fewer than two factors or of itself, for a hidden factor
+            that looks like a misspelt task, and for an inner architecture without features.
     """
 
     final = True
@@ -87,6 +88,14 @@ class Product(Architecture):
                 f"Product: expected names without '.' that are no attributes of `torch.nn.ModuleDict`, found {wrong}. "
                 "Rename these factors."
             )
+        factors = {name for names in self.products.values() for name in names}
+        for name in sorted(factors - {*self.tasks, *self.products}):
+            near = nearest(name, [task for task in self.tasks if not _numbered(name, task)], cutoff=0.8)
+            if near is not None and near not in name:
+                raise ConfigurationError(
+                    f"Product: expected as factors tasks, {self.tasks}, or for hidden ones names that are not like a "
+                    f"task's, found {name!r}. Did you mean {near!r}?"
+                )
         if short := {task: names for task, names in self.products.items() if len(names) < 2}:
             raise ConfigurationError(f"Product: expected at least 2 factors of each product, found {short}.")
 
@@ -134,6 +143,13 @@ def product_logit(logits: Sequence[Tensor]) -> Tensor:
     for other in others:
         first = -torch.logsumexp(torch.stack([-first, -other, -(first + other)]), dim=0)
     return first
+
+
+def _numbered(name: str, other: str) -> bool:
+    """Whether two names differ in a number or a letter behind the last underscore alone, as on purpose."""
+    ends = [part.rstrip("0123456789").rpartition("_") for part in (name, other)]
+    short = all(len(end) <= 1 for _, _, end in ends)
+    return ends[0] == ends[1] or (short and ends[0][0] == ends[1][0] != "")
 
 
 def _funnel(tasks: Sequence[str]) -> Mapping[str, list[str]]:

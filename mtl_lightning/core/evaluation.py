@@ -18,6 +18,8 @@ from mtl_lightning.core.update.batches import check_targets, micro_batches, targ
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch, ConfigurationError
 
+_OURS = ("loss", "labels")  # what is logged for every task beside its metrics
+
 
 class MeanLosses(Metric):
     """Each task's loss over everything seen: the sums (T,) and the labelled counts (T,), added over processes."""
@@ -54,7 +56,7 @@ class Evaluation(nn.Module):
         self.started = False
         self.seen: set[str] = set()
         self.losses = MeanLosses(len(tasks))
-        self.metrics = nn.ModuleDict({name: task.metrics(stage) for name, task in tasks.items()})
+        self.metrics = nn.ModuleDict({name: _metrics_of(name, task, stage) for name, task in tasks.items()})
 
     def update(self, tasks: Mapping[str, Task], batch: Batch, outputs: Mapping[str, Tensor]) -> None:
         """Add a batch: its outputs (B, K, *) for every task that it has a target of."""
@@ -88,6 +90,17 @@ class Evaluation(nn.Module):
         for metrics in self.metrics.values():
             cast("MetricCollection", metrics).reset()
         return values
+
+
+def _metrics_of(name: str, task: Task, stage: str) -> MetricCollection:
+    """Return a task's metrics; refuse those whose tags would be ours."""
+    metrics = task.metrics(stage)
+    if taken := [metric for metric in metrics if metric in _OURS]:
+        raise ConfigurationError(
+            f"Task {name!r}: expected metrics with names of their own, found {taken}: `{stage}/{taken[0]}/{name}` is "
+            "what this library logs for every task. Give the metric another name in the task's `metrics`."
+        )
+    return metrics
 
 
 def update_metrics(
@@ -153,9 +166,11 @@ class Evaluations:
         self._stages: dict[str, list[Evaluation]] = {"val": [], "test": []}
 
     def start_afresh(self) -> None:
-        """Forget everything."""
-        for evaluations in self._stages.values():
+        """Forget everything; refuse metrics that cannot be logged, before the first batch."""
+        for stage, evaluations in self._stages.items():
             evaluations.clear()
+            for name, task in self._network.tasks.items():
+                _metrics_of(name, task, stage)
 
     def update(self, stage: str, batch: Any, dataloader_idx: int) -> None:
         """Add a batch of one dataloader, once its targets are checked: metrics read them on the host too."""

@@ -52,7 +52,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         optimizers: makes each group's optimizer; ``default`` for groups without an entry. Without this argument:
             Adam at 1e-3, and at 1e-2 for the balancer, whose log-variances have far to go.
         schedulers: each group's learning-rate scheduler, or a :class:`Schedule`; ``default`` likewise.
-        gradient_clip: ``{group: largest gradient norm}``.
+        gradient_clip: ``{group: largest gradient norm}``; null, 0 or less is no clipping.
         allow_unlabelled: tasks that may go without a label for a whole epoch.
         on_nonfinite: what to do about an inf or nan gradient: ``raise``, ``skip`` the update, or ``ignore`` it,
             which saves a host sync.
@@ -75,7 +75,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         groups: dict[str, list[str]] | None = None,
         optimizers: dict[str, OptimizerCallable] | None = None,
         schedulers: dict[str, Schedule | optim.SchedulerFactory] | None = None,
-        gradient_clip: dict[str, float] | None = None,
+        gradient_clip: dict[str, float | None] | None = None,
         allow_unlabelled: list[str] | None = None,
         on_nonfinite: Literal["raise", "skip", "ignore"] = "raise",
         compile: CompileOptions = False,

@@ -173,3 +173,21 @@ def test_it_trains_on_batches_of_some_tasks(balancer: Any) -> None:
     last = [name for name in after if "heads.buy_given_click" in name]
     assert len(last) == 2
     assert all(torch.equal(weights_of(module)[name], after[name]) for name in last)
+
+
+@pytest.mark.parametrize(
+    ("factor", "meant"),
+    [("convertion", "conversion"), ("clcik", "click"), ("conversion_given_click", None), ("rate", None)],
+)
+def test_a_misspelt_factor_is_no_hidden_one(factor: str, meant: str | None) -> None:
+    tasks, products = ["click", "conversion", "both"], {"both": ["click", factor]}
+    if meant is None:
+        assert Product(TensorSpec((3,)), tasks, products=products).factors["both"] == ["click", factor]
+        return
+    with pytest.raises(ConfigurationError, match=rf"found '{factor}'\. Did you mean '{meant}'\?"):
+        Product(TensorSpec((3,)), tasks, products=products)
+
+
+def test_numbered_factors_are_told_apart() -> None:
+    products = {"all": ["p_1", "p_2", "p_a"]}
+    assert Product(TensorSpec((3,)), ["p_1", "all"], products=products).factors["all"] == ["p_1", "p_2", "p_a"]

@@ -14,7 +14,7 @@ from torchmetrics import MeanAbsoluteError
 
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.tasks import Regression
-from mtl_lightning.types import Batch
+from mtl_lightning.types import Batch, ConfigurationError, TargetSpec
 from tests.core.by_hand import HandLoop
 from tests.helpers import (
     SPECS,
@@ -253,3 +253,13 @@ def test_a_batch_of_predictions_without_a_trainer() -> None:
     module = make_module().eval()
     inputs: Tensor = make_batches(1)[0]["inputs"].float()
     assert shapes(module.predict_step({"inputs": inputs}, 0)) == EXPECTED
+
+
+@pytest.mark.parametrize("name", ["loss", "labels"])
+def test_a_metric_by_the_name_of_what_is_logged_anyway_is_refused(name: str) -> None:
+    task = Regression(TargetSpec(), metrics={name: MeanAbsoluteError})
+    module = make_module(tasks={"number": task})
+    with pytest.raises(
+        ConfigurationError, match=rf"Task 'number': expected metrics with names .* found \['{name}'\]: `val"
+    ):
+        fit(module, make_batches(1, tasks=["number"]))

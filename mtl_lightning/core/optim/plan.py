@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -15,6 +16,7 @@ from mtl_lightning.core.optim.build import assign_groups, build_optimizers, spar
 from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.core.optim.schedules import CompositeScheduler, Schedule, SchedulerFactory
 from mtl_lightning.names import known_name
+from mtl_lightning.types import ConfigurationError
 
 
 class OptimizerPlan:
@@ -24,10 +26,14 @@ class OptimizerPlan:
         patterns: ``{group: [patterns]}`` of parameter names; see :func:`~mtl_lightning.core.optim.build.assign_groups`.
         optimizers: each group's optimizer; by default Adam at 1e-3, and at 1e-2 for the balancer.
         schedulers: each group's scheduler.
-        gradient_clip: ``{group: largest gradient norm}``.
+        gradient_clip: ``{group: largest gradient norm}``; none, 0 or less is no clipping, as in Lightning's trainer.
 
     Attributes:
         groups: the groups' parameters by full name, once they are assigned.
+        gradient_clip: the groups that are clipped, and the largest norm of each.
+
+    Raises:
+        ConfigurationError: for a norm that is no number.
     """
 
     def __init__(
@@ -35,12 +41,18 @@ class OptimizerPlan:
         patterns: Mapping[str, Sequence[str]] | None,
         optimizers: Mapping[str, OptimizerCallable] | None,
         schedulers: Mapping[str, Schedule | SchedulerFactory] | None,
-        gradient_clip: Mapping[str, float] | None,
+        gradient_clip: Mapping[str, float | None] | None,
     ) -> None:
         self._patterns = patterns
         self._optimizers = optimizers or {DEFAULT: partial(Adam, lr=1e-3), BALANCER: partial(Adam, lr=1e-2)}
         self._schedulers = dict(schedulers or {})
-        self.gradient_clip = dict(gradient_clip or {})
+        for name, value in (gradient_clip or {}).items():
+            if value is not None and math.isnan(value):
+                raise ConfigurationError(
+                    f"`gradient_clip.{name}`: expected the largest norm, or null or 0 for no clipping, found {value}."
+                )
+        self._clipped = list(gradient_clip or {})
+        self.gradient_clip = {n: float(v) for n, v in (gradient_clip or {}).items() if v is not None and v > 0}
         self.groups: dict[str, Named] = {}
         self._roles = Roles()
         self._factor, self._found = 1.0, False
@@ -48,7 +60,7 @@ class OptimizerPlan:
     def assign(self, roles: Roles) -> None:
         """Put every parameter in its group."""
         self._roles, self.groups = roles, assign_groups(roles, self._patterns)
-        for name in self.gradient_clip:
+        for name in self._clipped:
             known_name(name, dict.fromkeys([*self.groups, BALANCER]), "gradient_clip")
 
     def make(self, network: nn.Module) -> tuple[CompositeOptimizer, CompositeScheduler]:

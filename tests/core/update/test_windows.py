@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mtl_lightning.architectures import SharedBottom
 from mtl_lightning.balancing import Balancer, UncertaintyWeighting
-from mtl_lightning.types import Batch, Features
+from mtl_lightning.types import Batch, ConfigurationError, Features
 from tests.core.by_hand import HandLoop, Make
 from tests.helpers import (
     NETWORK,
@@ -207,3 +207,18 @@ def test_a_plain_dict_of_loaders_repeats_the_shorter_one() -> None:
     by_hand = HandLoop(make_module(), BY_HAND)
     by_hand.train(3, [[number, KINDS[index % 3]] for index, number in enumerate(NUMBERS)])
     assert_same(weights_of(module), weights_of(by_hand.net), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("value", [None, 0, -1.0])
+def test_no_positive_norm_is_no_clipping(value: float | None) -> None:
+    clipped, free = (make_module(gradient_clip=clip) for clip in ({"shared": value}, None))
+    for module in (clipped, free):
+        fit(module, make_batches(2))
+    assert_same(weights_of(clipped), weights_of(free))
+
+
+def test_a_norm_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"`gradient_clip\.shared`: expected the largest norm.*found nan"):
+        make_module(gradient_clip={"shared": float("nan")})
+    with pytest.raises(ConfigurationError, match=r"`gradient_clip`: .*Did you mean 'shared'\?"):
+        make_module(gradient_clip={"sharde": 0.0})
