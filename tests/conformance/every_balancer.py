@@ -1,4 +1,4 @@
-"""Every balancer on two processes; run by torchrun as a script, it trains all of them on every process."""
+"""Every balancer on two processes; run as a program, it trains all of them on every process."""
 
 from __future__ import annotations
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +9,8 @@ import torch
 
 from tests.conformance.every_balancer import BY_NAME, PRECISIONS, data_of, micro_batches, train
 from tests.helpers import assert_same
+from tests.programs import run
 
-ROOT = Path(__file__).parent.parent.parent
 NOT_OF_A_WINDOW = ("AutoLambda", "FAMO", "MoDo", "SDMGrad")
 """Methods whose update is not a function of the union of a window's micro-batches: they look at parts of batches, or at
 losses again after the step. They are exempt from the half about accumulation alone."""
@@ -23,12 +20,9 @@ every_precision = pytest.mark.parametrize("precision", PRECISIONS)
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """What each of two processes ends with, for every case; one launch by torchrun."""
+    """What each of two processes ends with, for every case; one launch."""
     folder = tmp_path_factory.mktemp("two")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    script = ["-m", "tests.conformance.every_balancer", str(folder)]
-    done = subprocess.run([*launcher, *script], cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run("tests.conformance.every_balancer", str(folder), world=2, timeout=500)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
