@@ -30,8 +30,8 @@ import torch
 
 from benchmarks.timing import positive, silence_lightning
 from mtl_lightning.data import TableData
-from mtl_lightning.data.table_encoder import TableEncoder
-from mtl_lightning.data.table_split import TableSplit
+from mtl_lightning.data.table.encoder import TableEncoder
+from mtl_lightning.data.table.split import TableSplit
 
 NUMERIC, CATEGORICAL, CATEGORIES = 20, 10, 1000
 ROW_GROUP = 1 << 15

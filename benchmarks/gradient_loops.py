@@ -21,7 +21,7 @@ from benchmarks.timing import TimedBatches, Variant
 from benchmarks.workloads import WORKLOADS, Workload
 from mtl_lightning import balancing
 from mtl_lightning.balancing import DWA, FAMO, MGDA, Balancer, UncertaintyWeighting, UPGrad
-from mtl_lightning.balancing.base import BalancerArgument
+from mtl_lightning.balancing.build import BalancerArgument
 from mtl_lightning.types import Batch
 
 EQUAL = "equal weights"

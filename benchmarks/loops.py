@@ -22,7 +22,7 @@ from benchmarks.workloads import Workload
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.architectures import SharedBottom
 from mtl_lightning.balancing import UncertaintyWeighting
-from mtl_lightning.balancing.base import BalancerArgument
+from mtl_lightning.balancing.build import BalancerArgument
 from mtl_lightning.types import Batch
 
 LoggerFactory: TypeAlias = Callable[[str], Logger]

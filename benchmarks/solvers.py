@@ -20,7 +20,7 @@ from torchjd import aggregation
 
 from benchmarks.timing import Spread, one_thread, positive
 from mtl_lightning.balancing import MGDA, AlignedMTL, CAGrad, DualProj, FairGrad, NashMTL, PCGrad, UPGrad
-from mtl_lightning.balancing.gradient import GramianBalancer
+from mtl_lightning.balancing.rows import GramianBalancer
 
 TASKS = (2, 8, 32, 128)
 GOALS = {("PCGrad", 128): 10.0, ("NashMTL", 128): 10.0, ("UPGrad", 128): 100.0}

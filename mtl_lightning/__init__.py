@@ -17,7 +17,7 @@
 ``Trainer().fit(module, data)`` trains it; ``mtl-lightning fit --config file.yaml`` does the same from the shell.
 """
 
-from mtl_lightning.core import Edge, MultiTaskModule, NonFiniteError, Schedule
+from mtl_lightning.core import Edge, MultiTaskModule, Network, NonFiniteError, Schedule
+from mtl_lightning.version import __version__
 
-__all__ = ["Edge", "MultiTaskModule", "NonFiniteError", "Schedule"]
-__version__ = "0.1.0"
+__all__ = ["Edge", "MultiTaskModule", "Network", "NonFiniteError", "Schedule", "__version__"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NoReturn
@@ -23,8 +22,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mtl_lightning import architectures, balancing, callbacks, data, tasks
 from mtl_lightning.callbacks import BaselineWriter, DeadUnits, LogDeltaM, PredictionWriter, UpdateRatio
+from mtl_lightning.checkpoint_file import read_part
 from mtl_lightning.core import MultiTaskModule
 from mtl_lightning.data.saved import SavedDataModule
+from mtl_lightning.names import nearest
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import ConfigurationError, InputSpec, MtlLightningError
 
@@ -123,7 +124,7 @@ class MultiTaskCLI(LightningCLI):
         path = self._get(self.config, "ckpt_path")
         if path is None or not Path(path).is_file():
             return
-        saved = torch.load(path, weights_only=True, map_location="cpu").get("mtl_lightning", {})
+        saved = read_part(path)
         if saved.get("schema") is not None:
 
             def restored(cls: type[SavedDataModule], *args: Any, **kwargs: Any) -> SavedDataModule:
@@ -223,6 +224,6 @@ def _hints(message: str, parser: _Parser) -> list[str]:
     for pattern, valid in ((_UNKNOWN_OPTION, options), (_UNKNOWN_CLASS, classes)):
         unknown = {part for found in re.findall(pattern, message) for name in found for part in name.split(".")}
         for name in sorted(unknown - valid - {""}):
-            near = get_close_matches(name, valid, n=1, cutoff=0.7)
-            hints += [f"{name!r}: did you mean {near[0]!r}?"] if near else []
+            near = nearest(name, valid, cutoff=0.7)
+            hints += [] if near is None else [f"{name!r}: did you mean {near!r}?"]
     return hints

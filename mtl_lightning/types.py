@@ -1,4 +1,4 @@
-"""The words that every layer shares: batches, specs, likelihoods, errors, and the plain data of a part.
+"""The words that every layer shares: batches, specs and likelihoods; and, beside them, the errors.
 
 Letters for shapes, used in every docstring: B rows of a batch, T tasks, D features, K outputs of one task,
 E channels of an estimate, P parameters. ``*`` stands for any further axes (height and width of a picture).
@@ -6,17 +6,23 @@ E channels of an estimate, P parameters. ``*`` stands for any further axes (heig
 
 from __future__ import annotations
 
-import functools
-import importlib
-import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from numbers import Integral, Real
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
 
 import torch
 from torch import Tensor
+
+from mtl_lightning.describe import Described, constructor_arguments, describe  # public here, too
+from mtl_lightning.errors import (
+    BatchError,
+    ConfigurationError,
+    DataError,
+    MtlLightningError,
+    MtlLightningWarning,
+    NotDescribableError,
+    TargetError,
+)
 
 __all__ = [
     "Batch",
@@ -41,35 +47,6 @@ __all__ = [
     "sample_inputs",
     "spec_of",
 ]
-
-
-# --------------------------------------------------------------------------------------------------------------- errors
-class MtlLightningError(Exception):
-    """Base of this library's errors; the command line shows one as a message without a traceback."""
-
-
-class MtlLightningWarning(UserWarning):
-    """A run that works but will hardly learn, said in words; to filter with ``warnings.filterwarnings``."""
-
-
-class ConfigurationError(MtlLightningError, ValueError):
-    """A part was configured in a way that cannot be right; says what was expected, found, and what to do."""
-
-
-class DataError(MtlLightningError, ValueError):
-    """A file of a dataset is missing, broken, or holds what it should not; says which file, and which row of it."""
-
-
-class BatchError(MtlLightningError, ValueError):
-    """A batch breaks the batch contract (:class:`Batch`)."""
-
-
-class TargetError(BatchError):
-    """A target has the wrong dtype, shape or values for its task."""
-
-
-class NotDescribableError(MtlLightningError, TypeError):
-    """A part that plain data cannot rebuild: an instance, a lambda, a local class."""
 
 
 # ---------------------------------------------------------------------------------------------------------------- batch
@@ -197,103 +174,3 @@ def sample_inputs(spec: InputSpec, rows: int = 2) -> Any:
         shape = [32 if n is None else n for n in spec.shape]
         return torch.zeros(rows, *shape, dtype=getattr(torch, spec.dtype))
     return {name: sample_inputs(s, rows) for name, s in spec.items()}
-
-
-# ------------------------------------------------------------------------------------------------ plain data of a part
-class Described:
-    """Mixin that remembers the arguments an instance was made with, so that :func:`describe` can state them."""
-
-    _made_with: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Keep the arguments; copies and unpickled instances bring theirs along in their state."""
-        self = super().__new__(cls)
-        object.__setattr__(self, "_made_with", (args, kwargs))
-        return self
-
-
-def describe(part: Any) -> Any:
-    """Turn a part into plain data that rebuilds it: what YAML would say.
-
-    Classes and functions become dotted paths, partials and :class:`Described` instances
-    ``{"class_path": ..., "init_args": {...}}``; numbers, strings, lists and dicts stay what they are.
-
-    Raises:
-        NotDescribableError: for other instances, lambdas and everything local, which only code can rebuild.
-    """
-    if part is None or isinstance(part, bool | str):
-        return part
-    if isinstance(part, Integral | Real):  # numbers of NumPy too, which no checkpoint could hold as they are
-        return int(part) if isinstance(part, Integral) else float(part)
-    if isinstance(part, Path):
-        return str(part)
-    if isinstance(part, list | tuple | set | frozenset):
-        return [describe(item) for item in part]
-    if isinstance(part, Mapping):
-        return {str(key): describe(value) for key, value in part.items()}
-    if is_dataclass(part) and not inspect.isclass(part):
-        return {item.name: describe(getattr(part, item.name)) for item in fields(part)}
-    if isinstance(part, functools.partial):
-        return _describe_partial(part)
-    if isinstance(part, Described) and part._made_with is not None:
-        args, kwargs = part._made_with
-        return _class_with_arguments(type(part), args, kwargs)
-    if inspect.isclass(part):
-        return {"class_path": _dotted_path(part)}
-    if inspect.isfunction(part) or inspect.isbuiltin(part):
-        return _dotted_path(part)
-    shown, *more = repr(part).splitlines()
-    raise NotDescribableError(
-        f"Expected a class, a partial of one or plain data, found an instance: {shown}{' ...' if more else ''}."
-    )
-
-
-def _describe_partial(part: functools.partial[Any]) -> dict[str, Any]:
-    """Describe ``partial(Class, **kwargs)``, or the parser's form of it, ``partial(make, ..., Class, **kwargs)``."""
-    if inspect.isclass(part.func):
-        if part.args:
-            raise NotDescribableError(f"Expected a partial with keyword arguments only, found {part!r}.")
-        return _class_with_arguments(part.func, (), part.keywords)
-    found = [arg for arg in part.args if inspect.isclass(arg)]
-    if len(found) != 1:
-        raise NotDescribableError(f"Expected a partial of a class, found {part!r}.")
-    return _class_with_arguments(found[0], (), part.keywords)
-
-
-def constructor_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that ``cls(*args, **kwargs)`` was given, by name.
-
-    A constructor with ``*args`` is taken to hand them on to that of its base class, first.
-    """
-    return _by_name([base for base in cls.__mro__ if "__init__" in base.__dict__], args, kwargs)
-
-
-def _by_name(classes: Sequence[type], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    signature = inspect.signature(classes[0].__init__)  # type: ignore[misc]  # of the class that defines it
-    bound = signature.bind_partial(None, *args, **kwargs)  # a partial lacks what it will be called with
-    named: dict[str, Any] = {}
-    for name, value in list(bound.arguments.items())[1:]:
-        kind = signature.parameters[name].kind
-        if kind is inspect.Parameter.VAR_POSITIONAL:
-            named |= _by_name(classes[1:], value, {})
-        else:
-            named |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
-    return named
-
-
-def _class_with_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    named = constructor_arguments(cls, args, kwargs)
-    described = {"class_path": _dotted_path(cls)}
-    return described | ({"init_args": {key: describe(value) for key, value in named.items()}} if named else {})
-
-
-def _dotted_path(part: Any) -> str:
-    """Return ``module.name``, the shortest one that the package exports, and check that it leads back."""
-    module, name = part.__module__, part.__qualname__
-    if module is None or "<" in name or "." in name:
-        raise NotDescribableError(f"Expected a class or function at the top of a module, found {module}.{name}.")
-    package = module.rpartition(".")[0]
-    for candidate in (package, module):
-        if candidate and getattr(importlib.import_module(candidate), name, None) is part:
-            return f"{candidate}.{name}"
-    raise NotDescribableError(f"Expected {module}.{name} to lead to {part!r}, found something else under that name.")

@@ -23,14 +23,14 @@ def data_of(config: Path) -> dict[str, Any]:
 
 
 def on_made_files(config: Path, folder: Path) -> list[str]:
-    """Options that give a dataset with a `root` small files of ours, from `tests/data/fake_<its file>.py`, which may
-    name more options, that make a config quick, in `SMALL`; a table's files are written where the config looks for
-    them, by `tests.data.make_tables.<its name>`."""
+    """Options that give a dataset with a `root` small files of ours, from `tests/data/datasets/fake_<its file>.py`,
+    which may name more options, that make a config quick, in `SMALL`; a table's files are written where the config
+    looks for them, by `tests.data.make_tables.<its name>`."""
     data = data_of(config)
     if data["class_path"] == "TableData":
         getattr(make_tables, config.stem)(Path.cwd())
         return []
-    name = f"tests.data.fake_{getattr(datasets, data['class_path']).__module__.rpartition('.')[2]}"
+    name = f"tests.data.datasets.fake_{getattr(datasets, data['class_path']).__module__.rpartition('.')[2]}"
     fake = importlib.import_module(name) if importlib.util.find_spec(name) else None
     small: list[str] = getattr(fake, "SMALL", [])
     if fake is None or "root" not in data.get("init_args", {}):

@@ -11,7 +11,7 @@ import pytest
 
 from mtl_lightning import balancing
 from mtl_lightning.balancing import Balancer
-from mtl_lightning.balancing.draws import Draws
+from mtl_lightning.balancing.tools.seeded_generator import SeededGenerator
 
 PAGE = (Path(__file__).parent.parent / "docs" / "methods.md").read_text()
 HEADER = ["method", "paper", "consumes", "backwards", "memory", "state", "random", "heads weighted"]
@@ -44,10 +44,10 @@ def test_a_row_says_what_the_code_does(cls: Any) -> None:
     else:
         consumes = "features" if balancer.level == "features" else "rows"
     assert row["consumes"].startswith(consumes)
-    assert ("3 parts" in row["consumes"]) == (balancer.splits == 3)
-    draws = any(isinstance(part, Draws) for part in balancer.modules())
+    assert ("3 parts" in row["consumes"]) == (balancer.parts == 3)
+    draws = any(isinstance(part, SeededGenerator) for part in balancer.modules())
     assert row["random"] == ("yes" if draws else "no")
-    assert row["heads weighted"] == ("yes" if balancer.weight_heads or not balancer.rows else "no")
+    assert row["heads weighted"] == ("yes" if not balancer.rows or balancer.weight_heads else "no")
     if not balancer.rows:
         assert row["backwards"].startswith("1" if balancer.affine else "1 / P")
     stateful = any(True for _ in balancer.state_dict())

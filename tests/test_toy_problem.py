@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing import IMTLG, MGDA, Balancer, CAGrad, PCGrad
+from mtl_lightning.balancing.rows import GradientBalancer
 from mtl_lightning.data import TwoTaskLandscape
 
 Makers: TypeAlias = Mapping[str, Callable[[int], Balancer]]
@@ -47,7 +48,14 @@ def ends(makers: Makers, scale: float, descent: Descent) -> dict[str, Tensor]:
     present = torch.ones(2, dtype=torch.bool)
     for _ in range(descent.steps):
         rows = zip(balancers, *landscape.differentiate(points), strict=True)
-        points.grad = torch.stack([balancer.gradient(jacobian, losses, present) for balancer, losses, jacobian in rows])
+        points.grad = torch.stack(
+            [
+                balancer.gradient(jacobian, losses, present)
+                if isinstance(balancer, GradientBalancer)
+                else jacobian.sum(0)
+                for balancer, losses, jacobian in rows
+            ]
+        )
         optimizer.step()
     return dict(zip(makers, points.detach().view(len(makers), 5, 2), strict=True))
 

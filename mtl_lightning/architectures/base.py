@@ -122,6 +122,12 @@ class Architecture(nn.Module, ABC):
         """Return the parameters that serve one task alone, by task; everything else is shared."""
         return {}
 
+    def after_update(self) -> None:
+        """Do what follows an optimizer step, such as annealing; nothing by default.
+
+        Called once per update, however many micro-batches and processes it has, and not after one that was skipped.
+        """
+
 
 HeadFactory: TypeAlias = Callable[[tuple[int, ...], int], Head] | Callable[[tuple[int, ...], int], nn.Module]
 if TYPE_CHECKING:  # Python may pass whatever makes a network, a class of the user's own included

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mtl_lightning.architectures.base import Architecture, EncoderArgument
 from mtl_lightning.architectures.copies import parameters_of
 from mtl_lightning.architectures.encoders import MLP
-from mtl_lightning.architectures.stages import columns
+from mtl_lightning.architectures.stages import encoder_copies
 from mtl_lightning.types import ConfigurationError, Features, InputSpec
 
 
@@ -53,7 +53,7 @@ class CrossStitch(Architecture):
         super().__init__()
         if not 0 <= alpha <= 1:
             raise ConfigurationError(f"CrossStitch: expected `alpha` from 0 to 1, found {alpha}.")
-        made, sizes = columns(encoder, spec, len(tasks))
+        made, sizes = encoder_copies(encoder, spec, len(tasks))
         self.columns = nn.ModuleDict(dict(zip(tasks, made, strict=True)))
         self.stitches = nn.ModuleList(
             Stitch(len(tasks), alpha, size[0] if per_channel else None) for size in sizes[:-1]

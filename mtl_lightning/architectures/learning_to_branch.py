@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from mtl_lightning.architectures.base import Architecture, EncoderArgument
 from mtl_lightning.architectures.copies import parameters_of
 from mtl_lightning.architectures.encoders import MLP
-from mtl_lightning.architectures.stages import columns
+from mtl_lightning.architectures.stages import encoder_copies
 from mtl_lightning.types import ConfigurationError, Features, InputSpec
 
 
@@ -25,8 +25,8 @@ class LearningToBranch(Architecture):
     logits alpha plus Gumbel noise, with the gradient of a softmax of temperature tau (straight-through). For
     evaluation the parent is the argmax of alpha, so that predictions are deterministic; :meth:`tree` tells the tree.
 
-    A buffer counts the training forwards n (micro-batches, when gradients are accumulated), so that a resumed run
-    goes on where it was. During the first ``warmup`` of them a copy reads the mean of all copies below, weighed by
+    A buffer counts the updates n, so that a resumed run goes on where it was, and however many micro-batches or
+    processes an update has. During the first ``warmup`` of them a copy reads the mean of all copies below, weighed by
     softmax(alpha), which trains each of them before the choice begins; from then on
     tau = temperature / sqrt(1 + (n - warmup) / period).
 
@@ -42,8 +42,8 @@ class LearningToBranch(Architecture):
         encoder: an encoder with at least 2 ``stages`` (:mod:`~mtl_lightning.architectures.stages`); one copy is made
             per task (:func:`~mtl_lightning.architectures.copies.copies` says how).
         temperature: tau at the end of the warm-up.
-        period: the number of forwards after which tau has fallen by a factor of sqrt(2).
-        warmup: the number of forwards before branches are drawn.
+        period: the number of updates after which tau has fallen by a factor of sqrt(2).
+        warmup: the number of updates before branches are drawn.
     """
 
     seen: Tensor
@@ -65,7 +65,7 @@ class LearningToBranch(Architecture):
                 f"{temperature}, {period} and {warmup}."
             )
         self.temperature, self.period, self.warmup = temperature, period, warmup
-        made, sizes = columns(encoder, spec, len(tasks))
+        made, sizes = encoder_copies(encoder, spec, len(tasks))
         self.columns = nn.ModuleDict(dict(zip(tasks, made, strict=True)))
         self.logits = nn.ModuleList(  # one row per copy, so that the last ones can be their task's
             nn.ParameterList(nn.Parameter(torch.zeros(len(tasks))) for _ in tasks) for _ in sizes[1:]
@@ -81,9 +81,12 @@ class LearningToBranch(Architecture):
             outputs = torch.stack([stages[task][number](stream) for task, stream in streams.items()])
             parents = self._parents(torch.stack(list(cast("nn.ParameterList", joint)))).to(outputs.dtype)
             streams = dict(zip(stages, torch.einsum("tj,j...->t...", parents, outputs).unbind(), strict=True))
-        if self.training:
-            self.seen.add_(1)
         return Features({task: stages[task][-1](streams[task]) for task in tasks})
+
+    @torch.no_grad()
+    def after_update(self) -> None:
+        """Count the update."""
+        self.seen.add_(1)
 
     def _parents(self, logits: Tensor) -> Tensor:
         """Map logits (T, T) to the weights with which each copy reads the T below: one 1 a row after the warm-up."""
@@ -95,7 +98,7 @@ class LearningToBranch(Architecture):
         return torch.where(self.seen < self.warmup, logits.softmax(-1), hard + (soft - soft.detach()))
 
     def tau(self) -> Tensor:
-        """Return the temperature () of the next training forward."""
+        """Return the temperature () at which training forwards draw until the next update."""
         waited = (self.seen - self.warmup).clamp(min=0)
         return self.temperature / torch.sqrt(1 + waited / self.period)
 

@@ -14,7 +14,7 @@ from mtl_lightning.architectures.encoders import MLP
 from mtl_lightning.architectures.experts import shared_and_own
 from mtl_lightning.architectures.gates import GRID, Gate, Pool, gate_reader, mix
 from mtl_lightning.architectures.sizes import check_widths
-from mtl_lightning.architectures.stages import columns
+from mtl_lightning.architectures.stages import encoder_copies
 from mtl_lightning.types import Features, InputSpec
 
 
@@ -57,7 +57,7 @@ class PLE(Architecture):
     ) -> None:
         super().__init__()
         check_widths("`num_shared` and `num_own`", (num_shared, num_own))
-        made, sizes = columns(encoder, spec, num_shared + num_own * len(tasks), least=1, name="experts")
+        made, sizes = encoder_copies(encoder, spec, num_shared + num_own * len(tasks), least=1, name="experts")
         self.gate_input, width = gate_reader(gate_input, spec, GRID)
         self.pool = Pool()
         self.levels = nn.ModuleList()

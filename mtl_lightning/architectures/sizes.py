@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from mtl_lightning.nested import map_leaves
 from mtl_lightning.types import ConfigurationError, InputSpec, sample_inputs
 
 _PROBE_ROWS = 2  # one row would let a network that drops the batch axis pass
@@ -77,7 +78,7 @@ def probe(network: nn.Module, spec: InputSpec | None) -> Any:
     inputs = sample_inputs(spec, _PROBE_ROWS)
     parameter = next(network.parameters(), None)
     if parameter is not None:
-        inputs = _like(inputs, parameter)
+        inputs = map_leaves(lambda made: _like(made, parameter), inputs)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[], enabled=not _is_lazy(network)), _restored(network):
             return network.eval()(inputs)
@@ -112,8 +113,6 @@ def _is_lazy(network: nn.Module) -> bool:
     return any(isinstance(tensor, UninitializedParameter | UninitializedBuffer) for tensor in tensors)
 
 
-def _like(inputs: Any, parameter: Tensor) -> Any:
-    if isinstance(inputs, Mapping):
-        return {name: _like(value, parameter) for name, value in inputs.items()}
+def _like(inputs: Tensor, parameter: Tensor) -> Tensor:
     dtype = parameter.dtype if inputs.is_floating_point() and parameter.is_floating_point() else inputs.dtype
     return inputs.to(parameter.device, dtype)

@@ -76,7 +76,7 @@ class Stages(nn.Module):
         return outputs, self.encoder(inputs)
 
 
-def columns(
+def encoder_copies(
     encoder: EncoderArgument, spec: InputSpec | None, number: int, least: int = 2, name: str = "tasks"
 ) -> tuple[list[nn.ModuleList], list[tuple[int, ...]]]:
     """Make ``number`` copies of an encoder, as lists of stages, and the shape of each stage's output without B.

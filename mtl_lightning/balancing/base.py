@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torchjd.aggregation import Aggregator
-from torchjd.scalarization import Scalarizer
 from typing_extensions import Self
 
-from mtl_lightning.balancing.draws import Draws
-from mtl_lightning.balancing.virtual_step import VirtualStep
-from mtl_lightning.types import ConfigurationError, Likelihood
+from mtl_lightning.balancing.tools.seeded_generator import SeededGenerator
+from mtl_lightning.types import Likelihood
 
 _HALF = (torch.float16, torch.bfloat16)
+_FACTS = {"before_update": "tries_steps", "after_epoch": "follows_epochs"}  # what follows from overriding a method
 
 
 class Balancer(nn.Module):
     """Sum of the losses of the tasks that are present, and the contract of every other balancer.
 
-    A balancer is used in a bare PyTorch loop as ``balancer(losses).backward()``; the module calls its parts.
+    A balancer is used in a bare PyTorch loop as ``balancer(losses).backward()``; the module calls its parts. One that
+    combines one gradient per task is a :class:`~mtl_lightning.balancing.rows.GradientBalancer`.
 
     Args:
         num_tasks: T, the number of tasks, fixed for life.
@@ -31,31 +28,29 @@ class Balancer(nn.Module):
     Attributes:
         affine: a promise that :meth:`objective` is affine in the losses at fixed state, so that micro-batches and
             processes add up. A subclass that writes its own objective must make the promise again.
-        rows: whether it needs one gradient per task, which :meth:`gradient` makes one.
+        rows: whether it needs one gradient per task.
         scale: how the network's update follows the losses' scale, at fixed state: losses times c give an update times c
             ("linear"), the same update ("invariant"), or neither ("none").
-        splits: into how many equal parts the core is to split each batch, one set of rows each.
-        gramian: whether :meth:`task_weights` of the rows' inner products is all that it needs.
-        level: what the rows are gradients of: all shared ``"parameters"``, the ``"features"`` that all heads read, or
-            the ``"last_layer"`` that is shared.
-        weight_heads: whether its task weights multiply the gradients of the tasks' own parameters, too.
-        sizes: how many entries of a row each shared parameter has, in order, which core tells; empty where unknown.
+        parts: into how many equal parts the core is to split each batch, for independent samples.
+        tries_steps: whether it is a :class:`~mtl_lightning.balancing.lookahead.TriesSteps`.
+        follows_epochs: whether :meth:`after_epoch` does anything.
     """
 
     affine: bool = True
     rows: bool = False
     scale: Literal["linear", "invariant", "none"] = "linear"
-    splits: int = 1
-    gramian: bool = False
-    level: str = "parameters"
-    weight_heads: bool = False
-    sizes: tuple[int, ...] = ()
+    parts: int = 1
+    tries_steps: bool = False
+    follows_epochs: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Withdraw the promise ``affine`` from a subclass that overrides the objective and does not repeat it."""
+        """State the facts that follow from what a subclass overrides, where it does not say them itself."""
         super().__init_subclass__(**kwargs)
         if "objective" in cls.__dict__ and "affine" not in cls.__dict__:
             cls.affine = False
+        for method, fact in _FACTS.items():
+            if method in cls.__dict__ and fact not in cls.__dict__:
+                setattr(cls, fact, True)
 
     def __init__(self, num_tasks: int) -> None:
         super().__init__()
@@ -76,34 +71,6 @@ class Balancer(nn.Module):
         """
         return torch.where(present, losses, 0.0).sum()
 
-    def gradient(self, jacobian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
-        """Map rows (P, D), the gradients of the P present tasks over D shared parameters, to one (D,).
-
-        Args:
-            jacobian: the rows, each times the derivative of :meth:`objective` by its task's loss.
-            losses: (P,) the losses of the present tasks.
-            present: (T,) bool.
-        """
-        return jacobian.sum(0)
-
-    def task_weights(self, gramian: Tensor, losses: Tensor, present: Tensor) -> Tensor:
-        """Map the rows' inner products (P, P), losses (P,) and present (T,) to task weights (P,), if ``gramian``."""
-        raise NotImplementedError
-
-    def head_weights(self, present: Tensor, number: int) -> Tensor | None:
-        """Return what multiplies the gradients of P = ``number`` present tasks' own parameters, (P,); None for 1.
-
-        Asked for after :meth:`gradient`, if ``weight_heads`` and not ``gramian``.
-        """
-        return None
-
-    def masks(self, signed: Tensor, present: Tensor) -> Tensor:
-        """Map sums over rows of sign(feature) times its gradient, (P, F), to factors (P, F), if not ``gramian``.
-
-        Asked for at the level of features, of methods that mask the features' gradients before these are summed.
-        """
-        raise NotImplementedError
-
     def wants_rows(self, micro_batches: int) -> bool:
         """Whether an update of so many micro-batches needs one gradient per task; the core's only question."""
         return self.rows or (not self.affine and micro_batches > 1)
@@ -116,28 +83,17 @@ class Balancer(nn.Module):
         """Return the learned noise scales (T,), detached, in units of the losses; None where there are none."""
         return None
 
-    def tries_steps(self) -> bool:
-        """Whether :meth:`before_update` does anything."""
-        return type(self).before_update is not Balancer.before_update
-
-    def before_update(self, virtual: VirtualStep, present: Tensor) -> None:
-        """Learn from where steps would lead, before the update's losses; ``present`` is (T,) bool."""
-
     def after_update(self, losses: Callable[[], Tensor]) -> None:
         """Do what follows an optimizer step; ``losses`` recomputes the global losses (T,) when called."""
 
-    def follows_epochs(self) -> bool:
-        """Whether :meth:`after_epoch` does anything."""
-        return type(self).after_epoch is not Balancer.after_epoch
+    def after_epoch(self, losses: Tensor, present: Tensor) -> None:
+        """Do what follows an epoch; ``losses`` (T,) are its means over labelled elements, for the tasks present."""
 
     def share_seeds(self, broadcast: Callable[[int], int]) -> None:
         """Make the seeds of random draws equal on all processes; ``broadcast`` returns the first process's number."""
         for part in self.modules():
-            if isinstance(part, Draws):
+            if isinstance(part, SeededGenerator):
                 part.seed = broadcast(part.seed)
-
-    def after_epoch(self, losses: Tensor, present: Tensor) -> None:
-        """Do what follows an epoch; ``losses`` (T,) are its means over labelled elements, for the tasks present."""
 
     def forward(self, losses: Tensor, present: Tensor | None = None) -> Tensor:
         """Return the objective () of losses (T,), all present by default."""
@@ -147,67 +103,15 @@ class Balancer(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Follow ``.to()``, but keep learned weights at float32 or better when the network is cast to half."""
-
-        def keep_precision(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return tensor.to(moved.device) if moved.dtype in _HALF and tensor.dtype not in _HALF else moved
-
-        super()._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        super()._apply(_keeping_precision(fn), recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return self
 
 
-# ours stand first, so that a short class name that torchjd has too means ours
-BalancerArgument: TypeAlias = (
-    Callable[[int], Balancer] | Callable[[int], Scalarizer] | Callable[[int], Aggregator] | Scalarizer | Aggregator
-)
-_SIZES = ("shape", "n_tasks")  # what torchjd's classes that hold something per task call the number of tasks
+def _keeping_precision(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return a conversion without its fall to half precision."""
 
+    def converted(tensor: Tensor) -> Tensor:
+        moved = fn(tensor)
+        return tensor.to(moved.device) if moved.dtype in _HALF and tensor.dtype not in _HALF else moved
 
-def build_balancer(argument: BalancerArgument | Balancer, num_tasks: int) -> Balancer:
-    """Make a balancer from its class or factory; torchjd's scalarizers and aggregators are adapted.
-
-    Raises:
-        ConfigurationError: if it makes something else, or cannot be made.
-    """
-    from mtl_lightning.balancing.scalarizer import TorchJDScalarizer  # which are Balancers themselves
-    from mtl_lightning.balancing.torchjd import TorchJD
-
-    made: Any = argument if isinstance(argument, nn.Module) else call_factory(argument, num_tasks)
-    if isinstance(made, Scalarizer):
-        return TorchJDScalarizer(num_tasks, scalarizer=made)
-    if isinstance(made, Aggregator):
-        return TorchJD(num_tasks, aggregator=made)
-    if not isinstance(made, Balancer):
-        raise ConfigurationError(
-            f"`balancer`: expected a Balancer class, a function of the number of tasks that makes one, or a torchjd "
-            f"scalarizer or aggregator, found {made!r}."
-        )
-    if made.num_tasks != num_tasks:
-        raise ConfigurationError(f"`balancer`: expected one for {num_tasks} tasks, found one for {made.num_tasks}.")
-    return made
-
-
-def call_factory(factory: Callable[..., Any], num_tasks: int) -> Any:
-    """Call a factory with the number of tasks; one of a torchjd class only if that takes it.
-
-    Raises:
-        ConfigurationError: if a torchjd class needs arguments that were not given, or packages that are missing.
-    """
-    bound = factory if isinstance(factory, functools.partial) else functools.partial(factory)
-    candidates = [part for part in (bound.func, *bound.args) if inspect.isclass(part)]  # the parser's has it in `args`
-    cls = next((part for part in candidates if issubclass(part, Scalarizer | Aggregator)), None)
-    if cls is None:
-        return factory(num_tasks)
-    sizes = [name for name in _SIZES if name in inspect.signature(cls).parameters and name not in bound.keywords]
-    try:
-        return factory(**dict.fromkeys(sizes, num_tasks))
-    except TypeError as error:
-        raise ConfigurationError(
-            f"`balancer`: torchjd's {cls.__name__} could not be made: {error}. Give its arguments with "
-            "`functools.partial`, in YAML as `init_args`; or pass an instance."
-        ) from error
-    except ImportError as error:
-        raise ConfigurationError(
-            f"`balancer`: torchjd's {cls.__name__} could not be made: {error}. Its solver's packages come with "
-            'pip install "mtl-lightning[solvers]".'
-        ) from error
+    return converted

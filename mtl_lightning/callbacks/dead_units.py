@@ -197,9 +197,9 @@ def read(module: MultiTaskModule, layers: Sequence[Layer]) -> Fired:
 
 def over_processes(module: MultiTaskModule, mine: Fired) -> Fired:
     """Return which units have fired on any process; each may have run other heads."""
-    if module.world_size == 1:
+    if module.runtime.world_size == 1:
         return mine
-    gathered: list[Fired] = [{} for _ in range(module.world_size)]
+    gathered: list[Fired] = [{} for _ in range(module.runtime.world_size)]
     dist.all_gather_object(gathered, mine)
     fired: Fired = {}
     for found in gathered:

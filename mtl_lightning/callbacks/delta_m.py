@@ -82,7 +82,7 @@ class LogDeltaM(DerivedMetrics):
                 )
             self._delta[name] = DeltaM(known, ways, weights=self.weights, sign=self.sign)
 
-    def derive(self, module: MultiTaskModule, stage: str, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def derive(self, module: LightningModule, stage: str, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Compare with the baselines."""
         delta = self._delta.get(stage)
         if delta is None:

@@ -211,9 +211,9 @@ def _folder_of(target: Path) -> Path:
 
 def _shares(module: MultiTaskModule, rows: int) -> list[int]:
     """Return the number of rows that each process has written."""
-    mine = torch.zeros(module.world_size, dtype=torch.int64, device=module.device)
-    mine[0 if module.world_size == 1 else module.global_rank] = rows
-    shares: list[int] = module.all_sum(mine).tolist()
+    mine = torch.zeros(module.runtime.world_size, dtype=torch.int64, device=module.device)
+    mine[0 if module.runtime.world_size == 1 else module.global_rank] = rows
+    shares: list[int] = module.runtime.all_sum(mine).tolist()
     return shares
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from torch import nn
 from torch._functorch import config
 
-if TYPE_CHECKING:
-    from mtl_lightning.core.module import MultiTaskModule
+from mtl_lightning.core.network.network import Network
 
 CompileOptions: TypeAlias = bool | dict[str, Any]
 
 
-def compile_parts(module: MultiTaskModule, options: CompileOptions) -> None:
+def compile_parts(network: Network, options: CompileOptions) -> None:
     """Let the architecture and each head be compiled at their first forward; may be called again.
 
     Part by part, so that one task's backward runs its own head and no other; heads of one class and size share their
@@ -22,12 +21,12 @@ def compile_parts(module: MultiTaskModule, options: CompileOptions) -> None:
     it keeps the graph's buffers (``donated_buffer``, a switch for the whole process, which is set here).
 
     Args:
-        module: the module.
+        network: the network.
         options: the arguments of ``torch.compile``; True for its defaults, False to leave everything as it is.
     """
     if options is False:
         return
     config.donated_buffer = False  # as the error says to do: there is no public name
-    parts: list[nn.Module] = [module.architecture, *module.heads.values()]
+    parts: list[nn.Module] = [network.architecture, *network.heads.values()]
     for part in parts:
         part.compile(**(options if isinstance(options, Mapping) else {}))

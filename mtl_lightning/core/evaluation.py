@@ -5,20 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from mtl_lightning.core.batches import check_targets, micro_batches, targets_of, weight_of
-from mtl_lightning.core.losses import at_least_float32, full_precision
+from mtl_lightning.core.network.network import Network, at_least_float32
+from mtl_lightning.core.runtime import Runtime
+from mtl_lightning.core.update.batches import check_targets, micro_batches, targets_of, weight_of
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch, ConfigurationError
-
-if TYPE_CHECKING:
-    from mtl_lightning.core.module import MultiTaskModule
 
 
 class MeanLosses(Metric):
@@ -120,7 +118,7 @@ class DerivedMetrics(Callback):
     metrics finds its own among them: checkpoints, early stopping, plateau schedulers.
     """
 
-    def derive(self, module: MultiTaskModule, stage: str, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def derive(self, module: LightningModule, stage: str, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return further metrics () by tag, the same on all processes.
 
         Args:
@@ -129,20 +127,6 @@ class DerivedMetrics(Callback):
             values: what is about to be logged, by tag.
         """
         raise NotImplementedError
-
-
-def step(module: MultiTaskModule, stage: str, batch: Any, dataloader_idx: int) -> None:
-    """Add a batch of one dataloader to its metrics, once its targets are checked: metrics read them on the host too."""
-    evaluations = module.evaluations[stage]
-    while len(evaluations) <= dataloader_idx:
-        with wide_sums():
-            evaluations.append(Evaluation(module.tasks, stage).to(module.device))
-    evaluation = evaluations[dataloader_idx]
-    for item in micro_batches(batch, module.tasks):
-        check_targets(item, module.tasks)
-        outputs, _ = module.run(item["inputs"], list(targets_of(item)))
-        with full_precision(module), wide_sums():
-            evaluation.update(module.tasks, item, outputs)
 
 
 @contextmanager
@@ -156,29 +140,58 @@ def wide_sums() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def finish(module: MultiTaskModule, stage: str, loaders: Any) -> None:
-    """Log what the stage's metrics say.
+class Evaluations:
+    """The evaluations under way: of each stage, one per dataloader.
 
-    Several dataloaders are told apart by their name or number, unless each task is in one of them only: then its tags
-    are the usual ones, and ``<stage>/loss`` is the sum over all tasks.
+    Args:
+        network: what is evaluated.
+        runtime: where it runs.
     """
-    evaluations = module.evaluations[stage]  # one alone for loaders that give joint batches, {name: batch}
-    names = list(loaders if isinstance(loaders, Mapping) else range(len(evaluations)))
-    apart = len(evaluations) == 1 or tasks_are_apart(module, evaluations)
-    values: dict[str, Tensor] = {}
-    for index, evaluation in enumerate(evaluations):
-        if evaluation.started:
-            for tag, value in evaluation.compute(stage if apart else f"{stage}/{names[index]}").items():
-                values[tag] = values[tag] + value if tag in values else value  # the loss over several dataloaders
-    if values:
-        for callback in module.trainer.callbacks:  # type: ignore[attr-defined]  # set outside its __init__
-            if isinstance(callback, DerivedMetrics):
-                values |= callback.derive(module, stage, values)
-        module.log_dict(values, sync_dist=module.world_size > 1)
 
+    def __init__(self, network: Network, runtime: Runtime) -> None:
+        self._network, self._runtime = network, runtime
+        self._stages: dict[str, list[Evaluation]] = {"val": [], "test": []}
 
-def tasks_are_apart(module: MultiTaskModule, evaluations: Sequence[Evaluation]) -> bool:
-    """Whether no task has had a target in two dataloaders, on any process."""
-    seen = torch.tensor([[name in evaluation.seen for name in module.tasks] for evaluation in evaluations])
-    everywhere = module.all_sum(seen.float().to(module.device)) > 0
-    return bool((everywhere.sum(0) <= 1).all())
+    def start_afresh(self) -> None:
+        """Forget everything."""
+        for evaluations in self._stages.values():
+            evaluations.clear()
+
+    def update(self, stage: str, batch: Any, dataloader_idx: int) -> None:
+        """Add a batch of one dataloader, once its targets are checked: metrics read them on the host too."""
+        network, evaluations = self._network, self._stages[stage]
+        while len(evaluations) <= dataloader_idx:
+            with wide_sums():
+                evaluations.append(Evaluation(network.tasks, stage).to(self._runtime.device))
+        evaluation = evaluations[dataloader_idx]
+        for item in micro_batches(batch, network.tasks):
+            check_targets(item, network.tasks)
+            outputs, _ = network.run(item["inputs"], list(targets_of(item)))
+            with self._runtime.full_precision(), wide_sums():
+                evaluation.update(network.tasks, item, outputs)
+
+    def compute(self, stage: str, loaders: Any) -> dict[str, Tensor]:
+        """Return what the stage's metrics say, by tag, and start afresh.
+
+        Several dataloaders are told apart by their name or number, unless each task is in one of them only: then its
+        tags are the usual ones, and ``<stage>/loss`` is the sum over all tasks.
+
+        Args:
+            stage: ``"val"`` or ``"test"``.
+            loaders: the stage's dataloaders, for their names.
+        """
+        evaluations = self._stages[stage]  # one alone for loaders that give joint batches, {name: batch}
+        names = list(loaders if isinstance(loaders, Mapping) else range(len(evaluations)))
+        apart = len(evaluations) == 1 or self._tasks_are_apart(evaluations)
+        values: dict[str, Tensor] = {}
+        for index, evaluation in enumerate(evaluations):
+            if evaluation.started:
+                for tag, value in evaluation.compute(stage if apart else f"{stage}/{names[index]}").items():
+                    values[tag] = values[tag] + value if tag in values else value  # the loss over several dataloaders
+        return values
+
+    def _tasks_are_apart(self, evaluations: Sequence[Evaluation]) -> bool:
+        """Whether no task has had a target in two dataloaders, on any process."""
+        found = torch.tensor([[name in evaluation.seen for name in self._network.tasks] for evaluation in evaluations])
+        everywhere = self._runtime.all_sum(found.float().to(self._runtime.device)) > 0
+        return bool((everywhere.sum(0) <= 1).all())

@@ -2,265 +2,315 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
-import torch
-from lightning.pytorch import Callback
-from torch import Tensor, nn
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import Self
 
-from mtl_lightning.core import checkpoint as plain
-from mtl_lightning.core import evaluation, partial_restore, record, resume, step
-from mtl_lightning.core.batches import LabelWatch, first_batch, micro_batches
-from mtl_lightning.core.compilation import compile_parts
-from mtl_lightning.core.epoch_losses import EpochLosses
-from mtl_lightning.core.graph import known_name
-from mtl_lightning.core.jacobian import warn_if_nothing_is_shared
-from mtl_lightning.core.losses import at_least_float32
-from mtl_lightning.core.network import Network
-from mtl_lightning.core.optimizers import CompositeOptimizer, CompositeScheduler
-from mtl_lightning.core.process_group import destroy_at_exit
+from mtl_lightning import checkpoint_file
+from mtl_lightning.architectures.base import ArchitectureArgument, HeadFactory
+from mtl_lightning.balancing.base import Balancer
+from mtl_lightning.balancing.build import BalancerArgument
+from mtl_lightning.core import compat, optim
+from mtl_lightning.core.checkpoint import RandomState, fine_tuning, format_1, resume
+from mtl_lightning.core.checkpoint import checkpoint as plain
+from mtl_lightning.core.compilation import CompileOptions, compile_parts
+from mtl_lightning.core.evaluation import DerivedMetrics, Evaluations
+from mtl_lightning.core.network import Edge, Named, Network
+from mtl_lightning.core.optim import Schedule
+from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.sharding import refuse_unsupported, shard
-from mtl_lightning.core.termination import Termination
-from mtl_lightning.core.trainer_arguments import TrainerArguments, replacements
+from mtl_lightning.core.update import Accumulation, LabelWatch, Updates, Window, micro_batches, record
+from mtl_lightning.core.update.gradients.parameters import warn_if_nothing_is_shared
+from mtl_lightning.describe import Described
+from mtl_lightning.names import known_name
 from mtl_lightning.tasks.base import Task
-from mtl_lightning.types import Batch, ConfigurationError, spec_of
+from mtl_lightning.types import ConfigurationError, InputSpec, spec_of
 
 
-class MultiTaskModule(Network):
+class MultiTaskModule(Described, Network, LightningModule):
     """A network with many tasks, trained with manual optimization: one gradient, then a step of every group.
 
-    Its arguments are those of :class:`~mtl_lightning.core.network.Network`: ``tasks`` and ``architecture``, and
-    ``input_spec``, ``balancer``, ``heads``, ``reads``, ``groups``, ``optimizers``, ``schedulers``, ``gradient_clip``,
-    ``allow_unlabelled``, ``on_nonfinite`` and ``compile`` where the defaults do not fit.
+    Args:
+        tasks: the tasks by name, as a datamodule declares them.
+        architecture: how tasks share: a class such as ``SharedBottom``, a ``functools.partial`` of one, or any
+            ``nn.Module`` (a tensor out is features for all tasks; a dict out is the tasks' final outputs).
+        input_spec: sizes of the inputs; without one they are read off the first batch.
+        balancer: makes the balancer from the number of tasks; the plain sum by default.
+        heads: makes a task's head from (feature size without B, K); ``default`` for tasks without an entry, else
+            a linear map.
+        reads: ``{task: [tasks whose estimates it reads]}``; see :class:`~mtl_lightning.core.network.graph.TaskGraph`.
+        groups: ``{group: [patterns]}`` of parameter names, or ``task:<name>``; by default one group for what is
+            shared, one per task, and one for the balancer.
+        optimizers: makes each group's optimizer; ``default`` for groups without an entry. Without this argument:
+            Adam at 1e-3, and at 1e-2 for the balancer, whose log-variances have far to go.
+        schedulers: each group's learning-rate scheduler, or a :class:`Schedule`; ``default`` likewise.
+        gradient_clip: ``{group: largest gradient norm}``.
+        allow_unlabelled: tasks that may go without a label for a whole epoch.
+        on_nonfinite: what to do about an inf or nan gradient: ``raise``, ``skip`` the update, or ``ignore`` it,
+            which saves a host sync.
+        compile: compile the architecture and the heads with ``torch.compile`` when a trainer runs them: True, or its
+            arguments, such as ``{mode: max-autotune}``. Weights keep their names in checkpoints. Each set of tasks that
+            a batch has targets of is compiled anew; from the ninth on PyTorch runs it as it is, with a warning.
+
+    Raises:
+        ConfigurationError: for unknown names, cycles, and parameters in no group or in two.
     """
 
-    def start_afresh(self) -> None:
-        """Start without a window, without metrics, and with no task known to be labelled."""
-        self.evaluations: dict[str, list[evaluation.Evaluation]] = {"val": [], "test": []}  # no weights: not submodules
-        self.window: list[Batch] = []
-        self.labels = LabelWatch(self.tasks)
-        self.epoch_losses = EpochLosses()
-        self.skipped = 0
-        self.frozen_at_start: list[nn.Parameter] = []
-        self.pending_row: record.Row | None = None
-        self.pending_window: tuple[Sequence[Batch], Mapping[str, float]] = ([], {})  # and its labels, by task
-        self._mask_of: tuple[tuple[bool, ...], torch.device | None] = ((), None)
-        self._mask = torch.ones(0, dtype=torch.bool)
-        self.last_losses = torch.zeros(len(self.tasks))
+    def __init__(
+        self,
+        tasks: dict[str, Task],
+        architecture: ArchitectureArgument,
+        input_spec: InputSpec | None = None,
+        balancer: BalancerArgument = Balancer,
+        heads: dict[str, HeadFactory] | None = None,
+        reads: dict[str, list[str] | dict[str, Edge]] | None = None,
+        groups: dict[str, list[str]] | None = None,
+        optimizers: dict[str, OptimizerCallable] | None = None,
+        schedulers: dict[str, Schedule | optim.SchedulerFactory] | None = None,
+        gradient_clip: dict[str, float] | None = None,
+        allow_unlabelled: list[str] | None = None,
+        on_nonfinite: Literal["raise", "skip", "ignore"] = "raise",
+        compile: CompileOptions = False,
+    ) -> None:
+        super().__init__(tasks, architecture, input_spec, balancer, heads, reads)
+        self.automatic_optimization = False
+        self.config, self.by_code = plain.describe_constructor(self)
+        self.save_hyperparameters(self.config, logger=False)  # record.py gives them to the loggers
+        self.hparams.clear()  # the initial ones stay; in a checkpoint they would override the command line
+        self.compile_options = compile
+        self.plan = optim.OptimizerPlan(groups, optimizers, schedulers, gradient_clip)
+        self.runtime = Runtime(self)
+        self.updates = Updates(self, self.runtime, self.plan, on_nonfinite)
+        self.accumulation = Accumulation(self.runtime)
+        self.labels = LabelWatch(self.tasks, allow_unlabelled or [])
+        self.evaluations = Evaluations(self, self.runtime)
+        self.validations = compat.Validations(self.runtime)
         self._interrupted: Mapping[str, Any] = {}  # our part of the checkpoint that a run is resumed from
-        self._optimizers_before: partial_restore.SavedOptimizers | None = None
-        self.metrics_before: Mapping[str, Any] = {}
-        self.validated = False
+        self._optimizers_before: fine_tuning.SavedOptimizers | None = None
+        if self.is_built and type(self).__init__ is MultiTaskModule.__init__:  # else a subclass may yet add layers
+            self.plan.assign(self.roles)
 
+    @property
+    def resumable(self) -> resume.Parts:
+        """The owners of what an interrupted run goes on with; the random state is put back last."""
+        return {
+            "accumulation": self.accumulation,
+            "updates": self.updates,
+            "labels": self.labels,
+            "validations": self.validations,
+            "random_state": RandomState(self.runtime),
+        }
+
+    # ---------------------------------------------------------------------------------------------------------- set-up
     def configure_model(self) -> None:
         """Build what waited for the first batch's sizes; compile the parts if asked to; shard them if need be."""
-        if not hasattr(self, "heads"):
-            self.input_spec = spec_of(first_batch(self.trainer)["inputs"])
-            self._build()
+        if not self.is_built:
+            self.build(spec_of(compat.first_batch(self.trainer)["inputs"]))
         compile_parts(self, self.compile_options)
-        shard(self)
+        shard(self, self.trainer)
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot be right: strategies, tasks that the datamodule lacks; start with fresh metrics."""
         if stage == "fit":
-            refuse_unsupported(self)
+            refuse_unsupported(self, self.trainer)
         declared: Mapping[str, Task] | None = getattr(getattr(self.trainer, "datamodule", None), "tasks", None)
         for name in self.tasks if declared is not None else ():
             known_name(name, declared or (), "tasks, which the datamodule declares")
-        for evaluations in self.evaluations.values():
-            del evaluations[:]
-
-    @property
-    def scaler(self) -> Any:
-        """The gradient scaler of 16-mixed precision, or None."""
-        return getattr(self.trainer.precision_plugin, "scaler", None)
-
-    def loss_scale(self) -> Tensor | float:
-        """What the gradient scaler multiplies losses by; 1 without one."""
-        return 1.0 if self.scaler is None else cast("Tensor", self.scaler.scale(torch.ones((), device=self.device)))
-
-    @property
-    def world_size(self) -> int:
-        """The number of processes; 1 without a trainer."""
-        return 1 if self._trainer is None else self._trainer.world_size
-
-    def all_sum(self, tensor: Tensor) -> Tensor:
-        """Return the sum of a tensor over all processes."""
-        if self.world_size == 1:
-            return tensor
-        return cast("Tensor", self.trainer.strategy.reduce(tensor.clone(), reduce_op="sum"))
-
-    def present_mask(self, present: tuple[bool, ...]) -> Tensor:
-        """Return which tasks are present as a tensor (T,) bool on the module's device, made once per answer."""
-        if (present, self.device) != self._mask_of:
-            self._mask_of, self._mask = (present, self.device), torch.tensor(present, device=self.device)
-        return self._mask
-
-    def no_gradient_sync(self) -> AbstractContextManager[Any]:
-        """Keep processes from summing gradients in the middle of a window."""
-        block = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
-        return cast("AbstractContextManager[Any]", block())
-
-    # -------------------------------------------------------------------------------------------------------- training
-    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
-        """Add a batch to the window and, when it is complete, make one update from it."""
-        self.validated = False
-        batches = micro_batches(batch, self.tasks)
-        self.labels.see(batches, batch_idx)
-        self.window += batches
-        last = self.trainer.is_last_batch
-        objective = None
-        if last or (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
-            window, self.window = self.window, []
-            objective = step.update(self, window)
-        if last:
-            step.finish_epoch(self)
-            self.step_schedulers("epoch", self.current_epoch + 1)
-        return None if objective is None else {"loss": objective}
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Leave, after a complete window and with a checkpoint, if a process was told to terminate."""
-        if not self.window:
-            self.termination.leave_if_told(self.trainer)
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Record, check and clip the unscaled gradients."""
-        step.finish_gradients(self)
-        clip = self.trainer_arguments.gradient_clip_val
-        if clip is not None:
-            self.clip_gradients(optimizer, clip, self.trainer_arguments.gradient_clip_algorithm)
-
-    def step_schedulers(self, interval: str, index: int) -> None:
-        """Step the schedulers that are due; plateau ones by epoch wait for the validation."""
-        for config in self.trainer.lr_scheduler_configs:
-            scheduler: Any = config.scheduler
-            if isinstance(scheduler, CompositeScheduler):
-                scheduler.step(interval, index, self.trainer.callback_metrics)
-            elif config.interval == interval and index % config.frequency == 0 and not config.reduce_on_plateau:
-                self.lr_scheduler_step(scheduler, None)  # a callback's: the learning-rate finder's, SWA's
+        self.evaluations.start_afresh()
 
     def configure_callbacks(self) -> list[Callback]:
         """Take over what the trainer refuses under manual optimization; the last hook before its check."""
-        destroy_at_exit()  # a process group that the trainer makes next
+        compat.destroy_at_exit()  # a process group that the trainer makes next
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # set outside its __init__
-        here = [callback for callback in callbacks if isinstance(callback, TrainerArguments)]
-        self.trainer_arguments = here[0] if here else TrainerArguments()
-        self.trainer_arguments.take(self.trainer)
-        ending = [callback for callback in callbacks if isinstance(callback, Termination)]
-        self.termination = ending[0] if ending else Termination()
+        self.trainer_arguments = compat.the_one(compat.TrainerArguments, callbacks)
+        self.trainer_arguments.take_over(self.trainer)
+        self.termination = compat.the_one(compat.Termination, callbacks)
         own = [callback for callback in (self.trainer_arguments, self.termination) if callback not in callbacks]
-        return [*replacements(callbacks), *own]
+        return [*compat.replacements(callbacks), *own]
 
+    # ------------------------------------------------------------------------------------------------------ optimizers
+    @property
+    def groups(self) -> dict[str, Named]:
+        """The parameters of each group, by full name."""
+        return self.plan.groups
+
+    @property
+    def group_optimizers(self) -> dict[str, Optimizer]:
+        """Each group's optimizer, by the group's name."""
+        return self._composite.optimizers
+
+    @property
+    def _composite(self) -> optim.CompositeOptimizer:
+        return cast("optim.CompositeOptimizer", self.optimizers(use_pl_optimizer=False))
+
+    @property
+    def _scheduler(self) -> optim.CompositeScheduler | None:
+        found: Any = self.lr_schedulers()
+        return found if isinstance(found, optim.CompositeScheduler) else None
+
+    @property
+    def lr(self) -> float:
+        """The default group's rate, for a learning-rate finder; what that sets keeps the ratios of all groups."""
+        return self.plan.rate
+
+    @lr.setter
+    def lr(self, found: float) -> None:
+        self.plan.rate = found
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Make one optimizer and scheduler per group, behind one of each; parameters may have been added till now."""
+        self.find_roles()
+        self.plan.assign(self.roles)
+        optimizer, scheduler = self.plan.make(self)
+        if not scheduler.schedulers:
+            return optimizer
+        config = {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "name": "lr"}}
+        return cast("OptimizerLRScheduler", config)
+
+    def _step_schedulers(self, interval: str, index: int) -> None:
+        trainer = self.trainer
+        optim.step_due(trainer.lr_scheduler_configs, interval, index, trainer.callback_metrics, self.lr_scheduler_step)
+
+    # -------------------------------------------------------------------------------------------------------- training
     def on_fit_start(self) -> None:
         """Refuse tasks whose statistics were never fitted, and write the charts' layout."""
-        if unfitted := [name for name, task in self.tasks.items() if not task.fitted]:
-            raise ConfigurationError(
-                f"The tasks {unfitted} standardise their targets but were never fitted: call "
-                "`task.fit_target(targets)` with the training split's targets (a MultiTaskDataModule does it itself)."
-            )
-        if self.world_size > 1:
+        self.check_fitted()
+        if self.runtime.world_size > 1:
             self.balancer.share_seeds(self.trainer.strategy.broadcast)
         warn_if_nothing_is_shared(self)
-        record.start(self)
+        record.start(self.trainer, plain.hyperparameters(self.hparams_initial, self.trainer))
 
     def on_train_start(self) -> None:
         """Put back this process's state of an interrupted run, after the loaders were set up."""
-        self.window = []
-        self.frozen_at_start = [p for p in self.parameters() if not p.requires_grad]  # which DDP, now made, leaves out
-        if self._rates_found:
-            self._use_found_rates()
+        self.accumulation.batches = []
+        self.runtime.start()
+        self.plan.use_found_rate(self._composite, self._scheduler)
         if self._interrupted:
-            resume.restore(self, self._interrupted["processes"])
+            resume.restore(self.resumable, self._interrupted["processes"], self.runtime)
         elif self._optimizers_before is not None:
-            partial_restore.restore_optimizers(self, self._optimizers_before)
-        self._optimizers_before = None
-        self._interrupted = {}
-
-    def _use_found_rates(self) -> None:
-        """Give the groups their ratios back: a learning-rate finder wrote one rate into all of them."""
-        self._rates_found = False
-        optimizer = cast("CompositeOptimizer", self.optimizers(use_pl_optimizer=False))
-        optimizer.set_rates(self._rate_factor)
-        scheduler: Any = self.lr_schedulers()
-        if isinstance(scheduler, CompositeScheduler):
-            scheduler.schedulers = CompositeScheduler(optimizer, self._schedulers).schedulers
+            fine_tuning.restore_optimizers(self, self._composite, self.groups, self._optimizers_before)
+        self._interrupted, self._optimizers_before = {}, None
 
     def on_train_epoch_start(self) -> None:
-        """Remember the metrics of earlier epochs, which no plateau scheduler is to take for new ones."""
-        self.metrics_before = dict(self.trainer.callback_metrics)
+        """Tell the metrics of earlier epochs from those to come."""
+        self.validations.start_epoch()
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
+        """Add a batch to the window and, when it is complete, make one update from it."""
+        self.validations.start_batch()
+        batches = micro_batches(batch, self.tasks)
+        self.labels.update(batches, batch_idx)
+        last = self.trainer.is_last_batch
+        complete = last or (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+        window = self.accumulation.add(batches, complete)
+        objective = None if window is None else self._update(Window.counted(window, self.tasks, self.runtime))
+        if last:
+            self.updates.finish_epoch()
+            self._step_schedulers("epoch", self.current_epoch + 1)
+        return None if objective is None else {"loss": objective}
+
+    def _update(self, window: Window) -> Tensor | None:
+        """Make one update, and return its objective (); None if no task has a label."""
+        if not window.names:
+            return None
+        self.labels.labelled.update(window.names)
+        objective = self.updates.make(window, cast("LightningOptimizer", self.optimizers()))
+        self._step_schedulers("step", self.trainer.global_step)
+        return objective
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Record, check and clip the unscaled gradients."""
+        clip, algorithm = self.trainer_arguments.gradient_clip_val, self.trainer_arguments.gradient_clip_algorithm
+        self.updates.finish_gradients()
+        if clip is not None:
+            self.clip_gradients(optimizer, clip, algorithm)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Leave, after a complete window and with a checkpoint, if a process was told to terminate."""
+        if not self.accumulation.batches:
+            self.termination.stop_if_requested(self.trainer)
 
     def on_train_epoch_end(self) -> None:
         """Step plateau schedulers of epochs without a validation; look for tasks that nobody labelled."""
-        self._step_plateaus()
-        self.labels.check_epoch(self.trainer, self.allow_unlabelled)
+        self.validations.step_plateaus(self._scheduler)
+        self.labels.check_epoch(self.runtime.went_through_all_data)
 
     def on_fit_end(self) -> None:
-        """Write the hyperparameters with the final metrics."""
-        record.finish(self)
+        """Write the hyperparameters with the final metrics; let go of what only updates need."""
+        record.finish(self.trainer, plain.hyperparameters(self.hparams_initial, self.trainer))
+        self.updates.finish_fit()
 
     # ------------------------------------------------------------------------------------ validation, test, prediction
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the validation metrics."""
-        evaluation.step(self, "val", batch, dataloader_idx)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val/loss``, ``val/loss/<task>``, ``val/<metric>/<task>``, then step plateau schedulers."""
-        evaluation.finish(self, "val", self.trainer.val_dataloaders)
-        if not self.trainer.sanity_checking and self.trainer.state.fn == "fit":
-            if self.trainer.is_last_batch:
-                self._step_plateaus()
-            self.validated = True
+        self.evaluations.update("val", batch, dataloader_idx)
 
     def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Do not wait for the end of a validation to leave: a resumed run begins it anew."""
-        if self.world_size == 1 and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
-            self.termination.leave_if_told(self.trainer)
+        if self.runtime.world_size == 1 and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self.termination.stop_if_requested(self.trainer)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/loss``, ``val/loss/<task>``, ``val/<metric>/<task>``, then step plateau schedulers."""
+        self._log_evaluation("val", self.trainer.val_dataloaders)
+        if not self.trainer.sanity_checking and self.trainer.state.fn == "fit":
+            self.validations.finish(self._scheduler)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the test metrics."""
-        evaluation.step(self, "test", batch, dataloader_idx)
+        self.evaluations.update("test", batch, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
         """Log ``test/loss``, ``test/loss/<task>`` and ``test/<metric>/<task>``."""
-        evaluation.finish(self, "test", self.trainer.test_dataloaders)
+        self._log_evaluation("test", self.trainer.test_dataloaders)
+
+    def _log_evaluation(self, stage: str, loaders: Any) -> None:
+        values = self.evaluations.compute(stage, loaders)
+        if not values:
+            return
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # set outside its __init__
+            if isinstance(callback, DerivedMetrics):
+                values |= callback.derive(self, stage, values)
+        self.log_dict(values, sync_dist=self.runtime.world_size > 1)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Return each task's prediction, in original units; a batch may hold inputs only."""
-        inputs = batch["inputs"] if isinstance(batch, Mapping) and "inputs" in batch else batch
-        outputs = self(inputs)
-        return {name: task.predict(at_least_float32(outputs[name])) for name, task in self.tasks.items()}
-
-    def _step_plateaus(self) -> None:
-        scheduler = cast("Any", self.lr_schedulers())
-        if isinstance(scheduler, CompositeScheduler):
-            scheduler.step_plateaus(self.trainer, self.metrics_before)
+        return self.predict(batch)
 
     # ------------------------------------------------------------------------------------------------------ checkpoint
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what rebuilds this module, as plain data, and the random state."""
-        plain.save(self, checkpoint)
+        """Add what rebuilds this module, as plain data, and what an interrupted run goes on with."""
+        described = {"config": self.config, "by_code": self.by_code, "validation_is_due": self.validations.is_due()}
+        ours = plain.our_part(self, self.runtime, self.plan, self.resumable, described)
+        checkpoint[checkpoint_file.KEY] = ours
+        for key in {"optimizer_states", "lr_schedulers"} & checkpoint.keys():
+            checkpoint[key] = plain.without_numpy(checkpoint[key])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the start of training needs, and make room for weights in float64."""
+        checkpoint_file.part_of(checkpoint)
+        checkpoint.update(format_1.upgrade(checkpoint))
         if self.trainer.precision == "64-true":
             self.double()  # the trainer loads them before it does so, and would round them
         if self.trainer.state.fn == "fit":
-            self._interrupted = checkpoint.get(plain.KEY, {})
-            self.skipped = self._interrupted.get("skipped", 0)
+            self._interrupted = checkpoint.get(checkpoint_file.KEY, {})
             due = self._interrupted.get("validation_is_due", False) and self.trainer.enable_validation
-            resume.plan_validation(checkpoint["loops"], due)
+            compat.plan_validation(checkpoint["loops"], due)
 
     def restore_optimizers(self, checkpoint_path: str | Path) -> None:
         """Begin the next training with the optimizer state, in a checkpoint, of the parameters that stay.
 
         For fine-tuning: see :meth:`load_from_checkpoint`. Learning rates, schedulers and counters start anew.
         """
-        self._optimizers_before = partial_restore.saved_optimizers(plain.read(checkpoint_path, "cpu"), plain.KEY)
+        self._optimizers_before = fine_tuning.saved_optimizers(checkpoint_file.read(checkpoint_path, "cpu"))
 
     @classmethod
     def load_from_checkpoint(

@@ -20,55 +20,39 @@ Several datasets, one per task or per domain, are one with :class:`PerTaskData`:
 >>> several = PerTaskData({"near": data, "far": SyntheticRegression(n=4000)}, sampling=TemperatureSampling(2.0))
 >>> list(several.tasks), len(several.train_dataloader())
 (['near_y1', 'near_y2', 'far_y1', 'far_y2'], 44)
+
+The names here are the ones to use: files may move. Inside, each imports only from below itself::
+
+    datasets        one file per datamodule, TableData among them
+    per_task  |  streaming      several datamodules as one  |  tables larger than memory
+                 table          columns, schema, encoding, files and splits of a table
+    base            the data contract: splits, tasks, sizes and the schema
+    loader  saved   batches in an order that can be resumed  |  a datamodule that a checkpoint rebuilds
+    rows            the rows of a split as the loader fetches them
+    seeding  files  archives    random numbers by (seed, epoch)  |  downloads  |  unpacking
 """
 
+from mtl_lightning.data import datasets
 from mtl_lightning.data.base import MultiTaskDataModule, Split, TaskFactory, TaskOverrides
-from mtl_lightning.data.celeba import CelebA
-from mtl_lightning.data.census_income import CensusIncome
-from mtl_lightning.data.cityscapes import Cityscapes
-from mtl_lightning.data.correlated import CorrelatedRegression
-from mtl_lightning.data.funnel import SyntheticFunnel
+from mtl_lightning.data.datasets import *  # noqa: F403  # so that a new dataset is one line, in that package
 from mtl_lightning.data.loader import EpochSampler, ResumableLoader
-from mtl_lightning.data.multidigit import MultiDigit
-from mtl_lightning.data.multimnist import MultiFashion, MultiMNIST
-from mtl_lightning.data.nyuv2 import NYUv2
-from mtl_lightning.data.office import Office
-from mtl_lightning.data.office_domain import OfficeDomain
-from mtl_lightning.data.per_task import PerTaskData
-from mtl_lightning.data.per_task_loader import PerTaskLoader
-from mtl_lightning.data.rows import BatchRows, TensorRows
-from mtl_lightning.data.sampling import (
+from mtl_lightning.data.per_task import (
+    PerTaskData,
+    PerTaskLoader,
     ProportionalSampling,
     RoundRobinSampling,
     Sampling,
     TemperatureSampling,
     UniformSampling,
 )
-from mtl_lightning.data.stream import StreamLoader
-from mtl_lightning.data.stream_table import Streaming
-from mtl_lightning.data.synthetic import SyntheticRegression
-from mtl_lightning.data.synthetic_shapes import SyntheticShapes
-from mtl_lightning.data.table import TableData
-from mtl_lightning.data.table_columns import TableColumns, TargetColumn
-from mtl_lightning.data.table_encoder import TableEncoder
-from mtl_lightning.data.table_schema import TableFitter
-from mtl_lightning.data.table_split import TableSplit
-from mtl_lightning.data.toy import TwoTaskLandscape
+from mtl_lightning.data.rows import BatchRows, TensorRows
+from mtl_lightning.data.streaming import Streaming, StreamLoader
+from mtl_lightning.data.table import TableColumns, TableEncoder, TableFitter, TableSplit, TargetColumn
 
 __all__ = [
     "BatchRows",
-    "CelebA",
-    "CensusIncome",
-    "Cityscapes",
-    "CorrelatedRegression",
     "EpochSampler",
-    "MultiDigit",
-    "MultiFashion",
-    "MultiMNIST",
     "MultiTaskDataModule",
-    "NYUv2",
-    "Office",
-    "OfficeDomain",
     "PerTaskData",
     "PerTaskLoader",
     "ProportionalSampling",
@@ -78,11 +62,7 @@ __all__ = [
     "Split",
     "StreamLoader",
     "Streaming",
-    "SyntheticFunnel",
-    "SyntheticRegression",
-    "SyntheticShapes",
     "TableColumns",
-    "TableData",
     "TableEncoder",
     "TableFitter",
     "TableSplit",
@@ -91,6 +71,6 @@ __all__ = [
     "TaskOverrides",
     "TemperatureSampling",
     "TensorRows",
-    "TwoTaskLandscape",
     "UniformSampling",
 ]
+__all__ += datasets.__all__

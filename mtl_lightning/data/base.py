@@ -6,7 +6,6 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -17,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from mtl_lightning.data.loader import ResumableLoader
-from mtl_lightning.data.plain import check_plain
 from mtl_lightning.data.saved import SavedDataModule
+from mtl_lightning.names import did_you_mean
+from mtl_lightning.plain import check_plain
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.tasks.rows import MISSING
 from mtl_lightning.types import ConfigurationError, InputSpec, TargetSpec, input_spec_from_dict
@@ -239,6 +239,7 @@ def _make_task(name: str, spec: TargetSpec, factory: TaskFactory) -> Task:
 
 
 def _unknown_task(owner: str, name: str, declared: list[str]) -> str:
-    nearest = get_close_matches(name, declared, n=1)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return f"{owner}: expected tasks among the declared ones {declared}, found {name!r} in `tasks`.{hint}"
+    return (
+        f"{owner}: expected tasks among the declared ones {declared}, found {name!r} in `tasks`."
+        f"{did_you_mean(name, declared)}"
+    )

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from mtl_lightning.data.seeding import mixed_seed, random_state_of
+from mtl_lightning.nested import leaves, map_leaves
 from mtl_lightning.tasks.rows import MISSING
 from mtl_lightning.types import Batch, ConfigurationError
 
@@ -39,7 +40,7 @@ class TensorRows(Dataset[Batch]):
         self._columns: dict[str, Any] = {"inputs": inputs, "targets": dict(targets)}
         if weights is not None:
             self._columns["weights"] = weights
-        lengths = {name: len(tensor) for name, tensor in _leaves(self._columns)}
+        lengths = {".".join(map(str, place)): len(tensor) for place, tensor in leaves(self._columns)}
         if len(set(lengths.values())) != 1:
             raise ConfigurationError(f"Expected tensors with the same number of rows, found {lengths}.")
         self._length = next(iter(lengths.values()))
@@ -48,11 +49,11 @@ class TensorRows(Dataset[Batch]):
         return self._length
 
     def __getitem__(self, row: int) -> Batch:
-        return cast("Batch", _map(self._columns, lambda column: column[row]))
+        return cast("Batch", map_leaves(lambda column: column[row], self._columns))
 
     def __getitems__(self, rows: Sequence[int]) -> Batch:
         index = torch.tensor(rows, dtype=torch.int64)
-        return cast("Batch", _map(self._columns, lambda column: column.index_select(0, index)))
+        return cast("Batch", map_leaves(lambda column: column.index_select(0, index), self._columns))
 
 
 class BatchRows(Dataset[Batch]):
@@ -113,7 +114,7 @@ class BatchRows(Dataset[Batch]):
             with random_state_of(mixed_seed(self.seed, int(self._epoch), rows[0])):
                 batch = self._fetch(rows)
         if self.missing is not None:
-            batch = _only(batch, self.missing)
+            batch = only_tasks(batch, self.missing)
         return _blanked(batch, rows, self.missing or {}) if min(rows) == PADDING else batch
 
     def _fetch(self, rows: Sequence[int]) -> dict[str, Any]:
@@ -143,7 +144,7 @@ def without_labels(target: Tensor, rows: Tensor, missing: int = MISSING) -> Tens
     return target.masked_fill(mask, missing)
 
 
-def _only(batch: dict[str, Any], tasks: Mapping[str, int]) -> dict[str, Any]:
+def only_tasks(batch: dict[str, Any], tasks: Mapping[str, int]) -> dict[str, Any]:
     """Leave out the targets, and the weights, of all but ``tasks``."""
     per_task = [key for key in ("targets", "weights") if isinstance(batch.get(key), Mapping)]
     return batch | {key: {name: value for name, value in batch[key].items() if name in tasks} for key in per_task}
@@ -156,13 +157,3 @@ def _blanked(batch: dict[str, Any], rows: Sequence[int], missing: Mapping[str, i
         for name, target in batch.get("targets", {}).items()
     }
     return batch | ({"targets": targets} if "targets" in batch else {})
-
-
-def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    return {name: _map(v, function) for name, v in value.items()} if isinstance(value, dict) else function(value)
-
-
-def _leaves(value: Any, name: str = "") -> list[tuple[str, Tensor]]:
-    if isinstance(value, dict):
-        return [leaf for key, v in value.items() for leaf in _leaves(v, f"{name}.{key}".lstrip("."))]
-    return [(name, value)]

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 from typing_extensions import Self
 
-from mtl_lightning.types import ConfigurationError, Described
+from mtl_lightning.checkpoint_file import read_part
+from mtl_lightning.describe import Described
+from mtl_lightning.types import ConfigurationError
 
 _Data = TypeVar("_Data", bound=LightningDataModule)
 
@@ -41,7 +42,7 @@ class SavedDataModule(Described, LightningDataModule, ABC):
         Raises:
             ConfigurationError: if the checkpoint does not say how to make the datamodule.
         """
-        saved = torch.load(path, weights_only=True, map_location="cpu").get("mtl_lightning", {})
+        saved = read_part(path)
         made, schema = saved.get("data"), saved.get("schema")
         if made is None or schema is None:
             raise ConfigurationError(

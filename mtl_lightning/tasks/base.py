@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from mtl_lightning.types import ConfigurationError, Described, Likelihood, TargetError, TargetSpec
+from mtl_lightning.describe import Described
+from mtl_lightning.types import ConfigurationError, Likelihood, TargetError, TargetSpec
 
 MetricFactories: TypeAlias = Mapping[str, Callable[[], Metric]]
 
@@ -31,13 +32,13 @@ class Task(Described, nn.Module, ABC):
         metrics: metrics by name, in place of :meth:`default_metrics`.
 
     Attributes:
-        kin: equal for tasks that count labels and lose alike row by row, so that core may put their batches into one;
-            by default a task is its own only kin.
+        batchable: equal for tasks that count labels and lose alike row by row, so that core may put their batches into
+            one; by default a task's own.
         rescales: whether the scale of the target is followed during training: before the losses of each update core
             calls :meth:`target_sums`, and :meth:`rescale` with what these add up to.
     """
 
-    kin: Hashable
+    batchable: Hashable
     rescales: bool = False
 
     def __init__(
@@ -55,7 +56,7 @@ class Task(Described, nn.Module, ABC):
         self.estimate_size = estimate_size
         self.likelihood = likelihood
         self._metrics = metrics
-        self.kin = id(self)
+        self.batchable = id(self)
 
     # ------------------------------------------------------------------------------------------ what a subclass gives
     @abstractmethod
@@ -113,7 +114,7 @@ class Task(Described, nn.Module, ABC):
         return torch.where(self.invalid(target), torch.nan, (mask * per_element(weight, mask)).sum())
 
     def count_together(self, targets: Sequence[Tensor]) -> Tensor:
-        """Return the counts (N,) of N kin tasks, whose targets have one shape; all nan if any value is invalid."""
+        """Return the counts (N,) of N batchable tasks, whose targets have one shape; all nan if a value is invalid."""
         rows = torch.cat([*targets]) if len(targets) > 1 else targets[0]
         counts = self.labelled(rows).reshape(len(targets), -1).sum(1, dtype=torch.float32)
         return torch.where(self.invalid(rows), torch.nan, counts)
@@ -137,7 +138,7 @@ class Task(Described, nn.Module, ABC):
         return torch.where(mask, losses, 0.0).sum()
 
     def loss_together(self, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        """Return the losses (N,) of N kin tasks, each as from :meth:`loss`; outputs and targets have one shape each."""
+        """Return the losses (N,) of N batchable tasks, as from :meth:`loss`; outputs have one shape, so do targets."""
         output, rows = torch.cat([*outputs]), torch.cat([*targets])
         output = output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
         losses = torch.where(self.labelled(rows), self.elementwise_loss(output, rows), 0.0)

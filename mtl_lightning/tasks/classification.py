@@ -10,16 +10,16 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from mtl_lightning.tasks.base import MetricFactories, feed
+from mtl_lightning.tasks.binary import BinaryTask
 from mtl_lightning.tasks.likelihoods import SOFTMAX, Reduction
 from mtl_lightning.tasks.options import at_least_two, single_label, smoothing, weights
 from mtl_lightning.tasks.rows import MISSING, RowTask
-from mtl_lightning.tasks.weighted import ClassAccuracy, ClassF1, YesNoAccuracy, YesNoF1
-from mtl_lightning.tasks.weighted_auroc import YesNoAUROC
-from mtl_lightning.tasks.yes_no import YesNoTask
+from mtl_lightning.tasks.weighted import ClassAccuracy, ClassF1, WeightedBinaryAccuracy, WeightedBinaryF1
+from mtl_lightning.tasks.weighted_auroc import WeightedBinaryAUROC
 from mtl_lightning.types import ConfigurationError, TargetSpec
 
 
-class BinaryClassification(YesNoTask):
+class BinaryClassification(BinaryTask):
     """One yes-or-no label a row, learned by binary cross-entropy (in nats).
 
     Targets (B,) or (B, 1): integers or bools, 0, 1, or -100 for missing; or floats, 0, 1, or nan for missing.
@@ -59,11 +59,11 @@ class BinaryClassification(YesNoTask):
             metrics=metrics,
         )
         if type(self) is BinaryClassification and pos_weight is None:
-            self.kin = (BinaryClassification, label_smoothing)
+            self.batchable = (BinaryClassification, label_smoothing)
 
     def default_metrics(self) -> MetricFactories:
         """Return accuracy, area under the ROC curve (exact, so it keeps an epoch's predictions) and F1."""
-        return {"accuracy": YesNoAccuracy, "auroc": YesNoAUROC, "f1": YesNoF1}
+        return {"accuracy": WeightedBinaryAccuracy, "auroc": WeightedBinaryAUROC, "f1": WeightedBinaryF1}
 
 
 class MulticlassClassification(RowTask):
@@ -105,7 +105,7 @@ class MulticlassClassification(RowTask):
         self.label_smoothing = smoothing(label_smoothing)
         self.register_buffer("class_weights", weights("class_weights", class_weights, size), persistent=False)
         if type(self) is MulticlassClassification and class_weights is None:
-            self.kin = (MulticlassClassification, size, ignore_index, label_smoothing)
+            self.batchable = (MulticlassClassification, size, ignore_index, label_smoothing)
 
     def accepts(self, dtype: torch.dtype) -> bool:
         """Integers only."""
@@ -148,7 +148,7 @@ class MulticlassClassification(RowTask):
         }
 
 
-class MultilabelClassification(YesNoTask):
+class MultilabelClassification(BinaryTask):
     """M yes-or-no labels a row, each of which may be missing, learned by binary cross-entropy (in nats).
 
     Targets (B, M): integers or bools, 0, 1, or -100 for missing; or floats, 0, 1, or nan for missing. Every labelled
@@ -198,9 +198,9 @@ class MultilabelClassification(YesNoTask):
         """Return the accuracy over entries, and the means over labels of the area under the ROC curve and of F1."""
         size = self.output_size
         return {
-            "accuracy": YesNoAccuracy,
-            "auroc": partial(YesNoAUROC, labels=size),
-            "f1": partial(YesNoF1, labels=size),
+            "accuracy": WeightedBinaryAccuracy,
+            "auroc": partial(WeightedBinaryAUROC, labels=size),
+            "f1": partial(WeightedBinaryF1, labels=size),
         }
 
     def update(self, metrics: MetricCollection, output: Tensor, target: Tensor, weight: Tensor | None = None) -> None:

@@ -101,7 +101,7 @@ class Regression(RowTask):
         self.elementwise, self.standardize = elementwise, standardize
         self.popart, self.rescales = _checked_rate(popart, standardize), popart is not None
         if type(self) is Regression and isinstance(loss, str) and not standardize and not self.rescales:
-            self.kin = (Regression, spec.shape, loss, delta)
+            self.batchable = (Regression, spec.shape, loss, delta)
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         scaled = standardize or self.rescales
         self.register_buffer("target_mean", torch.zeros(size, dtype=dtype), persistent=scaled)

@@ -112,7 +112,7 @@ class RowTask(Task):
         return ~self.is_valid(self.elements(target)).all()
 
     def count_together(self, targets: Sequence[Tensor]) -> Tensor:
-        """Return the counts (N,) of N kin tasks, all nan if a value is invalid; checks shapes once."""
+        """Return the counts (N,) of N batchable tasks, all nan if a value is invalid; checks shapes once."""
         elements = self.elements(torch.cat([*targets]) if len(targets) > 1 else targets[0])
         counts = self.is_labelled(elements).reshape(len(targets), -1).sum(1, dtype=torch.float32)
         return torch.where(self.is_valid(elements).all(), counts, torch.nan)

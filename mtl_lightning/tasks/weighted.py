@@ -68,7 +68,7 @@ def _sum_rows(tables: list[Tensor], weight: Tensor | None) -> Tensor:
     return table.sum(1) if weight is None else (table * weight.float()[:, None]).sum(1)
 
 
-class YesNoAccuracy(_Counts):
+class WeightedBinaryAccuracy(_Counts):
     """The share of yes-or-no labels that are predicted right, at a threshold of 0.5, over all labels together.
 
     ``BinaryAccuracy`` of torchmetrics, and ``MultilabelAccuracy(average="micro")``; -100 is a missing label.
@@ -91,7 +91,7 @@ class YesNoAccuracy(_Counts):
         return right / every
 
 
-class YesNoF1(_Counts):
+class WeightedBinaryF1(_Counts):
     """F1 of the label 1, the mean over labels; 0 for a label that is neither predicted nor true anywhere.
 
     ``BinaryF1Score`` of torchmetrics, and ``MultilabelF1Score``; -100 is a missing label.

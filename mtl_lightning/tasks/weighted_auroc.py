@@ -12,7 +12,7 @@ from torchmetrics.utilities import rank_zero_warn
 from mtl_lightning.tasks.rows import MISSING
 
 
-class YesNoAUROC(Metric):
+class WeightedBinaryAUROC(Metric):
     """The exact area under the ROC curve, the mean over labels: of all pairs of a 1 and a 0, the share in which the 1
     has the higher probability (equal ones count half), a pair weighing the product of its weights.
 

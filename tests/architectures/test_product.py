@@ -168,7 +168,7 @@ def test_it_trains_on_batches_of_some_tasks(balancer: Any) -> None:
     after = weights_of(module)
     assert all(value.isfinite().all() for value in after.values())
     assert all(not torch.equal(before[name], after[name]) for name in after)
-    module.allow_unlabelled.append("buy")
+    module.labels.allowed.append("buy")
     fit(module, [without(one, "buy")])
     last = [name for name in after if "heads.buy_given_click" in name]
     assert len(last) == 2

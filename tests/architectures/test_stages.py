@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_lightning.architectures import MLP, LeNet, TabularEncoder
-from mtl_lightning.architectures.stages import columns, stage_sizes, stages_of
+from mtl_lightning.architectures.stages import encoder_copies, stage_sizes, stages_of
 from mtl_lightning.types import ConfigurationError, TableSpec, TensorSpec
 
 PICTURES = TensorSpec((1, 12, 12))
@@ -50,7 +50,7 @@ def test_a_table_goes_through_stages_too() -> None:
 
 
 def test_each_column_has_stages_of_its_own() -> None:
-    made, sizes = columns(MLP, TensorSpec((4,)), 2)
+    made, sizes = encoder_copies(MLP, TensorSpec((4,)), 2)
     assert sizes == [(128,), (64,)]
     assert [len(column) for column in made] == [2, 2]
     assert not {id(p) for p in made[0].parameters()} & {id(p) for p in made[1].parameters()}
@@ -101,4 +101,4 @@ def test_one_stage_leaves_nothing_to_join() -> None:
     with pytest.raises(
         ConfigurationError, match=r"Sequential: expected at least 2 stages, .* found 1. Cut the encoder"
     ):
-        columns(nn.Sequential(nn.Linear(4, 3)), TensorSpec((4,)), 2)
+        encoder_copies(nn.Sequential(nn.Linear(4, 3)), TensorSpec((4,)), 2)

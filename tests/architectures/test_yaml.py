@@ -22,7 +22,8 @@ from mtl_lightning.architectures import (
     SharedBottom,
 )
 from mtl_lightning.architectures.base import PlainNetwork, build_architecture
-from mtl_lightning.types import ConfigurationError, InputSpec, NotDescribableError, TensorSpec, describe
+from mtl_lightning.describe import describe
+from mtl_lightning.types import ConfigurationError, InputSpec, NotDescribableError, TensorSpec
 
 PICTURES, TASKS = TensorSpec((1, 12, 12)), ["left", "right"]
 HERE = __name__

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mtl_lightning.balancing.gradient import GradientBalancer
+from mtl_lightning.balancing.rows import GradientBalancer
 
 DOUBLE = torch.float64
 Make = Callable[[int], GradientBalancer]

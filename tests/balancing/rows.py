@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_lightning.balancing.gradient import GradientBalancer
+from mtl_lightning.balancing.rows import GradientBalancer
 from tests.golden import Case
 
 TASKS = 3

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtl_lightning.balancing import Balancer
+from mtl_lightning import balancing
+from mtl_lightning.balancing import Balancer, LogLosses
+from mtl_lightning.balancing.lookahead import Lookahead, TriesSteps
+from mtl_lightning.balancing.rows import MasksFeatures, PerParameter, WeighsHeads
 
 
 class Squared(Balancer):
@@ -26,6 +29,20 @@ class Renamed(Balancer):
     """Leaves the objective alone."""
 
 
+class Planning(Balancer):
+    """Says neither that it tries steps nor that it follows epochs, but does."""
+
+    def before_update(self, lookahead: Lookahead, present: Tensor) -> None: ...
+
+    def after_epoch(self, losses: Tensor, present: Tensor) -> None: ...
+
+
+class Silenced(Planning):
+    follows_epochs = False
+
+    def after_epoch(self, losses: Tensor, present: Tensor) -> None: ...
+
+
 def test_sum_of_the_present() -> None:
     losses, present = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([True, False, True])
     assert Balancer(3)(losses, present).item() == 5.0
@@ -44,3 +61,29 @@ def test_the_promise_to_be_affine_must_be_repeated_with_the_objective() -> None:
     assert Renamed(1).affine
     assert Doubled(1).affine
     assert not Squared(1).affine
+
+
+def test_facts_follow_from_what_is_overridden() -> None:
+    assert not Balancer(1).tries_steps
+    assert not Balancer(1).follows_epochs
+    assert Planning(1).tries_steps
+    assert Planning(1).follows_epochs
+    assert not Silenced(1).follows_epochs
+    assert LogLosses(1, losses=balancing.DWA).follows_epochs
+    assert balancing.MGDA(1, losses=balancing.DWA).follows_epochs
+    assert not balancing.MGDA(1).follows_epochs
+
+
+def test_who_opts_into_what() -> None:
+    every = [getattr(balancing, name)(3) for name in balancing.__all__]
+    opted = {
+        kind.__name__: [type(balancer).__name__ for balancer in every if isinstance(balancer, kind)]
+        for kind in (TriesSteps, MasksFeatures, WeighsHeads, PerParameter)
+    }
+    assert opted == {
+        "TriesSteps": ["AutoLambda"],
+        "MasksFeatures": ["GradDrop"],
+        "WeighsHeads": ["ExcessMTL"],
+        "PerParameter": ["GradVac", "MetaBalance"],
+    }
+    assert [type(balancer).__name__ for balancer in every if balancer.tries_steps] == ["AutoLambda"]

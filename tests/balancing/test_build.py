@@ -15,11 +15,12 @@ from torchjd.scalarization import DWA, FAMO, IMTLL, STCH, UW, Constant, Mean
 
 import mtl_lightning.balancing
 import mtl_lightning.types
-from mtl_lightning.balancing import Balancer
-from mtl_lightning.balancing.base import BalancerArgument, build_balancer
-from mtl_lightning.balancing.scalarizer import TorchJDScalarizer
-from mtl_lightning.balancing.torchjd import TorchJD
-from mtl_lightning.types import ConfigurationError, describe
+from mtl_lightning.balancing import Balancer, gradients, losses
+from mtl_lightning.balancing.build import BalancerArgument, build_balancer
+from mtl_lightning.balancing.rows import GradientBalancer
+from mtl_lightning.balancing.torchjd import TorchJD, TorchJDScalarizer
+from mtl_lightning.describe import describe
+from mtl_lightning.types import ConfigurationError
 
 
 def parsed(part: Any) -> Any:
@@ -137,11 +138,35 @@ def test_every_name_is_one_line_of_yaml(name: str) -> None:
     assert type(again) is type(balancer)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_that_is_written_names_the_package_and_no_file(name: str) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--balancer", type=BalancerArgument)
+    written = parser.dump(parser.parse_object({"balancer": {"class_path": name}}))
+    assert f"class_path: mtl_lightning.balancing.{name}\n" in written
+    again = parser.instantiate(parser.parse_string(written)).balancer
+    assert type(build_balancer(again, 3)) is getattr(mtl_lightning.balancing, name)
+    assert describe(type(build_balancer(again, 3))) == {"class_path": f"mtl_lightning.balancing.{name}"}
+
+
+def test_every_method_is_in_the_package_of_what_it_consumes() -> None:
+    assert all(issubclass(getattr(gradients, name), GradientBalancer) for name in gradients.__all__)
+    assert not any(issubclass(getattr(losses, name), GradientBalancer) for name in losses.__all__)
+
+
+def test_the_scalarizers_adapter_is_found_where_old_files_say() -> None:
+    balancer = build_balancer(parsed("mtl_lightning.balancing.scalarizer.TorchJDScalarizer"), 3)
+    assert isinstance(balancer, TorchJDScalarizer)
+    assert describe(TorchJDScalarizer) == {"class_path": "mtl_lightning.balancing.torchjd.TorchJDScalarizer"}
+
+
 @pytest.mark.parametrize("part", OPTIONS, ids=[part["class_path"] for part in OPTIONS])
 def test_options_are_reached_from_yaml(part: dict[str, Any]) -> None:
     balancer = build_balancer(parsed(part), 3)
     balancer.bind(dict.fromkeys("abc", mtl_lightning.types.Likelihood(0.5, 0.5, "log_var")))
-    losses = torch.tensor([1.0, 2.0, 3.0])
+    values = torch.tensor([1.0, 2.0, 3.0])
     present = torch.ones(3, dtype=torch.bool)
-    assert balancer.gradient(torch.eye(3), losses, present).isfinite().all()
+    assert balancer(values).isfinite()
+    if isinstance(balancer, GradientBalancer):
+        assert balancer.gradient(torch.eye(3), values, present).isfinite().all()
     assert build_balancer(parsed(describe(parsed(part))), 3).scale == balancer.scale

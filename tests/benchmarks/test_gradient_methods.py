@@ -17,7 +17,7 @@ from benchmarks.timing import TimedBatches, Times
 from benchmarks.workloads import Workload
 from mtl_lightning import balancing
 from mtl_lightning.architectures import MLP, MLPHead
-from mtl_lightning.balancing.gradient import GradientBalancer
+from mtl_lightning.balancing.rows import GradientBalancer
 
 TABLE = Workload((3,), 6, 3, partial(MLP, hidden=[5]), partial(MLPHead, hidden=[2]))
 METHODS = gradient_loops.names()

@@ -196,7 +196,11 @@ def train(case: Case, kind: str, folder: str, rank: int = 0, world: int = 1, **o
         **{"precision": precision, **options, **case.feature.options, **case.trainer(folder)},
     }
     trainer = fit(module, *loaders(case, precision, rank, world), **chosen)
-    ended = {"global_step": trainer.global_step, "current_epoch": trainer.current_epoch, "skipped": module.skipped}
+    ended = {
+        "global_step": trainer.global_step,
+        "current_epoch": trainer.current_epoch,
+        "skipped": module.updates.skipped,
+    }
     ended["scale"] = None if trainer.scaler is None else trainer.scaler.get_scale()
     return {"weights": whole(module), "hooks": notes.hooks, "rates": notes.rates, **ended}
 

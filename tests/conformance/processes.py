@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from os import environ
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 
+from mtl_lightning.architectures import MLP, LearningToBranch
 from mtl_lightning.types import Batch, ConfigurationError
 from tests.conformance.signature import batches, split, train
 from tests.helpers import fit, make_module
@@ -28,6 +30,8 @@ REFUSED = [("UPGrad", 1), ("sum", 2)]
 DDP = [
     (name, b) for name in OPTIONS for b in ("sum", "uncertainty", "UPGrad") if (name, b) != ("static graph", "UPGrad")
 ]
+BRANCHING = partial(LearningToBranch, encoder=partial(MLP, hidden=[8, 8]))
+WINDOW = 3
 SHARDED = ["accumulation and clipping", "max_steps"]
 
 
@@ -60,7 +64,7 @@ def main(folder: str) -> None:
     """Train every case on this process's half of the rows, and save what each process ends with."""
     rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
     part = split(batches(), rank, world)
-    plan = {"devices": world, "use_distributed_sampler": False}
+    plan: dict[str, Any] = {"devices": world, "use_distributed_sampler": False}
     ended: dict[Any, Any] = {}
     for name, balancer in DDP:
         of_strategy = OPTIONS[name] if name in OF_STRATEGY else {}
@@ -81,6 +85,10 @@ def main(folder: str) -> None:
             train((balancer, "SGD", "64-true"), part, strategy=strategy, accumulate_grad_batches=window, **plan)
         except ConfigurationError as error:
             ended["refused", balancer, window] = str(error)
+    annealed = make_module(architecture=BRANCHING)
+    strategy = DDPStrategy(process_group_backend="gloo")
+    fit(annealed, part, strategy=strategy, accumulate_grad_batches=WINDOW, **plan)
+    ended["annealed"] = annealed.state_dict()["architecture.seen"]
     ended["synchronised"] = synchronised()
     torch.save(ended, f"{folder}/rank{rank}.pt")
 

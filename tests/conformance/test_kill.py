@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from mtl_lightning.core.atomic import AtomicCheckpointIO
+from mtl_lightning.core.compat.atomic import AtomicCheckpointIO
 from tests.conformance.launching import assert_same_end, ended, kill_at, launch
 from tests.conformance.victim import EPOCHS, SAVE_EVERY, UPDATES, UPDATES_PER_EPOCH
 
@@ -82,7 +82,7 @@ def test_killed_processes_end_as_those_left_alone(world: int, setting: str, tmp_
 def test_the_comparison_sees_other_random_numbers(left_alone: Callable[[], dict[str, Any]], tmp_path: Path) -> None:
     kill_at(tmp_path, f"batch {SAVE_EVERY + 1}")
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    checkpoint["mtl_lightning"]["processes"][0]["rng"]["torch"] = torch.get_rng_state()
+    checkpoint["mtl_lightning"]["processes"][0]["random_state"]["torch"] = torch.get_rng_state()
     torch.save(checkpoint, tmp_path / "last.ckpt")
     with pytest.raises(AssertionError):
         assert_same_end(ended(launch(tmp_path), tmp_path)[0], left_alone())

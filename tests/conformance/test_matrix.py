@@ -21,7 +21,7 @@ from torch.optim import SGD
 
 from mtl_lightning.architectures import Architecture
 from mtl_lightning.balancing import Balancer
-from mtl_lightning.balancing.base import build_balancer
+from mtl_lightning.balancing.build import build_balancer
 from mtl_lightning.data import TaskFactory
 from mtl_lightning.tasks import BinaryClassification, Regression
 from mtl_lightning.types import Batch, ConfigurationError, TargetSpec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from torch import nn
 
-from tests.conformance.processes import ABSENT, DDP, REFUSED, SHARDED, options_of, with_absences
+from tests.conformance.processes import ABSENT, DDP, REFUSED, SHARDED, WINDOW, options_of, with_absences
 from tests.conformance.signature import batches, train
 from tests.helpers import assert_same, make_module
 from tests.programs import run
@@ -43,6 +44,11 @@ def test_fsdp2(name: str, two_processes: list[dict[Any, Any]]) -> None:
     first, second = (ended[name] for ended in two_processes)
     assert_same(first, second)
     assert_same(first, train(("sum", "SGD", "32-true"), batches(), **options_of(name)), atol=1e-5)
+
+
+def test_annealing_counts_updates(two_processes: list[dict[Any, Any]]) -> None:
+    for ended in two_processes:
+        assert ended["annealed"] == math.ceil(len(batches()) / WINDOW)
 
 
 def test_sync_batchnorm_converts_the_network(two_processes: list[dict[Any, Any]]) -> None:

@@ -18,8 +18,9 @@ from torchjd.scalarization import Scalarizer
 
 from mtl_lightning import balancing
 from mtl_lightning.balancing import Balancer
-from mtl_lightning.balancing.base import build_balancer
-from mtl_lightning.balancing.draws import Draws
+from mtl_lightning.balancing.build import build_balancer
+from mtl_lightning.balancing.rows import GradientBalancer, MasksFeatures
+from mtl_lightning.balancing.tools.seeded_generator import SeededGenerator
 
 EXPORTED: list[Any] = [getattr(balancing, name) for name in balancing.__all__]
 CLASSES: list[Any] = [
@@ -134,13 +135,13 @@ def update_of(balancer: Balancer, jacobian: Tensor, losses: Tensor, present: Ten
     leaf = losses.detach().clone().requires_grad_()
     objective = balancer.objective(leaf, here)
     (weights,) = torch.autograd.grad(objective, leaf, materialize_grads=True)
-    if not balancer.rows:
+    if not isinstance(balancer, GradientBalancer):
         return weights @ torch.where(here.unsqueeze(1), jacobian, 0.0)
     rows = weights[here].unsqueeze(1) * jacobian[here]
-    if balancer.level == "features" and not balancer.gramian:
+    if balancer.level == "features" and isinstance(balancer, MasksFeatures):
         return (balancer.masks(rows, here) * rows).sum(0)
-    if balancer.splits > 1:
-        rows = torch.stack([rows * (1 + 0.1 * part) for part in range(balancer.splits)])
+    if balancer.parts > 1:
+        rows = torch.stack([rows * (1 + 0.1 * part) for part in range(balancer.parts)])
     return balancer.gradient(rows, losses[here], here)
 
 
@@ -175,15 +176,15 @@ def train(
         if optimizer is not None:
             optimizer.step()
         balancer.after_update(lambda losses=losses: 0.9 * losses)  # type: ignore[misc]
-        if step % 2 == 1 and balancer.follows_epochs():
+        if step % 2 == 1 and balancer.follows_epochs:
             balancer.after_epoch(losses, here)
     return updates
 
 
-class PermutedDraws(Draws):
+class PermutedDraws(SeededGenerator):
     """Another source's numbers with every axis of one length permuted."""
 
-    def __init__(self, source: Draws, order: Tensor) -> None:
+    def __init__(self, source: SeededGenerator, order: Tensor) -> None:
         super().__init__(source.seed)
         self.updates, self.order = source.updates, order
 
@@ -204,14 +205,14 @@ def with_permuted_draws(balancer: Balancer, order: Tensor) -> Balancer:
     """The balancer, its draws permuted with its tasks."""
     for part in list(balancer.modules()):
         for name, child in list(part.named_children()):
-            if isinstance(child, Draws):
+            if isinstance(child, SeededGenerator):
                 setattr(part, name, PermutedDraws(child, order))
     return balancer
 
 
 def is_random(balancer: Balancer) -> bool:
     """Whether it draws."""
-    return any(isinstance(part, Draws) for part in balancer.modules())
+    return any(isinstance(part, SeededGenerator) for part in balancer.modules())
 
 
 def same(balancer: Balancer) -> Balancer:

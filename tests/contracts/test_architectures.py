@@ -15,7 +15,8 @@ from torchjd.aggregation import UPGrad
 from mtl_lightning.architectures import Architecture
 from mtl_lightning.architectures.base import build_architecture
 from mtl_lightning.balancing import Balancer
-from mtl_lightning.types import ConfigurationError, InputSpec, TensorSpec, describe
+from mtl_lightning.describe import describe
+from mtl_lightning.types import ConfigurationError, InputSpec, TensorSpec
 from tests.architectures.test_yaml import parser, read
 from tests.contracts.architecture_cases import (
     ARCHITECTURES,
@@ -261,7 +262,7 @@ def test_it_trains_in_the_module_on_batches_of_some_tasks(cls: Any, balancer: An
     assert all(value.isfinite().all() for value in after.values())
     for named in [module.roles.shared, *module.roles.tasks.values()]:
         assert not named or any(not torch.equal(before[name], after[name]) for name in named)
-    module.allow_unlabelled.append("kind")
+    module.labels.allowed.append("kind")
     fit(module, [without(batch, "kind") for batch in whole])
     kept = {name: weights_of(module)[name] for name in module.roles.tasks["kind"]}
     assert_same(kept, {name: after[name] for name in kept})

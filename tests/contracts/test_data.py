@@ -1,7 +1,7 @@
 """What every exported datamodule promises; a new one is tested without editing this file.
 
 A datamodule is made without arguments, or, where that takes a download or too long, with those that the function
-``arguments(folder)`` of ``tests/data/fake_<its file>.py`` returns after writing whatever fake files it needs.
+``arguments(folder)`` of ``tests/data/datasets/fake_<its file>.py`` returns after writing whatever fake files it needs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from torch import Tensor
 
 from mtl_lightning import data as package
 from mtl_lightning.data import MultiTaskDataModule, ResumableLoader
+from mtl_lightning.describe import describe
 from mtl_lightning.tasks import Task
-from mtl_lightning.types import ConfigurationError, describe, sample_inputs
+from mtl_lightning.types import ConfigurationError, sample_inputs
 
 Make: TypeAlias = Callable[..., MultiTaskDataModule]
 
@@ -37,7 +38,7 @@ DATAMODULES = [
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     """A function that makes the datamodule, with changed arguments if asked for."""
     cls = request.param
-    fake = f"tests.data.fake_{cls.__module__.rpartition('.')[2]}"
+    fake = f"tests.data.datasets.fake_{cls.__module__.rpartition('.')[2]}"
     plain = importlib.import_module(fake).arguments(tmp_path) if importlib.util.find_spec(fake) else {}
 
     def made(**changes: Any) -> MultiTaskDataModule:
@@ -66,6 +67,12 @@ def same(first: Any, second: Any) -> bool:
 
 def test_the_contract_is_tested_on_something() -> None:
     assert len(DATAMODULES) >= 2
+
+
+@pytest.mark.parametrize("cls", [v for v in EXPORTED if inspect.isclass(v)], ids=lambda cls: str(cls.__name__))
+def test_a_saved_file_names_a_class_by_the_package_alone(cls: type) -> None:
+    """So that checkpoints and configs outlive the move of a file."""
+    assert describe(cls) == {"class_path": f"mtl_lightning.data.{cls.__name__}"}
 
 
 def test_tasks_and_input_spec_come_before_setup(make: Make) -> None:

@@ -15,8 +15,9 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from mtl_lightning.describe import describe
 from mtl_lightning.tasks import Task
-from mtl_lightning.types import ConfigurationError, TargetError, describe
+from mtl_lightning.types import ConfigurationError, TargetError
 from tests.contracts.task_cases import (
     CLASSES,
     KINDS,
@@ -85,8 +86,8 @@ def test_loss_of_the_union_is_the_sum_of_the_losses(case: Case) -> None:
 @every_case_that_can_miss
 def test_kin_tasks_count_and_lose_together_as_each_by_itself(case: Case) -> None:
     tasks = [case.task(), case.task()]
-    if tasks[0].kin != tasks[1].kin:
-        assert tasks[0].kin == id(tasks[0])
+    if tasks[0].batchable != tasks[1].batchable:
+        assert tasks[0].batchable == id(tasks[0])
         return
     whole = [case.target(), case.target()]
     targets = [without_labels(target, [2, 5]) for target in whole] if case.can_miss else whole

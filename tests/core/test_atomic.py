@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from mtl_lightning.core.atomic import AtomicCheckpointIO
+from mtl_lightning.core.compat.atomic import AtomicCheckpointIO
 from tests.helpers import TinyData, fit, make_module, make_trainer
 
 

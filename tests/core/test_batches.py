@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from mtl_lightning.core.batches import micro_batches
+from mtl_lightning.core.update.batches import micro_batches
 from mtl_lightning.tasks import MulticlassClassification, Regression
 from mtl_lightning.types import BatchError, ConfigurationError, TargetError, TargetSpec
 from tests.core.test_absent import unlabelled

@@ -19,7 +19,8 @@ from torch.optim.lr_scheduler import StepLR
 from mtl_lightning import Edge, MultiTaskModule, Schedule
 from mtl_lightning.architectures import MLPHead
 from mtl_lightning.balancing import UncertaintyWeighting
-from mtl_lightning.core.resume import random_state, restore_random_state
+from mtl_lightning.core.checkpoint.random_state import RandomState
+from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.tasks import Regression
 from mtl_lightning.types import ConfigurationError, TensorSpec
 from tests.core.saved import BATCHES, PATH, Doubling, assert_alike, single, trained
@@ -59,7 +60,11 @@ def test_a_module_made_of_classes_and_partials_is_rebuilt_without_arguments() ->
     assert_alike(loaded, module)
     assert list(loaded.groups) == ["shared", "vector", "pair", "balancer"]
     assert loaded.graph.edges == module.graph.edges
-    assert (loaded.gradient_clip, loaded.allow_unlabelled, loaded.on_nonfinite) == ({"pair": 1.0}, ["kind"], "ignore")
+    assert (loaded.plan.gradient_clip, loaded.labels.allowed, loaded.updates.on_nonfinite) == (
+        {"pair": 1.0},
+        ["kind"],
+        "ignore",
+    )
     assert loaded.tasks["number"].fitted
     assert loaded.sigmas(original_units=True) == module.sigmas(original_units=True)
     composite: Any = loaded.configure_optimizers()
@@ -175,11 +180,12 @@ def test_the_random_state_is_plain_and_comes_back(tmp_path: Path) -> None:
     def draw() -> tuple[float, float, float, float]:
         return random.random(), random.gauss(0, 1), float(np.random.rand()), float(torch.rand(()))
 
+    random_state = RandomState(Runtime(make_module()))
     draw()
-    torch.save(random_state(), tmp_path / "state")
+    torch.save(random_state.state_dict(), tmp_path / "state")
     first = draw()
     assert draw() != first
-    restore_random_state(torch.load(tmp_path / "state", weights_only=True))
+    random_state.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     assert draw() == first
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_lightning import Edge, MultiTaskModule
-from mtl_lightning.core.graph import Reads, TaskGraph, check_task_names, run_heads
+from mtl_lightning.core.network.graph import Reads, TaskGraph, check_task_names, run_heads
 from mtl_lightning.tasks import Regression
 from mtl_lightning.types import ConfigurationError, TargetSpec
 from tests.helpers import make_batches, make_module

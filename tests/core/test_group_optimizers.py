@@ -12,8 +12,8 @@ from torch.optim import LBFGS, SGD, Adam, AdamW
 
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.balancing import UncertaintyWeighting
-from mtl_lightning.core.groups import build_optimizers
-from mtl_lightning.core.optimizers import CompositeOptimizer
+from mtl_lightning.core.optim.build import build_optimizers
+from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.types import ConfigurationError
 from tests.helpers import fit, make_batches, make_module, weights_of
 

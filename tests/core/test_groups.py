@@ -14,7 +14,7 @@ from torch.optim import AdamW
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.architectures import Architecture, SharedBottom
 from mtl_lightning.balancing import UncertaintyWeighting
-from mtl_lightning.core.optimizers import CompositeOptimizer
+from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.types import ConfigurationError, Features, InputSpec
 from tests.helpers import fit, make_batches, make_module, weights_of
 

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
 from torch.utils.data import DataLoader
 
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.architectures import MLP, SharedBottom
-from mtl_lightning.balancing import Balancer, UncertaintyWeighting
-from mtl_lightning.core.optimizers import CompositeOptimizer
+from mtl_lightning.balancing import MGDA, Balancer, UncertaintyWeighting
+from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.types import ConfigurationError, TensorSpec
 from tests.core.by_hand import HandLoop
 from tests.helpers import (
@@ -260,3 +261,27 @@ def test_inputs_that_have_no_size() -> None:
     batches = [{**batch, "inputs": "a text"} for batch in BATCHES]
     with pytest.raises(ConfigurationError, match=r"to be a tensor or a dict of tensors .* found str"):
         fit(make_module(input_spec=None), batches)
+
+
+def test_no_rows_are_kept_after_a_fit() -> None:
+    module = make_module(balancer=MGDA)
+    held: list[int] = []
+
+    class Looking(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+            rows = module.updates.memory.rows
+            assert rows is not None
+            held.append(rows.numel())
+
+    fit(module, make_batches(2), callbacks=[Looking()])
+    shared = sum(parameter.numel() for parameter in module.roles.shared.values())
+    assert held == [3 * shared] * 2
+    assert module.updates.memory.rows is None
+
+
+def test_a_balancer_of_rows_that_cannot_combine_them_is_refused() -> None:
+    class Rows(Balancer):
+        rows = True
+
+    with pytest.raises(ConfigurationError, match=r"Rows needs one gradient per task: expected a subclass"):
+        make_module(balancer=Rows)

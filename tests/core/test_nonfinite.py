@@ -98,7 +98,7 @@ def test_a_skipped_update_leaves_no_trace(batches: list[Any]) -> None:
     everything = {name for name, _ in module.named_parameters()}
     assert [snapshots.moved(index) for index in range(4)] == [everything, everything, set(), everything]
     assert snapshots.updates == [0, 1, 2, 3, 4]  # counted all the same
-    assert module.skipped == 1
+    assert module.updates.skipped == 1
     assert trainer.global_step == 4
     assert all(torch.isfinite(weight).all() for weight in weights_of(module).values())
 
@@ -107,7 +107,7 @@ def test_a_skipped_update_is_as_if_its_batch_were_not_there() -> None:
     skipping, without = (make_module(optimizers=OPTIMIZERS, on_nonfinite="skip") for _ in range(2))
     fit(skipping, LOST, max_epochs=2)
     fit(without, [*LOST[:2], LOST[3]], max_epochs=2)
-    assert (skipping.skipped, without.skipped) == (2, 0)
+    assert (skipping.updates.skipped, without.updates.skipped) == (2, 0)
     for name, weight in weights_of(skipping).items():
         assert torch.equal(weight, weights_of(without)[name])
 
@@ -133,7 +133,7 @@ def test_log_variances_that_start_from_losses_wait_for_finite_ones() -> None:
     module = make_module(balancer=partial(UncertaintyWeighting, init="first_batch"), on_nonfinite="skip")
     fit(module, LOST[2:])
     assert isinstance(module.balancer, UncertaintyWeighting)
-    assert module.skipped == 1
+    assert module.updates.skipped == 1
     assert module.balancer.started.all()
     assert all(torch.isfinite(s) for s in module.balancer.log_vars)
 
@@ -150,7 +150,7 @@ def test_skipped_updates_are_recorded_and_saved() -> None:
     callbacks = [ModelCheckpoint("saved", filename="model"), LearningRateMonitor()]
     trainer = fit(module, LOST, max_epochs=2, logger=CSVLogger("."), log_every_n_steps=1, callbacks=callbacks)
     assert [count for _, count in axis(trainer, "train/skipped")] == [0, 0, 1, 1, 1, 1, 2, 2]
-    assert torch.load("saved/model.ckpt", weights_only=True)["mtl_lightning"]["skipped"] == 2
+    assert torch.load("saved/model.ckpt", weights_only=True)["mtl_lightning"]["processes"][0]["updates"]["skipped"] == 2
 
 
 def test_a_run_that_skips_nothing_is_the_same_as_one_that_would_raise() -> None:
@@ -168,7 +168,7 @@ def test_ignoring_goes_on_with_what_comes() -> None:
     trainer = fit(module, LOST)
     assert trainer.global_step == 4
     assert any(weight.isnan().any() for weight in weights_of(module).values())
-    assert module.skipped == 0
+    assert module.updates.skipped == 0
 
 
 # ----------------------------------------------------------------------------------------------- with a gradient scaler
@@ -179,7 +179,7 @@ def test_a_gradient_scalers_overflows_are_no_error(choice: str) -> None:
     module = make_module(balancer=UncertaintyWeighting, optimizers=OPTIMIZERS, on_nonfinite=choice)
     snapshots = Snapshots()
     batches = [{**b, "inputs": b["inputs"].float(), "targets": {"kind": b["targets"]["kind"]}} for b in LOST]
-    module.allow_unlabelled = ["number", "vector"]
+    module.labels.allowed = ["number", "vector"]
     seen: list[Any] = []
 
     class Looking(Callback):
@@ -192,4 +192,4 @@ def test_a_gradient_scalers_overflows_are_no_error(choice: str) -> None:
     assert snapshots.moved(2) == set()
     assert snapshots.moved(3) != set()
     assert snapshots.updates[-1] == 4
-    assert module.skipped == (choice == "skip")
+    assert module.updates.skipped == (choice == "skip")

@@ -14,7 +14,8 @@ from torch.optim import LBFGS, SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, ReduceLROnPlateau, StepLR
 
 from mtl_lightning.core import Schedule
-from mtl_lightning.core.optimizers import CompositeOptimizer, CompositeScheduler, needs_closure
+from mtl_lightning.core.optim.composite import CompositeOptimizer, needs_closure
+from mtl_lightning.core.optim.schedules import CompositeScheduler
 from mtl_lightning.types import ConfigurationError
 
 

@@ -34,7 +34,7 @@ class Dtypes(Callback):
         self.seen: set[tuple[str, torch.dtype]] = set()
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        self.seen.add(("losses", pl_module.last_losses.dtype))
+        self.seen.add(("losses", pl_module.updates.losses.tasks.dtype))
         for name, parameter in pl_module.named_parameters():
             self.seen.add((name.split(".")[0], parameter.dtype))
             self.seen.add((f"gradient of {name.split('.')[0]}", parameter.grad.dtype))
@@ -95,7 +95,9 @@ def test_losses_of_half_precision_outputs_are_exact() -> None:
             return {name: output.double() for name, output in kept[0].items()}
 
     expected = Known(make_module(), {}).means(BATCHES[:1])
-    torch.testing.assert_close(module.last_losses.double(), torch.stack(list(expected.values())), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        module.updates.losses.tasks.double(), torch.stack(list(expected.values())), rtol=1e-5, atol=0
+    )
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("64-true", torch.float64), ("bf16-mixed", torch.float32)])

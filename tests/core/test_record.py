@@ -47,7 +47,7 @@ class Witness(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         assert isinstance(pl_module, MultiTaskModule)
-        self.losses.append(pl_module.last_losses)
+        self.losses.append(pl_module.updates.losses.tasks)
 
 
 def test_every_tag_is_written_on_the_axis_of_updates(tmp_path: Path) -> None:

@@ -173,11 +173,11 @@ def test_other_scheduled_groups_than_the_checkpoints() -> None:
 
 def test_a_resumed_run_does_not_forget_what_it_skipped() -> None:
     module, data = build()
-    module.skipped = 7
+    module.updates.skipped = 7
     fit(module, data, callbacks=[ModelCheckpoint("saved")])
     other, data = build()
     fit(other, data, ckpt_path=str(saved()[0]), max_epochs=2)
-    assert other.skipped == 7
+    assert other.updates.skipped == 7
 
 
 def test_a_checkpoint_that_was_only_validated_leaves_nothing_for_the_next_training() -> None:

@@ -33,8 +33,8 @@ def rewrite(change: Callable[[dict[str, Any]], Any]) -> None:
 def test_a_process_takes_up_its_own_state() -> None:
     whole = interrupted(10)
     (state,) = torch.load(PATH, weights_only=True)["mtl_lightning"]["processes"]
-    assert len(state["window"]) == 2
-    assert state["labelled"] == ["kind", "number", "vector"]
+    assert len(state["accumulation"]["window"]) == 2
+    assert state["labels"]["labelled"] == ["kind", "number", "vector"]
     assert_same_end(run(PATH, accumulate_grad_batches=3), whole)
 
 
@@ -81,4 +81,4 @@ def test_a_window_that_is_no_plain_data_is_left_out_with_a_warning() -> None:
     options: dict[str, Any] = {"callbacks": [Interrupted(2)], "accumulate_grad_batches": 3}
     with pytest.warns(UserWarning, match="more than tensors and plain data"):
         fit(module, loader_of(batches), **options)
-    assert torch.load(PATH, weights_only=True)["mtl_lightning"]["processes"][0]["window"] == []
+    assert torch.load(PATH, weights_only=True)["mtl_lightning"]["processes"][0]["accumulation"]["window"] == []

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from mtl_lightning.core.resume import plan_validation
+from mtl_lightning.core.compat.validations import plan_validation
 from tests.core.test_resume import EPOCHS, assert_same_end, build
 from tests.helpers import fit
 
@@ -141,7 +141,7 @@ def test_a_run_resumed_without_validation_goes_on_with_the_next_epoch() -> None:
     Run(NotingCheckpoint("batch", 8))
     module, data = build(99)
     noted = NotingCheckpoint()
-    module._schedulers.pop("number")  # which watches the validation
+    module.plan._schedulers.pop("number")  # which watches the validation
     checkpoint = torch.load(HERE, weights_only=True)
     checkpoint["lr_schedulers"][0].pop("number")
     torch.save(checkpoint, HERE)

@@ -14,8 +14,9 @@ from lightning.pytorch import Trainer
 from torch.utils.data import Dataset
 
 from mtl_lightning.data import MultiTaskDataModule, ResumableLoader, Split, TaskFactory, TaskOverrides
+from mtl_lightning.describe import describe
 from mtl_lightning.tasks import MulticlassClassification, Regression
-from mtl_lightning.types import ConfigurationError, TargetSpec, TensorSpec, describe, input_spec_to_dict
+from mtl_lightning.types import ConfigurationError, TargetSpec, TensorSpec, input_spec_to_dict
 from tests.data.tiny import Witness, quiet_trainer
 
 SIZES: dict[Split, int] = {"train": 10, "val": 5, "test": 7}

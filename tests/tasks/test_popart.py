@@ -166,8 +166,8 @@ def test_without_it_nothing_is_rescaled(standardize: bool) -> None:
 
 
 def test_is_no_kin_of_tasks_with_other_statistics() -> None:
-    assert Regression(NUMBER, popart=0.1).kin != Regression(NUMBER, popart=0.1).kin
-    assert Regression(NUMBER, popart=0.1).kin != Regression(NUMBER).kin
+    assert Regression(NUMBER, popart=0.1).batchable != Regression(NUMBER, popart=0.1).batchable
+    assert Regression(NUMBER, popart=0.1).batchable != Regression(NUMBER).batchable
 
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, 1.5, NAN])

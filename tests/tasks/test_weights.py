@@ -24,7 +24,7 @@ from mtl_lightning.tasks import (
     SurfaceNormals,
     Task,
 )
-from mtl_lightning.tasks.weighted_auroc import YesNoAUROC
+from mtl_lightning.tasks.weighted_auroc import WeightedBinaryAUROC
 from mtl_lightning.types import ConfigurationError, TargetSpec, TensorSpec, input_spec_to_dict
 from tests.helpers import TinyData, loader_of, make_batches, make_module, make_tasks, make_trainer, with_gaps
 
@@ -226,7 +226,7 @@ def test_no_row_of_a_weight_above_0_is_no_row() -> None:
 
 
 def test_an_area_without_both_labels_is_0_with_a_warning() -> None:
-    metric = YesNoAUROC()
+    metric = WeightedBinaryAUROC()
     metric.update(torch.tensor([0.2, 0.7]), torch.tensor([1, 1]), torch.ones(2))
     with pytest.warns(UserWarning, match="No negative samples"):
         assert metric.compute() == 0

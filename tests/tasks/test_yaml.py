@@ -11,6 +11,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
 from torchmetrics import MeanSquaredError
 
+from mtl_lightning.describe import describe
 from mtl_lightning.tasks import (
     BinaryClassification,
     MulticlassClassification,
@@ -18,7 +19,7 @@ from mtl_lightning.tasks import (
     Regression,
     Task,
 )
-from mtl_lightning.types import Likelihood, TargetSpec, describe
+from mtl_lightning.types import Likelihood, TargetSpec
 
 Factory = Callable[[TargetSpec], Task]
 

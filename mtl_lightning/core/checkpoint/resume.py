@@ -1,0 +1,84 @@
+"""What an interrupted run goes on with, beyond what Lightning saves: a dict of parts, for each process its own.
+
+Lightning's checkpoints hold weights, optimizers, schedulers, callbacks, counters and loaders. To end bit for bit as
+without the interruption, a run also needs the random state and the started window of *each* process, the metrics that
+callbacks look at, and the validation that was due when the checkpoint was written. Each of these has one owner, which
+gives and takes its state; to find out what went wrong with a resume, compare two such dicts part by part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_warn
+
+from mtl_lightning.core.runtime import Runtime
+from mtl_lightning.types import ConfigurationError
+
+
+class Resumable(Protocol):
+    """Owner of a part of the state, as plain data and tensors."""
+
+    @property
+    def process_only(self) -> Sequence[str]:
+        """The entries of the state that fit this process alone, and nobody else if the number of processes changes."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, on the CPU."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it up, once loaders are set up and right before the first batch; process-only entries may be missing."""
+
+
+Parts: TypeAlias = Mapping[str, Resumable]
+
+
+def states_of_processes(parts: Parts, runtime: Runtime) -> list[dict[str, Any]]:
+    """Return each process's state, by rank, on the process that writes the checkpoint; on the others their own alone.
+
+    To be called on all processes. If one of them is gone, the others' last checkpoint holds the writer's state alone.
+    """
+    own = {name: part.state_dict() for name, part in parts.items()}
+    if runtime.world_size == 1 or not dist.is_initialized():
+        return [own]
+    states: list[Any] | None = [None] * runtime.world_size if runtime.rank == 0 else None
+    try:
+        dist.gather_object(own, states)
+    except RuntimeError as error:
+        rank_zero_warn(f"The checkpoint lacks the random states of the other processes, which do not answer: {error}")
+        return [own]
+    return [own] if states is None else states
+
+
+def restore(parts: Parts, states: Sequence[Mapping[str, Any]], runtime: Runtime) -> None:
+    """Give every part its state of an interrupted run.
+
+    Raises:
+        ConfigurationError: if a window was started by another number of processes.
+    """
+    if len(states) == runtime.world_size:
+        own = states[runtime.rank]
+    else:
+        _check_other_number(states, runtime.world_size)
+        own = {name: _of_anyone(part, states[0][name]) for name, part in parts.items()}
+    for name, part in parts.items():
+        part.load_state_dict(own[name])
+
+
+def _check_other_number(states: Sequence[Mapping[str, Any]], found: int) -> None:
+    if any(state["accumulation"]["window"] for state in states):
+        raise ConfigurationError(
+            f"The checkpoint was written in the middle of a window by {len(states)} processes, each of which holds its "
+            f"part: expected as many, found {found}. Resume with {len(states)}, or from a checkpoint that was written "
+            "after an update."
+        )
+    rank_zero_warn(
+        f"The checkpoint holds the random states of {len(states)} processes, found {found}: each goes on with the "
+        "state that it was seeded with, so that random numbers (dropout) differ from the uninterrupted run's."
+    )
+
+
+def _of_anyone(part: Resumable, state: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in state.items() if key not in part.process_only}

@@ -1,0 +1,40 @@
+"""The first batch of the data that a trainer is about to run on.
+
+Relies on ``Trainer.datamodule`` and, for a loader that was passed to ``fit``, on ``Trainer.fit_loop._data_source``,
+which have the data before any loader is set up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from lightning.pytorch import Trainer
+
+from mtl_lightning.core.update.batches import is_per_dataset
+from mtl_lightning.types import Batch, ConfigurationError
+
+
+def first_batch(trainer: Trainer) -> Batch:
+    """Return the first batch of the data that the trainer is about to run on; the random state stays as it was."""
+    data = getattr(trainer, "datamodule", None)
+    running = trainer.state.fn.value if trainer.state.fn is not None else "fit"
+    stage = {"fit": "train", "validate": "val"}.get(running, running)
+    loader = None
+    if data is not None:
+        loader = getattr(data, f"{stage}_dataloader")()
+    elif running == "fit":
+        loader = trainer.fit_loop._data_source.instance
+    if loader is None or callable(getattr(loader, "training_step", None)):
+        raise ConfigurationError(
+            "The network's sizes are read off the data, which cannot be reached from here: expected an `input_spec`, "
+            "a datamodule, or a loader passed to `fit`."
+        )
+    while isinstance(loader, Mapping | list | tuple):
+        loader = next(iter(loader.values() if isinstance(loader, Mapping) else loader))
+    with torch.random.fork_rng(devices=[]):
+        batch = next(iter(loader))
+    if is_per_dataset(batch):
+        batch = next((part for part in batch.values() if part is not None), {})
+    return cast("Batch", batch if isinstance(batch, Mapping) and "inputs" in batch else {"inputs": batch})

@@ -1,0 +1,195 @@
+"""A network for many tasks as a plain ``nn.Module``: it runs, predicts and tells its sigmas without a trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mtl_lightning.architectures.base import (
+    Architecture,
+    ArchitectureArgument,
+    HeadFactory,
+    Linear,
+    build_architecture,
+    last_affine,
+)
+from mtl_lightning.balancing.base import Balancer
+from mtl_lightning.balancing.build import BalancerArgument, build_balancer
+from mtl_lightning.core.network.graph import (
+    DEFAULT,
+    Reads,
+    TaskGraph,
+    check_task_names,
+    head_sizes,
+    run_heads,
+)
+from mtl_lightning.core.network.roles import Roles, find_roles
+from mtl_lightning.names import known_name
+from mtl_lightning.tasks.base import Task
+from mtl_lightning.types import ConfigurationError, InputSpec
+
+
+class Network(nn.Module):
+    """A shared representation, a head per task, and the balancer that makes their losses one update.
+
+    Args:
+        tasks: the tasks by name, as a datamodule declares them.
+        architecture: how tasks share: a class such as ``SharedBottom``, a ``functools.partial`` of one, or any
+            ``nn.Module`` (a tensor out is features for all tasks; a dict out is the tasks' final outputs).
+        input_spec: sizes of the inputs; without one, and with an architecture that needs it, :meth:`build` has to be
+            called before the network can run.
+        balancer: makes the balancer from the number of tasks; the plain sum by default.
+        heads: makes a task's head from (feature size without B, K); ``default`` for tasks without an entry, else
+            a linear map.
+        reads: ``{task: [tasks whose estimates it reads]}``; see :class:`~mtl_lightning.core.network.graph.TaskGraph`.
+
+    Attributes:
+        roles: whose parameter each one is; see :class:`~mtl_lightning.core.network.roles.Roles`.
+
+    Raises:
+        ConfigurationError: for unknown names, cycles, and parts that do not fit together.
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        architecture: ArchitectureArgument,
+        input_spec: InputSpec | None = None,
+        balancer: BalancerArgument = Balancer,
+        heads: Mapping[str, HeadFactory] | None = None,
+        reads: Reads | None = None,
+    ) -> None:
+        super().__init__()
+        check_task_names(tasks)
+        for name in heads or {}:
+            known_name(name, [*tasks, DEFAULT], "heads")
+        self.tasks = cast("Mapping[str, Task]", nn.ModuleDict(dict(tasks)))
+        self.graph = TaskGraph(list(tasks), reads)
+        self.balancer = build_balancer(balancer, len(tasks))
+        self.balancer.bind({name: task.likelihood for name, task in self.tasks.items()})
+        self.input_spec = input_spec
+        self._waiting = (architecture, dict(heads or {}))  # for the sizes
+        if input_spec is not None or isinstance(architecture, Architecture) or hasattr(architecture, "out_features"):
+            self.build(input_spec)
+
+    # ---------------------------------------------------------------------------------------------------- construction
+    @property
+    def is_built(self) -> bool:
+        """Whether the architecture and the heads are there, which may have to wait for the sizes of the inputs."""
+        return hasattr(self, "heads")
+
+    def build(self, input_spec: InputSpec | None) -> None:
+        """Make the architecture and the heads."""
+        self.input_spec = input_spec
+        names = list(self.tasks)
+        argument, factories = self._waiting
+        self.architecture: Architecture = build_architecture(argument, input_spec, names)
+        del self._waiting
+        heads: dict[str, nn.Module] = {}
+        if not self.architecture.final:
+            sizes = head_sizes(self.graph, self.architecture.feature_sizes, self.tasks)
+            default: HeadFactory = factories.get(DEFAULT, Linear)
+            heads = {name: factories.get(name, default)(sizes[name], self.tasks[name].output_size) for name in names}
+        elif any(self.graph.edges.values()) or factories:
+            raise ConfigurationError(
+                "The architecture returns the tasks' final outputs, so that there are no heads: expected no "
+                "`heads` and no `reads`. Let the network return features, or wire the tasks inside it."
+            )
+        self.heads = nn.ModuleDict(heads)
+        self._check_rescaled()
+        self.find_roles()
+
+    def _check_rescaled(self) -> None:
+        """Refuse a task that rescales its outputs, if they come from no layer that it can change."""
+        for name, task in self.tasks.items():
+            if task.rescales and self.architecture.final:
+                raise ConfigurationError(
+                    f"Task {name!r} rescales its outputs during training (`popart`), which needs a head of its own: "
+                    "expected an architecture that returns features, found one that returns final outputs."
+                )
+            if task.rescales:
+                last_affine(self.heads.get_submodule(name), name)
+
+    def find_roles(self) -> None:
+        """Give every parameter its role, those that were added since the last time, too."""
+        self.roles: Roles = find_roles(self, list(self.tasks))
+
+    def check_fitted(self) -> None:
+        """Refuse tasks that standardise their targets without knowing these."""
+        if unfitted := [name for name, task in self.tasks.items() if not task.fitted]:
+            raise ConfigurationError(
+                f"The tasks {unfitted} standardise their targets but were never fitted: call "
+                "`task.fit_target(targets)` with the training split's targets (a MultiTaskDataModule does it itself)."
+            )
+
+    # --------------------------------------------------------------------------------------------------------- forward
+    def run(self, inputs: Any, tasks: Sequence[str]) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
+        """Return outputs (B, K, *) of ``tasks`` and of those they read, and the auxiliary losses ()."""
+        wanted = self.graph.needed(tasks)
+        features = self.architecture(inputs, wanted)
+        if self.architecture.final:
+            outputs = dict(features.per_task)
+        else:
+            heads = cast("Mapping[str, nn.Module]", self.heads)
+            outputs = run_heads(self.graph, wanted, features.per_task, heads, self.tasks)
+        return outputs, {**features.aux, **self.architecture.output_losses(outputs)}
+
+    def forward(self, inputs: Any) -> dict[str, Tensor]:
+        """Map inputs to the outputs (B, K, *) of every task: logits and standardised values, see :meth:`predict`."""
+        return self.run(inputs, list(self.tasks))[0]
+
+    def predict(self, inputs: Any) -> dict[str, Any]:
+        """Map inputs to what each task predicts: probabilities and labels, or values in original units.
+
+        Computed in evaluation mode and without gradients, whatever mode the network is in.
+
+        Args:
+            inputs: as in a batch; or a batch, whose targets are not looked at.
+        """
+        if not self.is_built:
+            raise ConfigurationError(
+                "The network waits for the sizes of its inputs: expected an `input_spec`, found none. Pass it to the "
+                "constructor, or call `build(input_spec)`."
+            )
+        with torch.no_grad(), _evaluating(self):
+            outputs = self(inputs_of(inputs))
+        return {name: task.predict(at_least_float32(outputs[name])) for name, task in self.tasks.items()}
+
+    def sigmas(self, original_units: bool = False) -> dict[str, float]:
+        """Return the learned noise scale of each task; empty if the balancer learns none.
+
+        Args:
+            original_units: in the target's units instead of the loss's, which a standardised target makes differ.
+        """
+        sigmas = self.balancer.sigmas()
+        if sigmas is None:
+            return {}
+        scales = [task.target_scale if original_units else 1.0 for task in self.tasks.values()]
+        return {name: s * scale for name, s, scale in zip(self.tasks, sigmas.tolist(), scales, strict=True)}
+
+
+def inputs_of(item: Any) -> Any:
+    """Return the inputs of a batch; of anything else, itself."""
+    return item["inputs"] if isinstance(item, Mapping) and "inputs" in item else item
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Return a half-precision tensor as float32, any other as it is."""
+    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Put every part of a network into evaluation mode, then back into the mode that it was in."""
+    training = [part for part in network.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

@@ -1,0 +1,99 @@
+"""One optimizer that owns the groups' optimizers.
+
+Lightning counts, scales, saves and tunes *one* optimizer correctly under manual optimization and several wrongly: its
+global step, its GradScaler and its checkpoints assume one. So the groups' optimizers live behind one
+:class:`CompositeOptimizer` that shares their state and their parameter groups.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, overload
+
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from mtl_lightning.core.optim.merged_step import step_together
+from mtl_lightning.types import ConfigurationError
+
+
+class CompositeOptimizer(Optimizer):
+    """Named optimizers behind one: one shared ``state``, and the very same parameter-group dicts.
+
+    So the base class's ``zero_grad`` and flat ``state_dict`` serve all of them, and a learning-rate monitor finds the
+    groups by name.
+    """
+
+    def __init__(self, optimizers: Mapping[str, Optimizer]) -> None:
+        self.optimizers = dict(optimizers)
+        self._stepped = False
+        self._sharded = any(
+            isinstance(p, DTensor) for o in optimizers.values() for g in o.param_groups for p in g["params"]
+        )
+        for name, optimizer in self.optimizers.items():
+            for index, group in enumerate(optimizer.param_groups):
+                group.setdefault("name", name if len(optimizer.param_groups) == 1 else f"{name}/{index}")
+        super().__init__([group for o in self.optimizers.values() for group in o.param_groups], {})
+        for optimizer in self.optimizers.values():
+            self.state.update(optimizer.state)
+        self._link()
+        self.configured = {name: float(o.param_groups[0]["lr"]) for name, o in self.optimizers.items()}
+
+    def set_rates(self, factor: float) -> None:
+        """Set every group's learning rate to its configured one times ``factor``, for its schedulers to start from."""
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] = self.configured[name] * factor
+
+    def _link(self) -> None:
+        """Give the optimizers this one's state and groups; loading a state dict replaces both."""
+        groups = iter(self.param_groups)
+        self._linked = True
+        for optimizer in self.optimizers.values():
+            optimizer.state = self.state
+            optimizer.param_groups = [next(groups) for _ in optimizer.param_groups]
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Step every group's optimizer once; the closure, in which Lightning runs its hooks, is called once before."""
+        loss = closure() if closure is not None else None
+        if self._stepped and not self._sharded:
+            step_together(self.optimizers.values())
+        else:  # a scheduler warns unless its own optimizer has stepped before it does
+            for optimizer in self.optimizers.values():
+                optimizer.step()
+            self._stepped = True
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state whose groups have the same names and sizes.
+
+        Raises:
+            ConfigurationError: if they differ; it names the difference.
+        """
+        expected = {group["name"]: len(group["params"]) for group in self.param_groups}
+        found = {group.get("name"): len(group["params"]) for group in state_dict["param_groups"]}
+        if list(expected.items()) != list(found.items()):
+            raise ConfigurationError(
+                f"The optimizer groups changed between save and load: the module has {expected} (name: number of "
+                f"parameters), the checkpoint {found}. Train with the groups of the checkpoint, or load its weights "
+                "alone with `MultiTaskModule.load_from_checkpoint` and start a new run."
+            )
+        super().load_state_dict(state_dict)
+        self._link()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refuse: a group belongs to one of ``optimizers``, and every parameter of the module is in one already."""
+        if "_linked" in self.__dict__:
+            raise ConfigurationError("Expected every parameter to be in a group from the start; add it to `groups`.")
+        super().add_param_group(param_group)
+
+
+def needs_closure(optimizer: Optimizer) -> bool:
+    """Whether ``optimizer.step`` cannot run without a closure (LBFGS)."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty

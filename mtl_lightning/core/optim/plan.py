@@ -1,0 +1,84 @@
+"""The plan of the optimizers: which group each parameter is in, and what steps, schedules and clips each group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from lightning.pytorch.cli import OptimizerCallable
+from torch import nn
+from torch.optim import Adam
+
+from mtl_lightning.core.network.graph import BALANCER, DEFAULT
+from mtl_lightning.core.network.roles import Named, Roles
+from mtl_lightning.core.optim.build import assign_groups, build_optimizers, sparse_parameters
+from mtl_lightning.core.optim.composite import CompositeOptimizer
+from mtl_lightning.core.optim.schedules import CompositeScheduler, Schedule, SchedulerFactory
+from mtl_lightning.names import known_name
+
+
+class OptimizerPlan:
+    """What makes the optimizers, and the factor on their rates that a learning-rate finder found.
+
+    Args:
+        patterns: ``{group: [patterns]}`` of parameter names; see :func:`~mtl_lightning.core.optim.build.assign_groups`.
+        optimizers: each group's optimizer; by default Adam at 1e-3, and at 1e-2 for the balancer.
+        schedulers: each group's scheduler.
+        gradient_clip: ``{group: largest gradient norm}``.
+
+    Attributes:
+        groups: the groups' parameters by full name, once they are assigned.
+    """
+
+    def __init__(
+        self,
+        patterns: Mapping[str, Sequence[str]] | None,
+        optimizers: Mapping[str, OptimizerCallable] | None,
+        schedulers: Mapping[str, Schedule | SchedulerFactory] | None,
+        gradient_clip: Mapping[str, float] | None,
+    ) -> None:
+        self._patterns = patterns
+        self._optimizers = optimizers or {DEFAULT: partial(Adam, lr=1e-3), BALANCER: partial(Adam, lr=1e-2)}
+        self._schedulers = dict(schedulers or {})
+        self.gradient_clip = dict(gradient_clip or {})
+        self.groups: dict[str, Named] = {}
+        self._roles = Roles()
+        self._factor, self._found = 1.0, False
+
+    def assign(self, roles: Roles) -> None:
+        """Put every parameter in its group."""
+        self._roles, self.groups = roles, assign_groups(roles, self._patterns)
+        for name in self.gradient_clip:
+            known_name(name, dict.fromkeys([*self.groups, BALANCER]), "gradient_clip")
+
+    def make(self, network: nn.Module) -> tuple[CompositeOptimizer, CompositeScheduler]:
+        """Make the optimizer and the scheduler of all groups; the scheduler may have nothing to do."""
+        optimizer = build_optimizers(self.groups, self._optimizers, self._roles, sparse_parameters(network))
+        if self._factor != 1.0:
+            optimizer.set_rates(self._factor)
+        self._found = False
+        return optimizer, CompositeScheduler(optimizer, self._schedulers)
+
+    @property
+    def rate(self) -> float:
+        """The default group's learning rate; setting it multiplies the rates of all groups, which keep their ratios."""
+        return self._default_rate * self._factor
+
+    @rate.setter
+    def rate(self, found: float) -> None:
+        self._factor, self._found = found / self._default_rate, True
+
+    @property
+    def _default_rate(self) -> float:
+        rates = build_optimizers(self.groups, self._optimizers, self._roles, set()).configured
+        by_default = [rate for name, rate in rates.items() if name not in self._optimizers]
+        return (by_default or list(rates.values()))[0]
+
+    def use_found_rate(self, optimizer: CompositeOptimizer, scheduler: CompositeScheduler | None) -> None:
+        """Give the groups their ratios back, if a learning-rate finder has since written one rate into all of them."""
+        if not self._found:
+            return
+        self._found = False
+        optimizer.set_rates(self._factor)
+        if scheduler is not None:
+            scheduler.schedulers = CompositeScheduler(optimizer, self._schedulers).schedulers

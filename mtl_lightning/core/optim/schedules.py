@@ -1,0 +1,177 @@
+"""The groups' learning-rate schedulers, and one that owns them all, as Lightning saves and restores one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from lightning.pytorch.cli import ReduceLROnPlateau as MonitoringPlateau
+from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
+
+from mtl_lightning.core.network.graph import BALANCER, DEFAULT
+from mtl_lightning.core.optim.composite import CompositeOptimizer
+from mtl_lightning.names import known_name
+from mtl_lightning.types import ConfigurationError
+
+SchedulerFactory: TypeAlias = Callable[[Optimizer], MonitoringPlateau] | Callable[[Optimizer], LRScheduler]
+"""Makes a scheduler from an optimizer. Lightning's ReduceLROnPlateau, which has a ``monitor``, stands first, so that
+the short name means it and not torch's."""
+
+
+@dataclass
+class Schedule:
+    """A group's learning-rate scheduler with its options.
+
+    Args:
+        scheduler: makes the scheduler from the group's optimizer.
+        interval: step it after every update, or after every epoch.
+        frequency: step it every so many intervals.
+        monitor: the metric that a ``ReduceLROnPlateau`` watches, e.g. ``val/loss``.
+        warmup: the first so many intervals raise the rate linearly from a hundredth, before the scheduler starts.
+    """
+
+    scheduler: SchedulerFactory
+    interval: Literal["step", "epoch"] = "epoch"
+    frequency: int = 1
+    monitor: str | None = None
+    warmup: int = 0
+
+
+class GroupScheduler:
+    """A :class:`Schedule` at work on one group's optimizer."""
+
+    def __init__(self, name: str, schedule: Schedule | SchedulerFactory, optimizer: Optimizer) -> None:
+        options = schedule if isinstance(schedule, Schedule) else Schedule(schedule)
+        self.name, self.interval, self.frequency = name, options.interval, options.frequency
+        if options.interval not in ("step", "epoch") or options.frequency < 1 or options.warmup < 0:
+            raise ConfigurationError(
+                f"`schedulers.{name}`: expected interval 'step' or 'epoch', frequency >= 1 and warmup >= 0, found "
+                f"{options.interval!r}, {options.frequency} and {options.warmup}."
+            )
+        # SequentialLR puts the configured rate back before it starts, so the order of construction does not matter
+        warm = LinearLR(optimizer, start_factor=0.01, total_iters=options.warmup) if options.warmup else None
+        self.scheduler: LRScheduler | ReduceLROnPlateau = options.scheduler(optimizer)
+        self.on_plateau = isinstance(self.scheduler, ReduceLROnPlateau)
+        self.last_epoch = -1
+        self.monitor = options.monitor or getattr(self.scheduler, "monitor", None)
+        if self.on_plateau and self.monitor is None:
+            raise ConfigurationError(
+                f"`schedulers.{name}`: ReduceLROnPlateau needs a `monitor`, such as 'val/loss', found none."
+            )
+        if warm is not None:
+            if isinstance(self.scheduler, ReduceLROnPlateau):
+                raise ConfigurationError(f"`schedulers.{name}`: a warm-up cannot precede ReduceLROnPlateau.")
+            self.scheduler = SequentialLR(optimizer, [warm, self.scheduler], milestones=[options.warmup])
+
+    def step(self, metrics: Mapping[str, Any]) -> None:
+        """Step once, with the monitored metric where the scheduler wants one.
+
+        Raises:
+            ConfigurationError: if the monitored metric was not logged.
+        """
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            if self.monitor not in metrics:
+                raise ConfigurationError(
+                    f"`schedulers.{self.name}` monitors {self.monitor!r}, which was not logged: found "
+                    f"{sorted(metrics)}."
+                )
+            self.scheduler.step(metrics[str(self.monitor)])
+        else:
+            self.scheduler.step()
+
+
+class CompositeScheduler:
+    """The groups' schedulers behind one, so that Lightning saves and restores them together."""
+
+    def __init__(self, optimizer: CompositeOptimizer, schedules: Mapping[str, Schedule | SchedulerFactory]) -> None:
+        for name in schedules:  # the balancer may learn nothing: changing it is one line
+            known_name(name, dict.fromkeys([*optimizer.optimizers, BALANCER, DEFAULT]), "schedulers")
+        self.optimizer = optimizer
+        chosen = {name: schedules.get(name, schedules.get(DEFAULT)) for name in optimizer.optimizers}
+        self.schedulers = {
+            name: GroupScheduler(name, schedule, optimizer.optimizers[name])
+            for name, schedule in chosen.items()
+            if schedule is not None
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the schedulers' states by group, and the last epoch in which a plateau scheduler was stepped."""
+        return {
+            name: {"scheduler": s.scheduler.state_dict(), "last_epoch": s.last_epoch}
+            for name, s in self.schedulers.items()
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the schedulers' states by group.
+
+        Raises:
+            ConfigurationError: if the groups that have a scheduler differ.
+        """
+        if sorted(state_dict) != sorted(self.schedulers):
+            raise ConfigurationError(
+                f"The scheduled groups changed between save and load: the module schedules {sorted(self.schedulers)}, "
+                f"the checkpoint {sorted(state_dict)}."
+            )
+        for name, scheduler in self.schedulers.items():
+            scheduler.scheduler.load_state_dict(state_dict[name]["scheduler"])
+            scheduler.last_epoch = state_dict[name]["last_epoch"]
+
+    def step(self, interval: str, index: int, metrics: Mapping[str, Any]) -> None:
+        """Step the schedulers that are due after ``index`` intervals; plateau ones by epoch wait for their metric."""
+        for scheduler in self.schedulers.values():
+            waits = scheduler.on_plateau and interval == "epoch"
+            if scheduler.interval == interval and index % scheduler.frequency == 0 and not waits:
+                scheduler.step(metrics)
+
+    def step_plateaus(
+        self, epoch: int, metrics: Mapping[str, Any], before: Mapping[str, Any], must_be_known: bool
+    ) -> None:
+        """Step the plateau schedulers by epoch, once an epoch, as soon as their metric has been logged anew.
+
+        Called at the end of a validation, so that a checkpoint written there holds the new rates, and at the end of
+        the epoch. An epoch without a validation steps no scheduler that watches one.
+
+        Args:
+            epoch: the current one.
+            metrics: the trainer's.
+            before: the trainer's at the start of the epoch.
+            must_be_known: whether a metric that was never logged is an error by now.
+        """
+        for scheduler in self.schedulers.values():
+            waits = scheduler.on_plateau and scheduler.interval == "epoch" and scheduler.last_epoch < epoch
+            monitor = str(scheduler.monitor)
+            is_new = monitor in metrics and metrics[monitor] is not before.get(monitor)
+            if (
+                waits
+                and (epoch + 1) % scheduler.frequency == 0
+                and (is_new or (must_be_known and monitor not in metrics))
+            ):
+                scheduler.last_epoch = epoch
+                scheduler.step(metrics)
+
+
+def step_due(
+    configs: Iterable[LRSchedulerConfig],
+    interval: str,
+    index: int,
+    metrics: Mapping[str, Any],
+    step_other: Callable[[Any, None], None],
+) -> None:
+    """Step the schedulers that are due after ``index`` intervals; plateau ones by epoch wait for the validation.
+
+    Args:
+        configs: the trainer's schedulers.
+        interval: ``"step"`` or ``"epoch"``.
+        index: the number of intervals so far.
+        metrics: the trainer's.
+        step_other: steps a scheduler that is a callback's: the learning-rate finder's, SWA's.
+    """
+    for config in configs:
+        scheduler: Any = config.scheduler
+        if isinstance(scheduler, CompositeScheduler):
+            scheduler.step(interval, index, metrics)
+        elif config.interval == interval and index % config.frequency == 0 and not config.reduce_on_plateau:
+            step_other(scheduler, None)

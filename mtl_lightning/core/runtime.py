@@ -1,0 +1,134 @@
+"""All that an update knows of Lightning: processes, precision, the loss scale, backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class Runtime:
+    """Where and how a module runs: the one place to look at for another precision or strategy.
+
+    Args:
+        module: a module that uses manual optimization; its trainer is looked at when it is needed.
+    """
+
+    def __init__(self, module: LightningModule) -> None:
+        self._module = module
+        self._mask_of: tuple[tuple[bool, ...], torch.device | None] = ((), None)
+        self._mask = torch.ones(0, dtype=torch.bool)
+        self._frozen_at_start: list[nn.Parameter] = []
+
+    @property
+    def trainer(self) -> Trainer:
+        """Lightning's trainer."""
+        return self._module.trainer
+
+    @property
+    def device(self) -> torch.device:
+        """The module's device."""
+        return self._module.device
+
+    @property
+    def went_through_all_data(self) -> bool:
+        """Whether the epoch that ends was not cut short."""
+        trainer = self.trainer
+        whole = trainer.is_last_batch and trainer.limit_train_batches == 1.0
+        return whole and not trainer.fast_dev_run  # type: ignore[attr-defined]  # set outside its __init__
+
+    # ------------------------------------------------------------------------------------------------------- precision
+    @property
+    def scaler(self) -> Any:
+        """The gradient scaler of 16-mixed precision, or None."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def loss_scale(self) -> Tensor | float:
+        """Return what the gradient scaler multiplies losses by; 1 without one."""
+        return 1.0 if self.scaler is None else cast("Tensor", self.scaler.scale(torch.ones((), device=self.device)))
+
+    def full_precision(self) -> AbstractContextManager[Any]:
+        """Switch autocast off: losses and what follows from them are never below float32."""
+        return torch.autocast(self.device.type, enabled=False)
+
+    # ------------------------------------------------------------------------------------------------------- processes
+    @property
+    def world_size(self) -> int:
+        """The number of processes; 1 without a trainer."""
+        return 1 if self._module._trainer is None else self.trainer.world_size
+
+    @property
+    def rank(self) -> int:
+        """This process's number, from 0."""
+        return self._module.global_rank
+
+    @property
+    def waits_for_every_parameter(self) -> bool:
+        """Whether a backward has to reach every trained parameter: DDP waits for a gradient of each."""
+        return isinstance(self.trainer.strategy, DDPStrategy)
+
+    @property
+    def shards_parameters(self) -> bool:
+        """Whether parameters are shared out over the processes (FSDP2)."""
+        return isinstance(self.trainer.strategy, ModelParallelStrategy)
+
+    def start(self) -> None:
+        """Remember the parameters that are frozen when DDP wraps the module, which it never looks at again."""
+        self._frozen_at_start = [p for p in self._module.parameters() if not p.requires_grad]
+
+    @property
+    def left_out_by_ddp(self) -> list[nn.Parameter]:
+        """The parameters whose gradients DDP leaves as each process computed them."""
+        return self._frozen_at_start if self.waits_for_every_parameter else []
+
+    def all_sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes."""
+        if self.world_size == 1:
+            return tensor
+        return cast("Tensor", self.trainer.strategy.reduce(tensor.clone(), reduce_op="sum"))
+
+    def summed(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return tensors summed over all processes, in one flat all-reduce."""
+        if self.world_size == 1 or not tensors:
+            return [*tensors]
+        flat = self.all_sum(torch.cat([tensor.reshape(-1) for tensor in tensors]))
+        pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
+        return [piece.view_as(tensor).to(tensor.dtype) for piece, tensor in zip(pieces, tensors, strict=True)]
+
+    def mask(self, present: tuple[bool, ...]) -> Tensor:
+        """Return which tasks are present as a tensor (T,) bool on the module's device, made once per answer."""
+        if (present, self.device) != self._mask_of:
+            self._mask_of, self._mask = (present, self.device), torch.tensor(present, device=self.device)
+        return self._mask
+
+    def to_device(self, batch: Any) -> Any:
+        """Return a batch on the module's device."""
+        return self.trainer.strategy.batch_to_device(batch)
+
+    # -------------------------------------------------------------------------------------------------------- backward
+    def no_gradient_sync(self) -> AbstractContextManager[Any]:
+        """Keep processes from summing gradients in the middle of a window."""
+        block = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
+        return cast("AbstractContextManager[Any]", block())
+
+    def backward(self, loss: Tensor) -> None:
+        """Go back from a loss (), with Lightning's hooks and its gradient scaler."""
+        self._module.manual_backward(loss)
+
+    def clear_gradients(self, optimizer: Optimizer, clear: Callable[[], Any]) -> None:
+        """Clear the gradients with the hooks of automatic optimization, and as late: callbacks read them.
+
+        Args:
+            optimizer: what the hooks are told.
+            clear: clears them.
+        """
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # set outside its __init__
+            callback.on_before_zero_grad(self.trainer, self._module, optimizer)
+        self._module.on_before_zero_grad(optimizer)
+        clear()

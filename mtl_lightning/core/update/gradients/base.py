@@ -1,0 +1,177 @@
+"""What every level has in common: look at each micro-batch once, weigh, reduce over processes once, deliver once.
+
+Nothing non-linear is done before the sums over micro-batches and processes are complete, so the update is that of one
+process on the whole batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from mtl_lightning.balancing.rows import GradientBalancer, GramianBalancer
+from mtl_lightning.core.network.network import Network
+from mtl_lightning.core.runtime import Runtime
+from mtl_lightning.core.update.gradients.jacobian import RowMemory, TaskGradients, put_gradients, reach
+from mtl_lightning.core.update.losses import Losses, aux_term
+from mtl_lightning.core.update.window import Window
+
+Gradients: TypeAlias = list[tuple[nn.Parameter, Tensor]]
+
+
+@dataclass
+class WeightedLosses:
+    """What a loss balancer says of the losses of all processes.
+
+    Attributes:
+        losses: (T,).
+        weights: (T,) the objective's derivatives by the losses.
+        learned: the gradients of what the balancer itself learns.
+    """
+
+    losses: Tensor
+    weights: Tensor
+    learned: Gradients
+
+
+class GradientLevel(ABC):
+    """One gradient per present task of a window, with respect to all shared parameters or to what stands in for them.
+
+    Args:
+        network: the network.
+        runtime: where it runs.
+        window: the micro-batches, counted.
+        memory: for the rows, between updates.
+        trusting: whether a method may be shown values that are inf or nan; otherwise their plain sum is delivered,
+            which is not finite either, and which the policy on such gradients then finds.
+
+    Attributes:
+        losses: what this process found of the window's losses.
+        present_indices: the places of the present tasks among all tasks.
+        task_gradients: the gradients of the parameters of single tasks, term by term; the last term is the auxiliary
+            losses.
+        reach: the indices among these parameters that each present task's loss may depend on.
+        scale: what a gradient scaler multiplies losses by.
+    """
+
+    def __init__(
+        self, network: Network, runtime: Runtime, window: Window, memory: RowMemory, trusting: bool = False
+    ) -> None:
+        self.network, self.runtime, self.window = network, runtime, window
+        self.memory, self.trusting = memory, trusting
+        self.losses = Losses()
+        self.present_indices = window.present_indices
+        self.trunk, task_parameters = network.roles.trained
+        self.task_gradients = TaskGradients(task_parameters)
+        reachable = reach(network, task_parameters)
+        self.reach = [reachable[index] for index in self.present_indices]
+        self.scale = runtime.loss_scale()
+
+    def differentiate(self) -> Losses:
+        """Leave the gradient of the window, over all processes, in ``.grad``."""
+        self.look()
+        weighted = self.weigh()
+        with self.runtime.full_precision(), self.runtime.no_gradient_sync():
+            gradients, alpha = self.reduce(weighted)
+            self.losses.weights = weighted.weights
+            if alpha is not None:
+                self.losses.weights = self._times(weighted.weights, alpha)
+            self.runtime.backward(put_gradients([*gradients, *weighted.learned]))
+        return self.losses
+
+    @abstractmethod
+    def look(self) -> None:
+        """Forward every micro-batch once, and take what the weights follow from."""
+
+    def weigh(self) -> WeightedLosses:
+        """Differentiate the balancer's objective at the losses of all processes, and note it."""
+        balancer, runtime, losses = self.network.balancer, self.runtime, self.losses
+        leaf = runtime.all_sum(losses.tasks).detach().clone().requires_grad_()
+        learned = [parameter for parameter in balancer.parameters() if parameter.requires_grad]
+        objective = balancer.objective(leaf, self.window.present)
+        weights, *own = torch.autograd.grad(objective, [leaf, *learned], allow_unused=True, materialize_grads=True)
+        aux = sum(runtime.all_sum(value) / runtime.world_size for value in losses.aux.values())
+        losses.objective = objective.detach() + aux
+        return WeightedLosses(leaf.detach(), weights, list(zip(learned, own, strict=True)))
+
+    def reduce(self, weighted: WeightedLosses) -> tuple[Gradients, Tensor | None]:
+        """Return every parameter's gradient, summed over processes, and the method's weights (P,) if it has some.
+
+        Here: inner products of what stands in for the shared parameters give the weights, and one more backward
+        through the trunk gives its gradient.
+        """
+        weights = weighted.weights[self.present_indices] / self.scale
+        alpha = self.task_weights(weights, weighted)
+        heads = weights * alpha if self.weighs_heads else weights
+        trunk = self.trunk_gradients(weights, alpha)
+        reduced = self.runtime.summed([*trunk, *self.task_gradients.weighted(self.with_aux(heads))])
+        gradients = list(zip(self.trunk, reduced[: len(trunk)], strict=True))
+        return [*gradients, *self.task_gradients.reached_anywhere(reduced[len(trunk) :])], alpha
+
+    def task_weights(self, weights: Tensor, weighted: WeightedLosses) -> Tensor:
+        """Return the method's weights (P,) of the rows, which ``weights`` (P,) are multiplied into."""
+        balancer = self.network.balancer
+        gramian = self.gramian() * weights.unsqueeze(1) * weights
+        if not isinstance(balancer, GramianBalancer) or not self.may_show(gramian):
+            return torch.ones_like(weights)
+        losses = weighted.losses[self.present_indices].to(gramian.dtype)
+        return balancer.task_weights(gramian, losses, self.window.present)
+
+    def gramian(self) -> Tensor:
+        """Return the inner products (P, P) of the scaled rows over all processes."""
+        raise NotImplementedError
+
+    def trunk_gradients(self, weights: Tensor, alpha: Tensor) -> list[Tensor]:
+        """Return this process's gradient of each shared parameter."""
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------------------------------------------------- pieces
+    @property
+    def weighs_heads(self) -> bool:
+        """Whether the method's weights multiply the gradients of the tasks' own parameters, too."""
+        balancer = self.network.balancer
+        return isinstance(balancer, GradientBalancer) and balancer.weight_heads
+
+    def may_show(self, values: Tensor) -> bool:
+        """Whether a method may be shown these values: they are finite, or nobody asks."""
+        return self.trusting or bool(torch.isfinite(values).all())
+
+    def with_aux(self, weights: Tensor) -> Tensor:
+        """Return the weights (P + 1,) of the terms: of the present tasks, and of the auxiliary losses."""
+        return torch.cat([weights, torch.ones_like(weights[:1]) / self.scale]) if len(weights) else weights
+
+    def _times(self, weights: Tensor, alpha: Tensor) -> Tensor:
+        """Return weights (T,) with those of the present tasks multiplied by alpha (P,)."""
+        places = torch.tensor(self.present_indices, device=alpha.device)
+        return weights.index_put((places,), weights[places] * alpha.to(weights.dtype))
+
+    def aux_term(self, aux: Mapping[str, Tensor]) -> Tensor | None:
+        """Return the scaled auxiliary loss (), or None; its gradients of single tasks' parameters are added."""
+        term = aux_term(self.runtime, aux, len(self.window.batches)) if aux else None
+        if term is None or not term.requires_grad:
+            return None
+        parameters = self.task_gradients.parameters
+        if parameters:
+            found = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+            self.task_gradients.add(len(self.present_indices), found, range(len(found)))
+        return term
+
+    def of_task(self, row: int, loss: Tensor, towards: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+        """Return one task's gradients with respect to some tensors; those of single tasks' parameters it adds."""
+        places = self.reach[row]
+        targets = [*towards, *(self.task_gradients.parameters[place] for place in places)]
+        found = torch.autograd.grad(loss, targets, retain_graph=True, allow_unused=True)
+        self.task_gradients.add(row, found[len(towards) :], places)
+        return found[: len(towards)]
+
+    def through_trunk(self, outputs: Sequence[Tensor], factors: Sequence[Tensor]) -> list[Tensor]:
+        """Return the trunk's gradients of some tensors times some factors; 0 where there is no path."""
+        found: Any = torch.autograd.grad(
+            list(outputs), self.trunk, list(factors), allow_unused=True, materialize_grads=True
+        )
+        return list(found)

@@ -1,0 +1,115 @@
+"""Gradients with respect to all shared parameters, exact for every method.
+
+Each task's loss is a separate scalar, so that its backward runs its own head and the trunk and nothing else. The rows
+are summed over micro-batches and processes *before* anything non-linear is done with them, in one flat all-reduce of
+P x D + H + h numbers (P tasks present, D shared parameters, H numbers in the h parameters of single tasks); in two
+where the balancer's weights multiply the heads' gradients too.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mtl_lightning.balancing.rows import GradientBalancer, GramianBalancer, PerParameter, WeighsHeads
+from mtl_lightning.core.network.network import Network, at_least_float32
+from mtl_lightning.core.update.gradients.base import GradientLevel, Gradients, WeightedLosses
+from mtl_lightning.core.update.gradients.jacobian import Jacobian, RowMemory
+from mtl_lightning.core.update.losses import aux_term, window_losses
+from mtl_lightning.core.update.window import Window
+from mtl_lightning.types import MtlLightningWarning
+
+
+class ParameterLevel(GradientLevel):
+    """Rows are the gradients of all shared parameters; one set of them for each part that the balancer asks for."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.jacobians: list[Jacobian] = []
+
+    def look(self) -> None:
+        """Look at every micro-batch of every part once."""
+        parts = self.window.split(self.network.balancer.parts, self.network.tasks, self.runtime)
+        for part in parts:
+            self.jacobians.append(self._rows(part, self.memory if len(parts) == 1 else RowMemory()))
+        if len(parts) > 1:
+            self.losses.mean_over(len(parts))
+        if isinstance(self.network.balancer, PerParameter):
+            self.network.balancer.sizes = tuple(self.jacobians[0].sizes)
+
+    def _rows(self, part: Window, memory: RowMemory) -> Jacobian:
+        """Return this process's rows of the present tasks' scaled losses, and one of the auxiliary losses, if any."""
+        jacobian: Jacobian | None = None
+        everything = range(len(self.task_gradients.parameters))
+        for batch in part.batches:
+            values, aux = window_losses(self.network, self.runtime, part, batch)
+            self.losses.add(torch.stack(values), aux, len(part.batches))
+            terms = [values[index] * self.scale for index in self.present_indices]
+            if aux:
+                terms.append(aux_term(self.runtime, aux, len(part.batches)))
+            if jacobian is None:
+                jacobian = Jacobian(self.trunk, self.task_gradients, len(terms), memory)
+            jacobian.add(terms, [*self.reach, *([everything] if aux else [])])
+        assert jacobian is not None  # a window holds at least one batch
+        return jacobian
+
+    def reduce(self, weighted: WeightedLosses) -> tuple[Gradients, Tensor | None]:
+        """Sum the rows over processes, and combine them as the balancer does."""
+        first = self.jacobians[0]
+        number, parts = len(self.present_indices), len(self.jacobians)
+        weights = weighted.weights[self.present_indices] / self.scale
+        rows = [jacobian.rows for jacobian in self.jacobians]
+        singles = [] if self.weighs_heads else self.task_gradients.weighted(self.with_aux(weights) / parts)
+        reduced = self.runtime.summed([*rows, *singles])
+        rows, singles = reduced[:parts], reduced[parts:]
+        trunk, alpha = self._combine(rows, weights, weighted.losses[self.present_indices])
+        if len(first.rows) > number:  # the last row is that of the auxiliary losses
+            own = torch.stack([row[number:].sum(0) for row in rows]).mean(0)
+            trunk = trunk + (own / self.scale).to(trunk.dtype)
+        if self.weighs_heads:
+            heads = weights if alpha is None else weights * alpha
+            singles = self.runtime.summed(self.task_gradients.weighted(self.with_aux(heads) / parts))
+        return [*_by_parameter(first, trunk), *self.task_gradients.reached_anywhere(singles)], alpha
+
+    def _combine(self, jacobians: list[Tensor], weights: Tensor, losses: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the trunk's gradient (D,) and, of methods that have them, the weights (P,) of the weighted rows."""
+        balancer, present, number = self.network.balancer, self.window.present, len(weights)
+        tasks = [at_least_float32(jacobian[:number]) for jacobian in jacobians]
+        dtype = jacobians[0].dtype
+        weights = weights.to(tasks[0].dtype)
+        if not tasks[0].shape[1]:
+            return jacobians[0].new_zeros(0), None
+        if isinstance(balancer, GramianBalancer) and balancer.gramian:
+            gramian = (tasks[0] @ tasks[0].T) * weights.unsqueeze(1) * weights
+            if not self.may_show(gramian):
+                return (weights @ tasks[0]).to(dtype), None
+            alpha = balancer.task_weights(gramian, losses.to(gramian.dtype), present)
+            return ((alpha * weights) @ tasks[0]).to(dtype), alpha
+        weighted = [rows * weights.unsqueeze(1) for rows in tasks]
+        rows = weighted[0] if len(weighted) == 1 else torch.stack(weighted)
+        if not isinstance(balancer, GradientBalancer) or not self.may_show(rows):
+            return weighted[0].sum(0).to(dtype), None
+        combined = balancer.gradient(rows, losses.to(rows.dtype), present)
+        combined = combined.to(dtype, copy=True)  # a method may return what it keeps
+        if balancer.weight_heads and isinstance(balancer, WeighsHeads):
+            return combined, balancer.head_weights(present, number)
+        return combined, None
+
+
+def warn_if_nothing_is_shared(network: Network) -> None:
+    """Say that a balancer of gradients has nothing to combine."""
+    if network.balancer.rows and not network.roles.trained[0]:
+        warnings.warn(
+            f"{type(network.balancer).__name__} combines gradients of shared parameters, and this network has none: "
+            "every task's own parameters get the gradients of its own loss.",
+            MtlLightningWarning,
+            stacklevel=2,
+        )
+
+
+def _by_parameter(jacobian: Jacobian, trunk: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
+    pairs = zip(jacobian.trunk, torch.split(trunk, jacobian.sizes), strict=True)
+    return [(parameter, piece.view_as(parameter)) for parameter, piece in pairs]

@@ -1,0 +1,126 @@
+"""The micro-batches of one update, with their labels counted over the whole of them and all processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtl_lightning.core.runtime import Runtime
+from mtl_lightning.core.update.batches import check_targets, group_batchable, in_order, targets_of, weight_of
+from mtl_lightning.nested import leaves, map_leaves
+from mtl_lightning.tasks.base import Task
+from mtl_lightning.types import Batch, BatchError, TargetError
+
+
+@dataclass(frozen=True)
+class Window:
+    """The micro-batches of one update.
+
+    Attributes:
+        batches: the micro-batches of this process.
+        counts: the number (or weight) of labelled elements of each task over the window and all processes.
+        present: (T,) bool, whether there are any.
+    """
+
+    batches: Sequence[Batch]
+    counts: Mapping[str, float]
+    present: Tensor
+
+    @classmethod
+    def counted(cls, batches: Sequence[Batch], tasks: Mapping[str, Task], runtime: Runtime) -> Window:
+        """Count the labels of some micro-batches, before any forward: the one host read of an update.
+
+        Raises:
+            TargetError: that says what is wrong with which task's target.
+        """
+        counts = _counts(batches, tasks, runtime)
+        return cls(batches, counts, runtime.mask(tuple(count > 0 for count in counts.values())))
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The tasks that are present, on any process."""
+        return [name for name, count in self.counts.items() if count]
+
+    @cached_property
+    def present_indices(self) -> list[int]:
+        """The places of the tasks that are present among all tasks."""
+        return [index for index, count in enumerate(self.counts.values()) if count]
+
+    def names_in(self, batch: Batch) -> list[str]:
+        """Return the tasks that are present and have a target in a micro-batch, labelled or not.
+
+        Whether it is labelled there must not matter, so that every process builds the same graph.
+        """
+        targets = targets_of(batch)
+        return [name for name in self.names if name in targets]
+
+    def split(self, parts: int, tasks: Mapping[str, Task], runtime: Runtime) -> list[Window]:
+        """Cut each micro-batch into so many consecutive parts of its rows; the n-th parts make the n-th window.
+
+        Raises:
+            BatchError: if a micro-batch has fewer rows than parts, or inputs that hold more than tensors.
+        """
+        if parts == 1:
+            return [self]
+        pieces = [_split(batch, parts) for batch in self.batches]
+        return [Window.counted([batch[part] for batch in pieces], tasks, runtime) for part in range(parts)]
+
+
+def _counts(batches: Sequence[Batch], tasks: Mapping[str, Task], runtime: Runtime) -> dict[str, float]:
+    """Return the counts by task, over all processes. An invalid value makes a count nan, and is reported here."""
+    order: list[str] = []
+    parts: list[Tensor] = []
+    try:
+        for batch in batches:
+            for names in group_batchable(batch, targets_of(batch), tasks):
+                parts.append(_count(batch, names, tasks))
+                order += names
+    except TargetError:  # a wrong dtype or shape
+        for batch in batches:
+            check_targets(batch, tasks)  # names the task
+        raise
+    found = torch.cat(parts) if parts else torch.zeros(0, device=runtime.device)
+    counts: list[float] = runtime.all_sum(in_order(found, order, [*tasks])).tolist()
+    if any(map(math.isnan, counts)):
+        for batch in batches:
+            check_targets(batch, tasks)
+        bad = [name for name, count in zip(tasks, counts, strict=True) if math.isnan(count)]
+        raise TargetError(f"The targets or weights of {bad} hold an invalid value, on this process or another one.")
+    return dict(zip(tasks, counts, strict=True))
+
+
+def _count(batch: Batch, names: list[str], tasks: Mapping[str, Task]) -> Tensor:
+    """Return the counts (N,) of N tasks that may be counted together, or of a single one."""
+    targets, task = targets_of(batch), tasks[names[0]]
+    if len(names) == 1:
+        return task.count(targets[names[0]], weight_of(batch, names[0])).reshape(1)
+    return task.count_together([targets[name] for name in names])
+
+
+def _split(batch: Batch, parts: int) -> list[Any]:
+    rows = _rows(batch)
+    if rows < parts:
+        raise BatchError(
+            f"The balancer splits each batch into {parts} parts: expected at least {parts} rows, found {rows}. Use "
+            "larger batches, or `drop_last`."
+        )
+    edges = [rows * part // parts for part in range(parts + 1)]
+    cuts = [slice(*edges[part : part + 2]) for part in range(parts)]
+    return [map_leaves(lambda leaf, cut=cut: leaf[cut], batch) for cut in cuts]
+
+
+def _rows(batch: Batch) -> int:
+    """Return the number of rows of a batch, which holds nothing but tensors."""
+    found = [leaf for _, leaf in leaves(batch)]
+    if foreign := [type(leaf).__name__ for leaf in found if not isinstance(leaf, Tensor)]:
+        raise BatchError(
+            "The balancer splits each batch into parts: expected inputs of tensors, in dicts, lists or tuples, found "
+            f"{foreign[0]}. Use a balancer that needs no parts."
+        )
+    return len(found[0])

@@ -1,0 +1,279 @@
+"""Tables of one's own: CSV or Parquet files, several targets, no Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtl_lightning.data.base import MultiTaskDataModule, Split, TaskFactory, TaskOverrides
+from mtl_lightning.data.loader import ResumableLoader
+from mtl_lightning.data.streaming.loader import StreamLoader
+from mtl_lightning.data.streaming.rows import StreamedRows
+from mtl_lightning.data.streaming.split import StreamSplit
+from mtl_lightning.data.streaming.table import Streaming, TableStream
+from mtl_lightning.data.table.cells import CellError
+from mtl_lightning.data.table.columns import TableColumns, TargetColumn
+from mtl_lightning.data.table.encoder import TableEncoder
+from mtl_lightning.data.table.pieces import Selected, placed, select
+from mtl_lightning.data.table.reader import As, TableFiles, find_files
+from mtl_lightning.data.table.rows import RowsBuilder, TableRows
+from mtl_lightning.data.table.schema import TableFitter, described
+from mtl_lightning.data.table.split import NONE, SPLITS, TableSplit, table_of
+from mtl_lightning.data.table.targets import declared_targets, declared_task
+from mtl_lightning.tasks.regression import Regression
+from mtl_lightning.types import ConfigurationError, DataError, TargetSpec
+
+Source = Literal["train", "val", "test", "path", "predict"]
+
+
+class TableData(MultiTaskDataModule):
+    """A table in CSV or Parquet files whose columns are inputs, targets and sample weights.
+
+    ::
+
+        data:
+          class_path: TableData
+          init_args:
+            path: houses/*.csv
+            targets: [price, sold, kind]       # a number, yes or no, one of several classes: seen from the values
+            ignore: [id]
+            split: {fractions: [0.8, 0.1, 0.1], group: street}
+
+    Every other column is a feature. Its kind, a number or a category, is guessed from the training rows where it is not
+    declared, and the guess is printed and kept in the schema: text is a category, and so are integers with at most 20
+    different values; text that seldom repeats, row numbers and empty columns are left out. Numbers are standardised;
+    categories become codes, 0 for a missing one or one that training did not have. Whatever is fitted is fitted on the
+    training split. With a checkpoint its schema is used, and nothing is fitted.
+
+    A target with two different values is a yes-or-no question (the later in order, as numbers or else as text, is yes),
+    text, or integers with at most 20 different values, are classes, and other numbers a regression, standardised.
+    ``tasks`` chooses other tasks, and names further target columns. An empty field of a target is a missing label.
+
+    Rows are held as tensors: a batch is one index operation. With ``stream``, a table may be larger than memory.
+
+    Args:
+        path: the rows that are divided into those splits that have no path of their own: a file, a folder, a pattern
+            such as ``logs/*.csv.gz``, or a list of such (:class:`~mtl_lightning.data.table.reader.TableFiles`).
+        train: the rows for training, where they are in files of their own.
+        val: the rows for validation, likewise.
+        test: the rows for test, likewise.
+        predict: the rows to predict, which need no targets; the test rows by default.
+        targets: the target columns; or, by the name of the task, where its target comes from
+            (:class:`~mtl_lightning.data.TargetColumn`).
+        numeric: columns of numbers; here and below, names may be patterns such as ``price_*``, and a full name goes
+            before a pattern. A column may be both numeric and categorical: the network then sees it both ways.
+        categorical: columns of categories.
+        ignore: columns to leave out.
+        weights: the column of sample weights for all tasks, or one by task.
+        log1p: numeric columns of which sign(x) log(1 + abs(x)) is taken, for amounts with a long tail.
+        missing_values: what stands for a missing value, such as ``"?"``, beside empty fields, null and nan.
+        min_count: a category with fewer training rows than this counts as not met in training.
+        split: how ``path`` is divided (:class:`~mtl_lightning.data.TableSplit`): by chance, 80, 10 and 10 %
+            by default, by time, or by a column. Its columns are no features unless they are declared.
+        header: the names of the columns, for text files whose first line has none.
+        delimiter: what separates the fields of text files; a comma, or a tab in ``.tsv`` files, by default.
+        encoding: of text files.
+        stream: read Parquet files while they are trained on, for tables larger than memory: true, or how
+            (:class:`~mtl_lightning.data.Streaming`). Splits by chance are then met nearly, not to a row
+            (:class:`~mtl_lightning.data.streaming.split.StreamSplit`).
+        batch_size: rows of a batch of one process.
+        tasks: other tasks for target columns, as functions of the ``TargetSpec``; None removes a task.
+        seed: of the split and of the order of the training rows.
+        num_workers: processes that read rows ahead.
+
+    Raises:
+        ConfigurationError: if no rows or no targets are given, or the declaration does not fit the columns.
+        DataError: for a file that cannot be read, and for a cell that is not what its column needs; it names the file
+            and the row, counted from 1 without the header.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | list[str] | None = None,
+        train: str | list[str] | None = None,
+        val: str | list[str] | None = None,
+        test: str | list[str] | None = None,
+        predict: str | list[str] | None = None,
+        targets: list[str] | dict[str, TargetColumn] | None = None,
+        numeric: list[str] | None = None,
+        categorical: list[str] | None = None,
+        ignore: list[str] | None = None,
+        weights: str | dict[str, str] | None = None,
+        log1p: list[str] | None = None,
+        missing_values: list[str] | None = None,
+        min_count: int = 1,
+        split: TableSplit | None = None,
+        header: list[str] | None = None,
+        delimiter: str | None = None,
+        encoding: str = "utf8",
+        stream: bool | Streaming = False,
+        batch_size: int = 1024,
+        tasks: TaskOverrides | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers)
+        self.paths: dict[Source, Any] = {"path": path, "train": train, "val": val, "test": test, "predict": predict}
+        self.split = split or TableSplit()
+        self.columns = TableColumns(
+            targets=declared_targets(targets or {}, self._overrides),
+            numeric=numeric or (),
+            categorical=categorical or (),
+            ignore=ignore or (),
+            aside=self.split.columns,
+            weights=weights,
+            log1p=log1p or (),
+            missing_values=missing_values or (),
+            min_count=min_count,
+        )
+        self._text: dict[str, Any] = {"header": header, "delimiter": delimiter, "encoding": encoding}
+        self._assigned: NDArray[np.int8] | None = None  # the splits of the rows of `path`
+        self._encoded: dict[Split, TableRows] = {}  # read, but not asked for yet
+        self.streaming = Streaming() if stream is True else stream or None
+        self.loader_type = ResumableLoader if self.streaming is None else StreamLoader
+        self._streams: dict[Source, TableStream] = {}
+
+    # ---------------------------------------------------------------------------------------------------- the contract
+    def read_schema(self) -> dict[str, Any]:
+        """Fit the schema on the training rows, and print what was guessed."""
+        if not self.columns.targets:
+            raise ConfigurationError(f"{type(self).__name__}: expected `targets` or `tasks`, found neither.")
+        source = self._source("train")
+        if self.streaming is not None:
+            schema = self._stream(source).fit(self.columns)
+        else:
+            fitter = TableFitter(self.columns)
+            files = self._files(source)
+            for selected in self._selected(source, files, fitter.needed(files.names()), "train"):
+                with selected.located():
+                    fitter.update(selected.batch())
+            schema = fitter.finish()
+        rank_zero_info(f"{type(self).__name__}: {described(schema)}")
+        return schema
+
+    def declared_tasks(self) -> dict[str, tuple[TargetSpec, TaskFactory]]:
+        """Return a task for each target: what it is declared as, or looks like."""
+        return {name: declared_task(name, known) for name, known in self.schema["targets"].items()}
+
+    def rows(self, split: Split) -> TableRows | StreamedRows:
+        """Read the rows of a split; its source's other splits, read along, are kept until they are asked for."""
+        source = self._source(split)
+        if self.streaming is None and split not in self._encoded:
+            self._encoded |= self._read(source, SPLITS if source == "path" else (split,))
+        found = self._encoded.pop(split, None) if self.streaming is None else self._streamed(source, split)
+        if not found:
+            raise DataError(
+                f"{type(self).__name__}: expected rows in the split {split!r} of {self.paths[source]}, found none."
+            )
+        return found
+
+    def train_target(self, task: str) -> Tensor:
+        """Return the target (N,) of the training rows; of streamed numbers two with the same mean and deviation."""
+        if self.streaming is None:
+            return cast("TableRows", self._split("train")).target(task)
+        known = self.schema["targets"][task]
+        if known["kind"] != "number" or type(self._made[task]).fit_target is not Regression.fit_target:
+            return super().train_target(task)
+        mean, std = known["mean"], known["std"]
+        return torch.tensor([mean - std, mean + std], dtype=torch.float64)
+
+    def predict_dataloader(self) -> ResumableLoader:
+        """Return the rows of ``predict``, or else the test rows, in order, none of them made up."""
+        if self.paths["predict"] is None:
+            return super().predict_dataloader()
+        if "predict" not in self._splits:
+            found = (
+                self._read("predict", ("test",), targets=False).get("test")
+                if self.streaming is None
+                else self._streamed("predict", "test", targets=False)
+            )
+            if not found:
+                raise DataError(f"{self.paths['predict']}: expected rows to predict, found none.")
+            self._splits["predict"] = found
+        return self._loader(cast("Split", "predict"), pad=False)
+
+    # --------------------------------------------------------------------------------------------------------- reading
+    def assign(self, files: TableFiles) -> NDArray[np.int8]:
+        """Return the split of each row (N,) of ``path``, as its number in ``SPLITS``, or -1 for none."""
+        rule, given = self._rule()
+        pieces = list(files.pieces(dict.fromkeys(rule.columns, "text")))
+        table = table_of([piece.rows for piece in pieces], rule.columns)
+        try:
+            assigned = rule.assign(table, self.seed, self.columns.missing_values)
+        except CellError as error:
+            raise placed(error, pieces) from error
+        return np.where(np.array([*given, False])[assigned], NONE, assigned).astype(np.int8)
+
+    def _rule(self) -> tuple[TableSplit, list[bool]]:
+        """Return how ``path`` is divided, and whether training, validation and test have paths of their own."""
+        given = [self.paths[name] is not None for name in SPLITS]
+        shares = np.where(given, 0.0, self.split.fractions)
+        if shares.sum() == 0:
+            raise ConfigurationError(
+                f"{type(self).__name__}: expected `path` to give a split that has no path of its own, found fractions "
+                f"{list(self.split.fractions)}. Remove `path`, or give other fractions."
+            )
+        first, second, third = (shares / shares.sum()).tolist()
+        return replace(self.split, fractions=(first, second, third)), given
+
+    def _stream(self, source: Source) -> TableStream:
+        assert self.streaming is not None
+        if source not in self._streams:
+            split = None
+            if source == "path":
+                rule, given = self._rule()
+                split = StreamSplit(rule, self.seed, self.columns.missing_values, given)
+            self._streams[source] = TableStream(find_files(self.paths[source]), self.streaming, split)
+        return self._streams[source]
+
+    def _streamed(self, source: Source, split: Split, *, targets: bool = True) -> StreamedRows:
+        encoder = TableEncoder(self.schema, self.missing_labels)
+        columns = encoder.needed(targets=targets)
+        return self._stream(source).rows(SPLITS.index(split), partial(encoder.encode, targets=targets), columns)
+
+    def _source(self, split: Split) -> Source:
+        """Return which of the paths has the rows of a split."""
+        source: Source = split if self.paths[split] is not None else "path"
+        if self.paths[source] is None:
+            raise ConfigurationError(
+                f"{type(self).__name__}: expected rows for the split {split!r}, found neither `path` nor `{split}`."
+            )
+        return source
+
+    def _files(self, source: Source, missing: Sequence[str] | None = None) -> TableFiles:
+        return TableFiles(
+            self.paths[source], **self._text, missing=self.columns.missing_values if missing is None else missing
+        )
+
+    def _selected(
+        self, source: Source, files: TableFiles, columns: Mapping[str, As], *splits: Split
+    ) -> Iterator[Selected]:
+        """Read columns of those rows of a source that belong to ``splits``."""
+        if source == "path" and self._assigned is None:
+            self._assigned = self.assign(files)
+        wanted = [SPLITS.index(split) for split in splits]
+        return select(files.pieces(columns), wanted, self._assigned if source == "path" else None)
+
+    def _read(self, source: Source, splits: Sequence[Split], *, targets: bool = True) -> dict[Split, TableRows]:
+        """Encode rows of a source; a split without rows is left out, so that it fails when it is asked for."""
+        encoder = TableEncoder(self.schema, self.missing_labels)
+        files = self._files(source, self.schema["missing_values"])
+        most = max((len(values) + 1 for values in self.schema["categorical"].values()), default=1)
+        found = {split: RowsBuilder(most) for split in splits}
+        for selected in self._selected(source, files, encoder.needed(targets=targets), *splits):
+            with selected.located():
+                batch = encoder.encode(selected.batch(), targets=targets)
+            for split, builder in found.items():
+                rows = np.flatnonzero(selected.splits == SPLITS.index(split))
+                if len(rows):
+                    builder.add(batch, torch.from_numpy(rows))
+        return {split: builder.build() for split, builder in found.items() if builder.rows}

@@ -1,0 +1,152 @@
+"""Applies a table's schema: record batches to batches of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtl_lightning.data.table.cells import CellError, numbers, texts
+from mtl_lightning.data.table.columns import listed
+from mtl_lightning.data.table.profile import logarithmic
+from mtl_lightning.names import did_you_mean
+from mtl_lightning.tasks.rows import MISSING
+from mtl_lightning.types import Batch, DataError
+
+
+class TableEncoder:
+    """Turns rows of a table into what a network reads, by a schema that :class:`TableFitter` has fitted; it can be
+    pickled.
+
+    Numeric columns become standardised float32, nan where a number is missing. The values of a categorical column
+    become codes 1, 2, ..., and 0 where one is missing or was not met in training. The order of the table's columns
+    does not matter, nor do columns that the schema does not know.
+
+    Args:
+        schema: as of :meth:`TableFitter.finish`.
+        missing: the tasks to encode, and the missing label in the integer target of each; by default all, with -100.
+    """
+
+    def __init__(self, schema: Mapping[str, Any], missing: Mapping[str, int] | None = None) -> None:
+        self.schema = dict(schema)
+        self.missing = dict.fromkeys(schema["targets"], MISSING) if missing is None else dict(missing)
+        self.targets = {task: known for task, known in schema["targets"].items() if task in self.missing}
+        self._spellings = frozenset(schema["missing_values"])
+        self._codes = {name: {value: i + 1 for i, value in enumerate(v)} for name, v in schema["categorical"].items()}
+        weights = schema["weights"]
+        if isinstance(weights, Mapping):
+            weights = {task: column for task, column in weights.items() if task in self.missing}
+        self._weights: str | dict[str, str] | None = weights
+
+    def needed(self, *, targets: bool) -> dict[str, Literal["number", "text"]]:
+        """Return the columns that :meth:`encode` looks at, and as what they are best read from a text file."""
+        kinds: dict[str, Literal["number", "text"]] = dict.fromkeys(self.schema["numeric"], "number")
+        if targets:
+            for known in self.targets.values():
+                kinds[known["column"]] = "number" if known["kind"] in ("number", "at_least") else "text"
+            kinds |= dict.fromkeys(self._weight_columns(), "number")
+            # A column that is read in two ways is read as text.
+            kinds |= dict.fromkeys((k["column"] for k in self.targets.values() if k["kind"] in _TEXT), "text")
+        return kinds | dict.fromkeys(self.schema["categorical"], "text")
+
+    def _weight_columns(self) -> list[str]:
+        if self._weights is None:
+            return []
+        return [self._weights] if isinstance(self._weights, str) else list(self._weights.values())
+
+    def encode(self, batch: Any, *, targets: bool = True) -> Batch:
+        """Encode rows.
+
+        Args:
+            batch: an Arrow record batch or table (N rows) with at least the columns that are :meth:`needed`.
+            targets: encode targets and weights too; without it their columns need not be there.
+
+        Returns:
+            ``inputs`` of ``numeric`` (N, Dn) float32 and ``categorical`` (N, Dc) int64; with ``targets``, a tensor (N,)
+            for each task, float32 for numbers and int64 for classes, and perhaps ``weights``, float32.
+
+        Raises:
+            DataError: for a column that is not there.
+            CellError: for a cell that cannot be read, and for a class that training did not have; it knows its row.
+        """
+        numeric = np.empty((batch.num_rows, len(self.schema["numeric"])), dtype=np.float32)
+        for place, (name, known) in enumerate(self.schema["numeric"].items()):
+            found = self._numbers(batch, name)
+            found = logarithmic(found) if known["log1p"] else found
+            numeric[:, place] = (found - known["mean"]) / known["std"]
+        categorical = np.empty((batch.num_rows, len(self._codes)), dtype=np.int64)
+        for place, (name, codes) in enumerate(self._codes.items()):
+            indices, values = self._texts(batch, name)
+            categorical[:, place] = np.array([*(codes.get(value, 0) for value in values), 0], dtype=np.int64)[indices]
+        inputs = {"numeric": torch.from_numpy(numeric), "categorical": torch.from_numpy(categorical)}
+        encoded: Batch = {"inputs": inputs}
+        if targets:
+            encoded["targets"] = {task: self._target(batch, task) for task in self.targets}
+            if self._weights is not None:
+                encoded["weights"] = (
+                    self._weight(batch, self._weights)
+                    if isinstance(self._weights, str)
+                    else {task: self._weight(batch, name) for task, name in self._weights.items()}
+                )
+        return encoded
+
+    def _target(self, batch: Any, task: str) -> Tensor:
+        """Encode a target (N,)."""
+        known, missing = self.targets[task], self.missing[task]
+        column, kind = known["column"], known["kind"]
+        if kind == "number":
+            return torch.from_numpy(self._numbers(batch, column).astype(np.float32))
+        if kind == "at_least":
+            found = self._numbers(batch, column)
+            return torch.from_numpy(np.where(np.isnan(found), missing, found >= known["threshold"]).astype(np.int64))
+        indices, values = self._texts(batch, column)
+        if kind == "positive":
+            codes = [int(value in known["values"]) for value in values]
+        else:
+            classes = {value: index for index, value in enumerate(known["values"])}
+            codes = [classes.get(value, -1) for value in values]
+            if -1 in codes:
+                where = int((indices == codes.index(-1)).argmax())
+                raise CellError(
+                    f"column {column!r}: expected a class that the training split has, {known['values']}, found "
+                    f"{values[indices[where]]!r}. Correct it, or name it in `missing_values`",
+                    where,
+                )
+        return torch.from_numpy(np.array([*codes, missing], dtype=np.int64)[indices])
+
+    def _weight(self, batch: Any, name: str) -> Tensor:
+        found = self._numbers(batch, name)
+        wrong = ~(found >= 0)
+        if wrong.any():
+            where = int(wrong.argmax())
+            raise CellError(f"column {name!r}: expected a weight of at least 0, found {found[where]}", where)
+        return torch.from_numpy(found.astype(np.float32))
+
+    def _numbers(self, batch: Any, name: str) -> NDArray[np.float64]:
+        try:
+            return numbers(_column(batch, name), self._spellings)
+        except CellError as error:
+            raise CellError(f"column {name!r}: {error}", error.row) from error
+
+    def _texts(self, batch: Any, name: str) -> tuple[NDArray[np.int64], list[str]]:
+        try:
+            return texts(_column(batch, name), self._spellings)
+        except CellError as error:
+            raise CellError(f"column {name!r}: {error}", error.row) from error
+
+
+_TEXT = ("classes", "positive")
+
+
+def _column(batch: Any, name: str) -> Any:
+    names = batch.schema.names
+    if name not in names:
+        raise DataError(
+            f"Expected a column {name!r}, as the model was trained with, found {listed(names)}."
+            f"{did_you_mean(name, names)}"
+        )
+    return batch.column(name)

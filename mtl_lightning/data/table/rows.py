@@ -1,0 +1,84 @@
+"""The rows of a table in memory, as small as they go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from mtl_lightning.data.rows import TensorRows
+from mtl_lightning.nested import leaves
+from mtl_lightning.types import Batch
+
+
+class TableRows(TensorRows):
+    """Rows whose codes of categories are held in the smallest integers that can, and given as int64.
+
+    Args:
+        inputs: ``numeric`` (N, Dn) and ``categorical`` (N, Dc).
+        targets: as of :class:`~mtl_lightning.data.rows.TensorRows`; None for rows without, whose batches then have
+            none.
+        weights: as of :class:`~mtl_lightning.data.rows.TensorRows`.
+    """
+
+    def __init__(
+        self,
+        inputs: dict[str, Tensor],
+        targets: dict[str, Tensor] | None,
+        weights: Tensor | dict[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__(inputs, targets or {}, weights)
+        if targets is None:
+            del self._columns["targets"]
+
+    def target(self, task: str) -> Tensor:
+        """Return a target of all rows (N,)."""
+        return cast("Tensor", self._columns["targets"][task])
+
+    def __getitem__(self, row: int) -> Batch:
+        return _widened(super().__getitem__(row))
+
+    def __getitems__(self, rows: Sequence[int]) -> Batch:
+        return _widened(super().__getitems__(rows))
+
+
+class RowsBuilder:
+    """Collects encoded batches until all rows are there.
+
+    Args:
+        codes: the largest number of codes of a categorical column.
+    """
+
+    def __init__(self, codes: int) -> None:
+        self.rows = 0
+        self._dtype = next(
+            dtype for dtype in (torch.uint8, torch.int16, torch.int32) if codes - 1 <= torch.iinfo(dtype).max
+        )
+        self._parts: dict[tuple[str, ...], list[Tensor]] = {}
+
+    def add(self, batch: Batch, rows: Tensor | None = None) -> None:
+        """Add a batch, or some of its rows (M,) int64."""
+        for path, tensor in leaves(batch):
+            part = tensor if rows is None else tensor.index_select(0, rows)
+            part = part.to(self._dtype) if path == ("inputs", "categorical") else part
+            self._parts.setdefault(path, []).append(part)
+        first = next(iter(self._parts.values()))
+        self.rows += len(first[-1])
+
+    def build(self) -> TableRows:
+        """Return all rows; the parts are given up one by one, so that memory does not double."""
+        whole: dict[str, Any] = {}
+        for *above, last in list(self._parts):
+            path = (*above, last)
+            place = whole
+            for key in above:
+                place = place.setdefault(key, {})
+            place[last] = torch.cat(self._parts.pop(path))
+        return TableRows(whole["inputs"], whole.get("targets"), whole.get("weights"))
+
+
+def _widened(batch: Batch) -> Batch:
+    batch["inputs"]["categorical"] = batch["inputs"]["categorical"].long()
+    return batch

@@ -1,0 +1,53 @@
+"""From target columns to tasks, and back from a chosen task to how its column is read."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from mtl_lightning.data.base import TaskFactory
+from mtl_lightning.data.table.columns import TargetColumn, TargetKind
+from mtl_lightning.tasks.classification import BinaryClassification, MulticlassClassification
+from mtl_lightning.tasks.regression import Regression
+from mtl_lightning.types import TargetSpec
+
+
+def declared_targets(
+    declared: Sequence[str] | Mapping[str, TargetColumn], overrides: Mapping[str, TaskFactory | None]
+) -> dict[str, TargetColumn]:
+    """Return the target columns by task: those declared, and those that are named with a task of their own.
+
+    A target whose kind is open takes that of its task's class. One whose task is removed stays a target, so that it
+    does not become a feature.
+    """
+    given = declared if isinstance(declared, Mapping) else {name: TargetColumn() for name in declared}
+    targets = {name: target or TargetColumn() for name, target in given.items()}
+    for name, factory in overrides.items():
+        if factory is None:
+            continue
+        target = targets.get(name, TargetColumn())
+        targets[name] = target if target.is_derived else replace(target, kind=target.kind or kind_of(factory))
+    return targets
+
+
+def kind_of(factory: TaskFactory) -> TargetKind | None:
+    """Return what a task's class takes: numbers or classes; None where that is not known, as of a function."""
+    parts = (factory.func, *factory.args) if isinstance(factory, partial) else (factory,)
+    for part in parts:
+        if inspect.isclass(part) and issubclass(part, Regression):
+            return "number"
+        if inspect.isclass(part) and issubclass(part, BinaryClassification | MulticlassClassification):
+            return "classes"
+    return None
+
+
+def declared_task(name: str, known: Mapping[str, Any]) -> tuple[TargetSpec, TaskFactory]:
+    """Return the spec, and the usual task, of a target that a schema knows."""
+    if known["kind"] == "number":
+        return TargetSpec(), partial(Regression, standardize=True)
+    names = tuple(known["values"]) if known["kind"] == "classes" else (f"not {name}", name)
+    spec = TargetSpec(classes=len(names), names=names)
+    return spec, BinaryClassification if len(names) == 2 else MulticlassClassification

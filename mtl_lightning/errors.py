@@ -1,0 +1,31 @@
+"""What goes wrong: each error says what was expected, what was found, and what to do."""
+
+from __future__ import annotations
+
+
+class MtlLightningError(Exception):
+    """Base of this library's errors; the command line shows one as a message without a traceback."""
+
+
+class MtlLightningWarning(UserWarning):
+    """A run that works but will hardly learn, said in words; to filter with ``warnings.filterwarnings``."""
+
+
+class ConfigurationError(MtlLightningError, ValueError):
+    """A part was configured in a way that cannot be right; says what was expected, found, and what to do."""
+
+
+class DataError(MtlLightningError, ValueError):
+    """A file of a dataset is missing, broken, or holds what it should not; says which file, and which row of it."""
+
+
+class BatchError(MtlLightningError, ValueError):
+    """A batch breaks the batch contract (:class:`~mtl_lightning.types.Batch`)."""
+
+
+class TargetError(BatchError):
+    """A target has the wrong dtype, shape or values for its task."""
+
+
+class NotDescribableError(MtlLightningError, TypeError):
+    """A part that plain data cannot rebuild: an instance, a lambda, a local class."""

@@ -1,0 +1,45 @@
+"""Names that users write: the one that an unknown name was probably meant to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from mtl_lightning.types import ConfigurationError
+
+__all__ = ["did_you_mean", "known_name", "nearest"]
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the known name that is most like ``name``, or None where none is near.
+
+    One of the same letters in another order comes first: ``difflib`` takes ``"Adma"`` for ``"Adamax"`` rather than for
+    ``"Adam"``.
+
+    Args:
+        name: the name to look for.
+        known: where to look.
+        cutoff: how like a name must be, from 0 to 1, as in ``difflib.get_close_matches``.
+    """
+    known = list(known)
+    swapped = [other for other in known if sorted(other) == sorted(name)]
+    return next(iter(get_close_matches(name, swapped or known, n=1, cutoff=0.0 if swapped else cutoff)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error message, `` Did you mean 'x'?`` with the blank, or nothing where no name is near."""
+    near = nearest(name, known)
+    return "" if near is None else f" Did you mean {near!r}?"
+
+
+def known_name(name: str, known: Iterable[str], where: str) -> None:
+    """Raise a :class:`ConfigurationError` that names the nearest known name unless ``name`` is one.
+
+    Args:
+        name: what was found.
+        known: what was expected, one of these.
+        where: the option or argument that it was found in, for the message.
+    """
+    known = list(known)
+    if name not in known:
+        raise ConfigurationError(f"`{where}`: expected one of {known}, found {name!r}.{did_you_mean(name, known)}")

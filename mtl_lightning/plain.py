@@ -1,0 +1,53 @@
+"""Plain data: what any checkpoint, YAML or JSON file can hold; and what a checkpoint can hold besides, tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from mtl_lightning.types import ConfigurationError
+
+__all__ = ["check_plain", "is_plain"]
+
+_LEAVES = (str, int, float, bool, type(None))
+
+
+def is_plain(value: Any, *, tensors: bool = False) -> bool:
+    """Whether ``value`` is plain data: str, int, float, bool and None, in dicts and lists.
+
+    NumPy's numbers, and other subclasses of the five, are none.
+
+    Args:
+        value: what to look at.
+        tensors: allow tensors and tuples too, which ``torch.load(..., weights_only=True)`` reads, and JSON does not.
+    """
+    return next(_foreign(value, "", tensors), None) is None
+
+
+def check_plain(value: Any, where: str, *, tensors: bool = False) -> None:
+    """Refuse what is not plain data, as :func:`is_plain` says.
+
+    Raises:
+        ConfigurationError: that says where in ``value``, which is called ``where``, something else was found.
+    """
+    for place, found in _foreign(value, where, tensors):
+        also = ", tuple, Tensor" if tensors else ""
+        raise ConfigurationError(
+            f"Expected plain data (str, int, float, bool, None, list, dict{also}) in {place}, found {found!r} of type "
+            f"{type(found).__name__}."
+        )
+
+
+def _foreign(value: Any, where: str, tensors: bool) -> Iterator[tuple[str, Any]]:
+    """Yield what is not plain, and where it is."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _foreign(key, f"a key of {where}", tensors)
+            yield from _foreign(entry, f"{where}[{key!r}]", tensors)
+    elif isinstance(value, list) or (tensors and type(value) is tuple):
+        for index, entry in enumerate(value):
+            yield from _foreign(entry, f"{where}[{index}]", tensors)
+    elif type(value) not in _LEAVES and not (tensors and type(value) is Tensor):
+        yield where, value

@@ -1,0 +1,79 @@
+"""What one and several yes-or-no labels per row have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtl_lightning.tasks.base import MetricFactories
+from mtl_lightning.tasks.likelihoods import BERNOULLI, Reduction, of_reduction
+from mtl_lightning.tasks.options import smoothing, weights
+from mtl_lightning.tasks.rows import MISSING, RowTask
+from mtl_lightning.types import TargetSpec
+
+
+class BinaryTask(RowTask):
+    """Independent yes-or-no labels with outputs that are logits; the subclasses describe the arguments.
+
+    Targets are integers or bools, 0, 1, or -100 for missing; or floats, 0, 1, or nan for missing.
+    """
+
+    dtypes = "an integer, bool or floating-point dtype"
+    values = f"0, 1, or a missing label ({MISSING} in integers, nan in floats)"
+    pos_weight: Tensor | None
+
+    def __init__(
+        self,
+        spec: TargetSpec,
+        *,
+        columns: int | None,
+        pos_weight: float | Sequence[float] | None,
+        label_smoothing: float,
+        reduction: Reduction,
+        metrics: MetricFactories | None,
+    ) -> None:
+        size = columns or 1
+        likelihood = of_reduction(BERNOULLI, size, reduction)
+        super().__init__(spec, columns=columns, output_size=size, likelihood=likelihood, metrics=metrics)
+        self.label_smoothing = smoothing(label_smoothing)
+        per_label = [pos_weight] * size if isinstance(pos_weight, int | float) else pos_weight
+        self.register_buffer("pos_weight", weights("pos_weight", per_label, size), persistent=False)
+
+    def accepts(self, dtype: torch.dtype) -> bool:
+        """Integers and bools, and floats that hold 0 and 1."""
+        return not dtype.is_complex
+
+    def is_labelled(self, elements: Tensor) -> Tensor:
+        """``nan`` in floats and ``-100`` in integers are missing labels."""
+        return ~elements.isnan() if elements.is_floating_point() else elements.long() != MISSING
+
+    def is_valid(self, elements: Tensor) -> Tensor:
+        """Labels are 0 or 1."""
+        return ~self.is_labelled(elements) | (elements == 0) | (elements == 1)
+
+    def losses(self, output: Tensor, elements: Tensor, mask: Tensor) -> Tensor:
+        """Return the binary cross-entropy of each element, in nats."""
+        output = output[:, 0] if self.columns is None else output
+        wanted = elements.to(output.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
+        return F.binary_cross_entropy_with_logits(output, wanted, pos_weight=self.pos_weight, reduction="none")
+
+    def predict(self, output: Tensor) -> dict[str, Tensor]:
+        """Map outputs (B, K) to the probability of a 1 and the likelier label, both (B,), or both (B, M)."""
+        probability = self.precise(output).sigmoid()
+        probability = probability[:, 0] if self.columns is None else probability
+        return {"probability": probability, "label": (probability > 0.5).long()}
+
+    def estimate(self, output: Tensor) -> Tensor:
+        """Map outputs (B, K) to the probabilities (B, K) of a 1."""
+        return self.outputs(output).sigmoid()
+
+    def for_metrics(self, output: Tensor) -> Tensor:
+        """Metrics see probabilities."""
+        return self.predict(output)["probability"]
+
+    def metric_target(self, elements: Tensor) -> Tensor:
+        """Metrics take integers."""
+        return elements.long()
