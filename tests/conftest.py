@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests import programs
+
 
 @pytest.fixture(autouse=True)
 def _one_thread_and_one_seed() -> Iterator[None]:
@@ -21,3 +23,7 @@ def _one_thread_and_one_seed() -> Iterator[None]:
 def _in_a_folder_of_its_own(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs write their logs into the current folder."""
     monkeypatch.chdir(str(tmp_path))
+
+
+def pytest_sessionfinish() -> None:
+    programs.stop()

@@ -1,10 +1,12 @@
-"""Every balancer on two processes; run by torchrun as a script, it trains all of them on every process."""
+"""Every balancer on two processes; run as a program, it trains some of them, or the others, on every process."""
 
 from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Hashable
 from functools import partial
+from itertools import product
 from os import environ
 from typing import Any
 
@@ -16,11 +18,27 @@ from torch.optim import SGD
 from mtl_lightning.types import Batch
 from tests.conformance.signature import batches, join, single, split
 from tests.contracts.balancer_cases import CASES, Case
+from tests.cover import cover
 from tests.helpers import fit, make_module
 
 UPDATES, TASKS = 5, 3
 BY_NAME = {case.name: case for case in CASES}
 PRECISIONS = {"64-true": 1e-8, "32-true": 1e-5}
+
+
+ALL = [*product(BY_NAME, PRECISIONS)]
+
+
+def goals(case: tuple[str, str]) -> set[Hashable]:
+    """Every balancer in some precision; ours by method, torchjd's by kind, and all forms in both precisions."""
+    name, precision = case
+    method, _, form = name.partition("-")
+    kind = method if BY_NAME[name].ours else method.rpartition(".")[0]
+    return {name, (kind, precision), (form, precision)}
+
+
+COVER = [ALL[index] for index in cover(ALL, goals)]
+CHOICES = {"cover": COVER, "rest": [case for case in ALL if case not in COVER]}
 
 
 def parts(rank: int, world: int) -> list[Batch]:
@@ -65,19 +83,18 @@ def _made(case: Case, tasks: int) -> Any:
     return case.make(tasks, seed=3)
 
 
-def main(folder: str) -> None:
-    """Train every case on this process's half of the rows, and save what each process ends with."""
+def main(folder: str, choice: str) -> None:
+    """Train the chosen cases on this process's half of the rows, and save what each process ends with."""
     rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
     ended: dict[Any, Any] = {}
-    for name, case in BY_NAME.items():
-        for precision in PRECISIONS:
-            strategy = DDPStrategy(process_group_backend="gloo")
-            options: dict[str, Any] = {"strategy": strategy, "devices": world, "use_distributed_sampler": False}
-            ended[name, precision] = train(name, precision, data_of(case, rank, world), **options)
-    torch.save(ended, f"{folder}/rank{rank}.pt")
+    for name, precision in CHOICES[choice]:
+        strategy = DDPStrategy(process_group_backend="gloo")
+        options: dict[str, Any] = {"strategy": strategy, "devices": world, "use_distributed_sampler": False}
+        ended[name, precision] = train(name, precision, data_of(BY_NAME[name], rank, world), **options)
+    torch.save(ended, f"{folder}/rank{rank}-{choice}.pt")
 
 
 __all__ = ["CASES", "join", "main", "micro_batches", "train"]
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""What is asked of two processes, feature by feature; run by torchrun as a script, it trains all cases on both.
+"""What is asked of two processes, feature by feature; run as a program, it trains all cases on both.
 
 A case is a feature of the one-process suite, or one of those below. Each runs under its own ``try``: what one case
 ends with, or the error it is refused with, is saved for the tests to judge.

@@ -1,47 +1,27 @@
-"""Starts programs in processes of their own, above all the one to be killed (:mod:`tests.conformance.victim`)."""
+"""Starts the training program to be killed (:mod:`tests.conformance.victim`) in processes of their own."""
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tests.helpers import assert_same
+from tests.programs import Program, start
 
-ROOT = Path(__file__).parent.parent.parent
 
-
-def launch(
-    folder: Path, moment: str = "never 0", world: int = 1, setting: str = "uncertainty"
-) -> list[subprocess.Popen[str]]:
-    """Start the program to be killed, in so many processes."""
+def launch(folder: Path, moment: str = "never 0", world: int = 1, setting: str = "uncertainty") -> list[Program]:
+    """Start the program in so many processes."""
     return start("tests.conformance.victim", str(folder), moment, setting, world=world)
 
 
-def start(program: str, *arguments: str, world: int) -> list[subprocess.Popen[str]]:
-    """Start a program in so many processes, as Lightning wants them started from outside."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
-    command = [sys.executable, "-m", program, *arguments]
-    ranks = [{**os.environ, **shared, "LOCAL_RANK": str(rank)} if world > 1 else None for rank in range(world)]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return [subprocess.Popen(command, cwd=ROOT, env=env, **pipes) for env in ranks]
-
-
-def finish(children: list[subprocess.Popen[str]]) -> tuple[list[int], str]:
+def finish(children: list[Program]) -> tuple[list[int], str]:
     """Wait for all; return their statuses and what they complained about."""
-    errors = [child.communicate(timeout=300)[1] for child in children]
-    return [child.returncode for child in children], "\n".join(text[-2000:] for text in errors)
+    return [child.wait(timeout=300) for child in children], "\n".join(child.errors() for child in children)
 
 
-def ended(children: list[subprocess.Popen[str]], folder: Path) -> list[dict[str, Any]]:
+def ended(children: list[Program], folder: Path) -> list[dict[str, Any]]:
     """Wait for runs that end by themselves; return what each process ended with."""
     statuses, errors = finish(children)
     assert statuses == [0] * len(children), errors
@@ -51,7 +31,6 @@ def ended(children: list[subprocess.Popen[str]], folder: Path) -> list[dict[str,
 def kill_at(folder: Path, moment: str, world: int = 1, setting: str = "uncertainty") -> None:
     """Train from the last checkpoint up to a moment, and kill all processes there."""
     children = launch(folder, moment, world, setting)
-    assert children[0].stdout is not None
     said = children[0].stdout.readline()
     for child in children:
         child.kill()

@@ -1,4 +1,4 @@
-"""What is asked of a trainer beside its strategy; run by torchrun as a script, it trains all cases on every process."""
+"""What is asked of a trainer beside its strategy; run as a program, it trains all cases on every process."""
 
 from __future__ import annotations
 

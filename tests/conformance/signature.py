@@ -1,4 +1,4 @@
-"""The cases of the signature test; run by torchrun as a script, it trains all of them on every process.
+"""The cases of the signature test; run as a program, it trains all of them on every process.
 
 One update of N processes with batches of B / N is one update of N accumulated micro-batches of B / N and of one process
 with a batch of B.

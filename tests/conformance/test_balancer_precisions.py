@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from torch.optim import SGD
 from mtl_lightning.tasks import Regression
 from tests.contracts.balancer_cases import CASES, Case
 from tests.core.saved import single
+from tests.cover import covering, pairs_of
 from tests.helpers import SPECS, fit, make_batches, make_module, make_tasks, weights_of
 
 UPDATES, FIRST_SCALE, LAST_SCALE = 4, 2.0**10, 2.0**12  # doubled every two updates
@@ -28,7 +30,6 @@ JUMPING = ("CosineGating", "GradDrop", "SDMGrad")
 """Methods that decide by signs, or whose weights descend in steps so long that they end anywhere: even in float32,
 inputs that differ by 0.0003 may reverse what SDMGrad makes of them. What they do to the trunk is not comparable."""
 every_case = pytest.mark.parametrize("case", OURS, ids=str)
-every_precision = pytest.mark.parametrize("precision", NEAR)
 
 
 @pytest.fixture(autouse=True)
@@ -89,8 +90,13 @@ def distance(found: dict[str, Tensor], expected: dict[str, Tensor], part: str) -
     return float((first - second).norm() / second.norm())
 
 
-@every_precision
-@every_case
+def _pairs(case: tuple[Any, ...]) -> set[Hashable]:
+    """Of method, form and precision."""
+    method, _, form = case[0].name.partition("-")
+    return pairs_of(method, form, case[1])
+
+
+@pytest.mark.parametrize(("case", "precision"), covering([*product(OURS, NEAR)], _pairs))
 def test_mixed_precision_is_near_float32(case: Case, precision: str) -> None:
     found, expected = train(case, **options_of(precision)), in_float32(case.name)
     if not case.name.startswith(JUMPING):

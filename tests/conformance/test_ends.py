@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conformance.ends import WAYS
-from tests.conformance.launching import start
+from tests.programs import ROOT, environments
 
 CONFIG = """
 trainer: {max_epochs: 1, accelerator: cpu, devices: 2, strategy: ddp, logger: false, enable_progress_bar: false}
@@ -21,7 +23,11 @@ data: {class_path: SyntheticRegression, init_args: {n: 40, n_val: 20, n_test: 20
 
 @pytest.mark.parametrize("way", [way if way == "runs" else pytest.param(way, marks=pytest.mark.slow) for way in WAYS])
 def test_a_python_program_leaves_no_group(way: str) -> None:
-    children = start("tests.conformance.ends", way, world=2)
+    command = [sys.executable, "-m", "tests.conformance.ends", way]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    children = [
+        subprocess.Popen(command, cwd=ROOT, env={**os.environ, **rank}, **pipes) for rank in environments(world=2)
+    ]
     said = [child.communicate(timeout=120) for child in children]
     statuses = [child.returncode for child in children]
     assert all(out.endswith("group: False\n") for out, _ in said), said

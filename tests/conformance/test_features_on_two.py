@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +11,10 @@ import torch
 from tests.conformance.features_on_two import CASES, KINDS, RESUMED, evaluate, train
 from tests.conformance.plain import read_log
 from tests.helpers import assert_same
+from tests.programs import run
 
 pytestmark = pytest.mark.slow  # two launches of two processes, a minute each
 
-ROOT = Path(__file__).parent.parent.parent
 REFUSED = {"raise", "backbone finetuning of a part"}
 """Errors on one process as well."""
 UNSUPPORTED = {
@@ -35,7 +33,7 @@ COURSE = ("global_step", "current_epoch", "hooks", "skipped", "scale")
 
 @pytest.fixture(scope="module")
 def ddp(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """The folder of all runs, and what each of two processes ends with; one launch by torchrun."""
+    """The folder of all runs, and what each of two processes ends with; one launch."""
     return launched(tmp_path_factory.mktemp("ddp"), "ddp")
 
 
@@ -46,10 +44,7 @@ def fsdp2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
 
 
 def launched(folder: Path, strategy: str) -> tuple[Path, list[dict[str, Any]]]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    script = ["-m", "tests.conformance.features_on_two", str(folder), strategy]
-    done = subprocess.run([*launcher, *script], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run("tests.conformance.features_on_two", str(folder), strategy, world=2)
     return folder, [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,18 +13,14 @@ from torch import nn
 from tests.conformance.processes import ABSENT, DDP, REFUSED, SHARDED, WINDOW, options_of, with_absences
 from tests.conformance.signature import batches, train
 from tests.helpers import assert_same, make_module
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.programs import run
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
-    """What each of two processes ends with, for every case; one launch by torchrun."""
+    """What each of two processes ends with, for every case; one launch."""
     folder = tmp_path_factory.mktemp("two")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    script = ["-m", "tests.conformance.processes", str(folder)]
-    done = subprocess.run([*launcher, *script], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run("tests.conformance.processes", str(folder), world=2)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

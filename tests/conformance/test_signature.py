@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
@@ -12,20 +9,17 @@ import torch
 
 from tests.conformance.signature import CASES, ROWS, SHARDED, batches, join, split, train
 from tests.helpers import assert_same
+from tests.programs import run
 
 TOLERANCE = {"64-true": 1e-10, "32-true": 1e-5}
 Ended: TypeAlias = dict[Any, Any]
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[Ended]:
-    """What each of two processes ends with, for every case; one launch by torchrun."""
+    """What each of two processes ends with, for every case; one launch."""
     folder = tmp_path_factory.mktemp("two")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    script = ["-m", "tests.conformance.signature", str(folder)]
-    done = subprocess.run([*launcher, *script], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run("tests.conformance.signature", str(folder), world=2)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

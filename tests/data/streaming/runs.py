@@ -1,4 +1,4 @@
-"""Runs on a streamed table; as a script, started by torchrun, it makes them all on each of several processes."""
+"""Runs on a streamed table; as a program, it makes them all on each of several processes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,11 +17,11 @@ from mtl_lightning.data.streaming.table import Streaming
 from mtl_lightning.data.table.split import TableSplit
 from mtl_lightning.describe import describe
 from mtl_lightning.types import ConfigurationError, DataError
+from tests import programs
 from tests.contracts import test_data as contract
 from tests.data.streaming.runs import ROWS, EveryThirdCheckpoint, make_data, predicted, run, validated, write
 from tests.helpers import assert_same
 
-PROJECT = Path(__file__).parents[3]
 PROMISES: list[Callable[..., None]] = [
     function
     for name, function in vars(contract).items()
@@ -166,13 +164,10 @@ def test_overfitting_keeps_the_same_first_batches(folder: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- on two processes
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the runs that two processes have made; one launch by torchrun."""
+    """The folder of the runs that two processes have made; one launch."""
     folder = tmp_path_factory.mktemp("two")
     write(folder / "table")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    script = ["-m", "tests.data.streaming.runs", str(folder)]
-    done = subprocess.run([*launcher, *script], cwd=PROJECT, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    programs.run("tests.data.streaming.runs", str(folder), world=2)
     return folder
 
 
