@@ -90,9 +90,9 @@ def test_nothing_of_validation_and_test_is_fitted(tmp_path: Path) -> None:
 
 
 def test_an_empty_split_says_so(tmp_path: Path) -> None:
-    path = str(write_table(tmp_path / "t.csv", houses(10)))
+    path = str(write_table(tmp_path / "t.csv", houses(40)))
     data = TableData(path=path, targets=TARGETS, split=TableSplit(fractions=(1, 0, 0)))
-    assert len(data.rows("train")) == 10
+    assert len(data.rows("train")) == 40
     with pytest.raises(DataError, match=r"rows in the split 'val' of .*t.csv, found none"):
         data.val_dataloader()
     (tmp_path / "header.csv").write_text("a,b\n")
@@ -142,7 +142,8 @@ def test_what_was_guessed_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         _ = TableData(path=str(write_table(tmp_path / "t.csv", houses(300))), targets=TARGETS).schema
     for expected in (
         "area (numbers)",
-        "rooms (6 different integers)",
+        "rooms? (6 different integers)",
+        "doubtful, marked `?`: rooms: `numeric: [rooms]` if they are amounts",
         "id (rises",
         "target kind: 3 classes",
         "guessed",
