@@ -15,7 +15,7 @@ from mtl_lightning.data.table.columns import listed
 from mtl_lightning.data.table.moments import logarithmic
 from mtl_lightning.data.table.notation import PLAIN, Notation
 from mtl_lightning.names import did_you_mean
-from mtl_lightning.tasks.rows import MISSING
+from mtl_lightning.tasks.rows import MISSING, needs_float64
 from mtl_lightning.types import Batch, DataError
 
 
@@ -71,7 +71,8 @@ class TableEncoder:
 
         Returns:
             ``inputs`` of ``numeric`` (N, Dn) float32 and ``categorical`` (N, Dc) int64; with ``targets``, a tensor (N,)
-            for each task, float32 for numbers and int64 for classes, and perhaps ``weights``, float32.
+            for each task, float32 for numbers, float64 where float32 would round them visibly, and int64 for classes;
+            and perhaps ``weights``, float32.
 
         Raises:
             DataError: for a column that is not there.
@@ -103,7 +104,8 @@ class TableEncoder:
         known, missing = self.targets[task], self.missing[task]
         column, kind = known["column"], known["kind"]
         if kind == "number":
-            return torch.from_numpy(self._numbers(batch, column).astype(np.float32))
+            wide = needs_float64(known["mean"], known["std"])
+            return torch.from_numpy(self._numbers(batch, column).astype(np.float64 if wide else np.float32))
         if kind == "at_least":
             found = self._numbers(batch, column)
             return torch.from_numpy(np.where(np.isnan(found), missing, found >= known["threshold"]).astype(np.int64))

@@ -50,7 +50,9 @@ SPACES, SPACES_COMMA = USUAL[4], USUAL[5]
     ],
 )
 def test_a_number_is_read(notation: Notation, text: str, number: float, unit: str) -> None:
-    assert notation.parse(text) == (pytest.approx(number), unit)
+    found, its_unit = notation.parse(text)
+    assert found == pytest.approx(number)
+    assert its_unit == unit
 
 
 @pytest.mark.parametrize(
@@ -135,9 +137,8 @@ def test_a_refused_column_is_read_as_the_message_says() -> None:
     spoiled = [str(i / 7) for i in range(59)] + ["oops"]
     assert fit(spoiled, missing_values=["oops"])[0]["missing"] == {"y": 1}
     assert fit([i / 7 for i in range(59)] + [math.inf], missing_values=["inf"])[0]["missing"] == {"y": 1}
-    classes = {"targets": {"y": TargetColumn(kind="classes")}}
     table = pa.table({"y": spoiled, "f": [0.5, 1.5] * 30})
-    fitter = TableFitter(TableColumns(**classes))
+    fitter = TableFitter(TableColumns(targets={"y": TargetColumn(kind="classes")}))
     fitter.update(table)
     assert len(fitter.finish()["targets"]["y"]["values"]) == 60
 
