@@ -14,7 +14,7 @@ from typing_extensions import Self
 from mtl_lightning.tasks.base import MetricFactories
 from mtl_lightning.tasks.likelihoods import GAUSSIAN, HUBER, LAPLACE, Reduction, of_reduction
 from mtl_lightning.tasks.popart import Statistics, followed, preserve, sums_about
-from mtl_lightning.tasks.rows import RowTask
+from mtl_lightning.tasks.rows import RowTask, needs_float64
 from mtl_lightning.tasks.weighted import AbsoluteError, RootMeanSquaredError
 from mtl_lightning.types import ConfigurationError, Likelihood, TargetSpec, state_dtype
 
@@ -26,7 +26,8 @@ class Regression(RowTask):
 
     With ``standardize`` the loss, its sigma and :meth:`estimate` are in standardised units: every output has mean 0
     and standard deviation 1 over the training split. :meth:`predict` and the metrics are in the target's own units
-    (``spec.units``) in either case.
+    (``spec.units``) in either case. Where the mean is large beside the deviation, as of times in seconds since 1970,
+    float32 does not hold the target: give it as float64 (tables do); predictions then are float64 too.
 
     With ``popart`` the same statistics are not fitted, but follow the targets during training, for data that is not
     known beforehand or whose scale changes: `Learning values across many orders of magnitude
@@ -102,13 +103,15 @@ class Regression(RowTask):
         self.popart, self.rescales = _checked_rate(popart, standardize), popart is not None
         if type(self) is Regression and isinstance(loss, str) and not standardize and not self.rescales:
             self.batchable = (Regression, spec.shape, loss, delta)
-        dtype = state_dtype()
+        # Fitted statistics are of float64: rounded ones would shift a target whose mean is large beside its deviation.
+        dtype = torch.float64 if standardize else state_dtype()
         scaled = standardize or self.rescales
         self.register_buffer("target_mean", torch.zeros(size, dtype=dtype), persistent=scaled)
         self.register_buffer("target_std", torch.ones(size, dtype=dtype), persistent=scaled)
         self.register_buffer("target_variance", torch.ones(size, dtype=dtype), persistent=self.rescales)
         self.register_buffer("target_fitted", torch.tensor(not standardize), persistent=standardize)
         self._fitted = not standardize  # the value of `target_fitted`, readable without a host sync
+        self._precise = False  # whether predictions need float64
         self.register_load_state_dict_post_hook(_read_fitted)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     # ----------------------------------------------------------------------------------------------------- the target
@@ -157,13 +160,13 @@ class Regression(RowTask):
         mask = ~values.isnan()
         number = mask.sum(0).clamp(min=1)
         mean = torch.where(mask, values, 0.0).sum(0) / number
-        std = (torch.where(mask, values - mean, 0.0).square().sum(0) / number).sqrt().to(self.target_std.dtype)
+        std = (torch.where(mask, values - mean, 0.0).square().sum(0) / number).sqrt()
         highest, lowest = (torch.where(mask, values, end) for end in (-torch.inf, torch.inf))
-        varies = (highest.amax(0) > lowest.amin(0)) & (std > 0)
+        varies = (highest.amax(0) > lowest.amin(0)) & (std.float() > 0)
         self.target_mean.copy_(mean)
         self.target_std.copy_(torch.where(varies, std, 1.0))
         self.target_fitted.fill_(True)
-        self._fitted = True
+        _read_fitted(self, None)
 
     def target_sums(self, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return (3, K): each output's number of labels, and sums of the values and their squares, about the mean."""
@@ -190,7 +193,8 @@ class Regression(RowTask):
         """Return the loss of each element, in standardised units where the target is standardised."""
         self._expect_fitted()
         if self.standardize or self.rescales:
-            elements = (elements - self.target_mean) / self.target_std
+            mean, std = self._statistics(elements.dtype)
+            elements = (elements - mean) / std
         output = output[:, 0] if self.columns is None else output
         # Cut off where there is no label: a loss of the user's own may have a gradient there that is inf or nan.
         return self.elementwise(torch.where(mask, output, 0.0), elements.to(output.dtype))
@@ -198,7 +202,10 @@ class Regression(RowTask):
     def predict(self, output: Tensor) -> Tensor:
         """Map outputs (B, K) to numbers (B,), or vectors (B, D), in the target's units."""
         self._expect_fitted()
-        values = self.precise(output) * self.target_std + self.target_mean
+        values = self.precise(output)
+        values = values.to(torch.float64) if self._precise else values
+        mean, std = self._statistics(values.dtype)
+        values = values * std + mean
         return values[:, 0] if self.columns is None else values
 
     def estimate(self, output: Tensor) -> Tensor:
@@ -213,6 +220,11 @@ class Regression(RowTask):
         """Return the mean absolute error and the root of the mean squared error."""
         return {"mae": AbsoluteError, "rmse": RootMeanSquaredError}
 
+    def _statistics(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation (K,) for arithmetic with values of a dtype, in float32 or better."""
+        dtype = torch.promote_types(dtype, torch.float32)
+        return self.target_mean.to(dtype), self.target_std.to(dtype)
+
     def _expect_fitted(self) -> None:
         if not self._fitted:
             raise ConfigurationError(
@@ -221,12 +233,14 @@ class Regression(RowTask):
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Follow ``.to()``, but keep the statistics at float32 or better: half precision would round predictions."""
+        """Follow ``.to()``, but keep the statistics as precise as they are: half precision would round predictions."""
 
         def keep_precision(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            halved = moved.dtype in (torch.float16, torch.bfloat16)
-            return tensor.to(moved.device) if halved else moved
+            try:
+                moved = fn(tensor)
+            except TypeError:  # a device without float64, such as MPS
+                return fn(tensor.float())
+            return tensor.to(moved.device) if moved.itemsize < tensor.itemsize else moved
 
         super()._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return self
@@ -274,3 +288,5 @@ def _checked_rate(popart: float | None, standardize: bool) -> float | None:
 def _read_fitted(task: Regression, _incompatible_keys: object) -> None:
     """Read the flag that a state dict has just brought along."""
     task._fitted = bool(task.target_fitted)
+    if task.standardize and task._fitted:
+        task._precise = any(map(needs_float64, task.target_mean.tolist(), task.target_std.tolist()))

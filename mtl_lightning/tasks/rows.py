@@ -17,6 +17,11 @@ MISSING = -100
 """Marks a missing label in an integer target; ``nan`` does in a float target."""
 
 
+def needs_float64(mean: float, std: float) -> bool:
+    """Whether float32 rounds numbers of this mean by more than 1e-4 of their standard deviation, in the same units."""
+    return abs(mean) * 2.0**-24 > 1e-4 * std
+
+
 class RowTask(Task):
     """A task with outputs (B, K) and targets (B,), or (B, D) where a row has D labels; it reads K estimates from K
     outputs.

@@ -93,7 +93,9 @@ def test_a_resumed_run_ends_with_the_same_weights(name: str) -> None:
     data: Any = case.data()
     module = make_module(case, data, seed=99)
     make_trainer(case).fit(module, datamodule=data, ckpt_path=checkpoint(name))
-    assert_alike(dict(module.state_dict()), dict(expected(name)["end"]))
+    found, stored = dict(module.state_dict()), dict(expected(name)["end"])
+    statistics = {key: value.to(found[key].dtype) for key, value in stored.items() if ".target_" in key}  # now float64
+    assert_alike(found, {**stored, **statistics})
 
 
 def test_the_state_of_two_processes_is_not_that_of_one() -> None:

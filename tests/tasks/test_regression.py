@@ -213,7 +213,8 @@ def test_made_under_another_default_dtype(
     default: torch.dtype, expected: torch.dtype, default_dtype: Callable[[torch.dtype], None]
 ) -> None:
     default_dtype(default)
-    assert Regression(NUMBER, standardize=True).target_mean.dtype == expected
+    assert Regression(NUMBER, popart=0.1).target_mean.dtype == expected
+    assert Regression(NUMBER, standardize=True).target_mean.dtype == torch.float64
 
 
 # -------------------------------------------------------------------------------------------------------------- metrics
@@ -263,3 +264,40 @@ def test_reduction_is_the_likelihoods_business_alone(reduction: Literal["mean", 
     task, plain = Regression(VECTOR, reduction=reduction), Regression(VECTOR)
     assert torch.equal(task.loss(output, target), plain.loss(output, target))
     assert torch.equal(task.count(target), plain.count(target))
+
+
+# ------------------------------------------------------------------------------------------- far from zero, in float64
+def test_a_target_far_from_zero_is_centred_before_it_is_rounded() -> None:
+    """Seconds since 1970 within minutes: float32 has steps of 128 there."""
+    seconds = 1.7e9 + 30 * torch.randn(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    task = Regression(TargetSpec(), standardize=True)
+    task.fit_target(seconds)
+    wanted = (seconds - seconds.mean()) / seconds.std(correction=0)
+    output = wanted.float().unsqueeze(1)
+    assert task.loss(output, seconds) < 1e-9
+    assert task.loss(output + 1, seconds).item() == pytest.approx(1000, rel=1e-5)
+    predicted = task.predict(output)
+    assert isinstance(predicted, Tensor)
+    assert predicted.dtype == torch.float64
+    torch.testing.assert_close(predicted, seconds, rtol=0, atol=1e-4)
+    metrics = task.metrics("val")
+    task.update(metrics, output + 1, seconds)
+    assert metrics.compute()["rmse"].item() == pytest.approx(seconds.std(correction=0).item(), rel=1e-5)
+
+    again = Regression(TargetSpec(), standardize=True)
+    again.load_state_dict(task.state_dict())
+    torch.testing.assert_close(again.half().predict(output), predicted, rtol=0, atol=0)
+
+
+def test_a_usual_target_is_predicted_in_float32_and_old_statistics_load() -> None:
+    task = Regression(TargetSpec(), standardize=True)
+    task.fit_target(torch.tensor([99.0, 100.0, 101.0]))
+    old = {name: value.float() if value.is_floating_point() else value for name, value in task.state_dict().items()}
+    again = Regression(TargetSpec(), standardize=True)
+    again.load_state_dict(old)
+    output = torch.tensor([[0.5], [-1.0]])
+    for made in (task, again):
+        predicted = made.predict(output)
+        assert isinstance(predicted, Tensor)
+        assert predicted.dtype == torch.float32
+        torch.testing.assert_close(predicted, 100 + output[:, 0] * (2 / 3) ** 0.5)

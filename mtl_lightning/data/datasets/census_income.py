@@ -121,6 +121,7 @@ class CensusIncome(TableData):
             numeric=NUMERIC,
             log1p=NUMERIC,
             ignore=[name for name in left_out if name not in used],
+            usual_missing=False,  # "NA" is an answer of its own here
             min_count=min_count,
             header=COLUMNS,
             batch_size=batch_size,

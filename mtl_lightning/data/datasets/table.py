@@ -23,11 +23,12 @@ from mtl_lightning.data.table.cells import CellError
 from mtl_lightning.data.table.columns import TableColumns, TargetColumn
 from mtl_lightning.data.table.encoder import TableEncoder
 from mtl_lightning.data.table.pieces import Selected, placed, select
-from mtl_lightning.data.table.reader import As, TableFiles, find_files
+from mtl_lightning.data.table.reader import As, TableFiles, UnreadableNumberError, find_files
 from mtl_lightning.data.table.rows import RowsBuilder, TableRows
-from mtl_lightning.data.table.schema import TableFitter, described
+from mtl_lightning.data.table.schema import TableFitter
 from mtl_lightning.data.table.split import NONE, SPLITS, TableSplit, table_of
 from mtl_lightning.data.table.targets import declared_targets, declared_task
+from mtl_lightning.data.table.words import described
 from mtl_lightning.tasks.regression import Regression
 from mtl_lightning.types import ConfigurationError, DataError, TargetSpec
 
@@ -74,10 +75,19 @@ class TableData(MultiTaskDataModule):
         ignore: columns to leave out.
         weights: the column of sample weights for all tasks, or one by task.
         log1p: numeric columns of which sign(x) log(1 + abs(x)) is taken, for amounts with a long tail.
-        missing_values: what stands for a missing value, such as ``"?"``, beside empty fields, null and nan.
+        missing_values: what stands for a missing value, such as ``"?"``, beside empty fields, null, nan and the usual
+            marks.
+        usual_missing: the marks that stand for a missing value in any table: true for ``NA``, ``N/A``, ``null``,
+            ``NULL``, ``None``, ``NaN``, ``nan``, ``-`` and ``#N/A``; false for none, or a list, where some of them mean
+            something.
         min_count: a category with fewer training rows than this counts as not met in training.
         split: how ``path`` is divided (:class:`~mtl_lightning.data.TableSplit`): by chance, 80, 10 and 10 %
             by default, by time, or by a column. Its columns are no features unless they are declared.
+        thousands: what sets groups of three digits apart in texts, such as ``","`` in 2,125,730; by default what all
+            cells of a column agree in.
+        decimal: what stands before the fraction in texts, such as ``","`` in 100,13; likewise.
+        dates: columns of dates and times as ISO 8601 writes them, which are seen without it where all cells agree; or
+            ``{column: format}``, such as ``{bought: "%d.%m.%Y"}``. They become seconds since 1970.
         header: the names of the columns, for text files whose first line has none.
         delimiter: what separates the fields of text files; a comma, or a tab in ``.tsv`` files, by default.
         encoding: of text files.
@@ -110,8 +120,12 @@ class TableData(MultiTaskDataModule):
         weights: str | dict[str, str] | None = None,
         log1p: list[str] | None = None,
         missing_values: list[str] | None = None,
+        usual_missing: bool | list[str] = True,
         min_count: int = 1,
         split: TableSplit | None = None,
+        thousands: str | None = None,
+        decimal: str | None = None,
+        dates: list[str] | dict[str, str] | None = None,
         header: list[str] | None = None,
         delimiter: str | None = None,
         encoding: str = "utf8",
@@ -133,7 +147,11 @@ class TableData(MultiTaskDataModule):
             weights=weights,
             log1p=log1p or (),
             missing_values=missing_values or (),
+            usual_missing=usual_missing,
             min_count=min_count,
+            thousands=thousands,
+            decimal=decimal,
+            dates=dates or (),
         )
         self._text: dict[str, Any] = {"header": header, "delimiter": delimiter, "encoding": encoding}
         self._assigned: NDArray[np.int8] | None = None  # the splits of the rows of `path`
@@ -151,14 +169,21 @@ class TableData(MultiTaskDataModule):
         if self.streaming is not None:
             schema = self._stream(source).fit(self.columns)
         else:
-            fitter = TableFitter(self.columns)
-            files = self._files(source)
-            for selected in self._selected(source, files, fitter.needed(files.names()), "train"):
-                with selected.located():
-                    fitter.update(selected.batch())
-            schema = fitter.finish()
+            try:
+                schema = self._fit(source)
+            except UnreadableNumberError:  # it may be spelled in another way than Arrow's
+                schema = self._fit(source, as_text=True)
         rank_zero_info(f"{type(self).__name__}: {described(schema)}")
         return schema
+
+    def _fit(self, source: Source, *, as_text: bool = False) -> dict[str, Any]:
+        """Fit a schema on the training rows; numbers are read as text where it must be seen how they are spelled."""
+        fitter, files = TableFitter(self.columns), self._files(source)
+        needed = fitter.needed(files.names())
+        for selected in self._selected(source, files, dict.fromkeys(needed, "text") if as_text else needed, "train"):
+            with selected.located():
+                fitter.update(selected.batch(), selected.locate)
+        return fitter.finish()
 
     def declared_tasks(self) -> dict[str, tuple[TargetSpec, TaskFactory]]:
         """Return a task for each target: what it is declared as, or looks like."""
@@ -208,7 +233,7 @@ class TableData(MultiTaskDataModule):
         pieces = list(files.pieces(dict.fromkeys(rule.columns, "text")))
         table = table_of([piece.rows for piece in pieces], rule.columns)
         try:
-            assigned = rule.assign(table, self.seed, self.columns.missing_values)
+            assigned = rule.assign(table, self.seed, self._missing)
         except CellError as error:
             raise placed(error, pieces) from error
         return np.where(np.array([*given, False])[assigned], NONE, assigned).astype(np.int8)
@@ -231,7 +256,7 @@ class TableData(MultiTaskDataModule):
             split = None
             if source == "path":
                 rule, given = self._rule()
-                split = StreamSplit(rule, self.seed, self.columns.missing_values, given)
+                split = StreamSplit(rule, self.seed, self._missing, given)
             self._streams[source] = TableStream(find_files(self.paths[source]), self.streaming, split)
         return self._streams[source]
 
@@ -249,10 +274,13 @@ class TableData(MultiTaskDataModule):
             )
         return source
 
-    def _files(self, source: Source, missing: Sequence[str] | None = None) -> TableFiles:
-        return TableFiles(
-            self.paths[source], **self._text, missing=self.columns.missing_values if missing is None else missing
-        )
+    @property
+    def _missing(self) -> Sequence[str]:
+        """What stands for a missing value: as in the schema once there is one."""
+        return self.columns.missing if self._schema is None else self._schema["missing_values"]
+
+    def _files(self, source: Source) -> TableFiles:
+        return TableFiles(self.paths[source], **self._text, missing=self._missing)
 
     def _selected(
         self, source: Source, files: TableFiles, columns: Mapping[str, As], *splits: Split
@@ -266,7 +294,7 @@ class TableData(MultiTaskDataModule):
     def _read(self, source: Source, splits: Sequence[Split], *, targets: bool = True) -> dict[Split, TableRows]:
         """Encode rows of a source; a split without rows is left out, so that it fails when it is asked for."""
         encoder = TableEncoder(self.schema, self.missing_labels)
-        files = self._files(source, self.schema["missing_values"])
+        files = self._files(source)
         most = max((len(values) + 1 for values in self.schema["categorical"].values()), default=1)
         found = {split: RowsBuilder(most) for split in splits}
         for selected in self._selected(source, files, encoder.needed(targets=targets), *splits):

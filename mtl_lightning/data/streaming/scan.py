@@ -14,19 +14,20 @@ from filelock import FileLock
 
 from mtl_lightning.data.streaming.source import ParquetSource, Slice
 from mtl_lightning.data.streaming.split import StreamSplit
+from mtl_lightning.data.table.readings import Locate
 
 TRAIN = 0
 
 
 def scan(
-    source: ParquetSource, split: StreamSplit | None = None, update: Callable[[Any], None] | None = None
+    source: ParquetSource, split: StreamSplit | None = None, update: Callable[[Any, Locate], None] | None = None
 ) -> list[list[int]]:
     """Go through a table once, with the memory of one block.
 
     Args:
         source: the table, with the columns that ``split`` and ``update`` look at.
         split: of the rows; without it all of them are for training.
-        update: is given the training rows, some slices at a time, as ``pyarrow.Table``.
+        update: is given the training rows, some slices at a time, as ``pyarrow.Table``; and what says where a row is.
 
     Returns:
         For training, validation and test, the number of rows of each slice.
@@ -55,10 +56,11 @@ def scan(
     return counts.tolist()
 
 
-def _flush(source: ParquetSource, waiting: list[tuple[Any, Slice, Any]], update: Callable[[Any], None]) -> None:
+def _flush(source: ParquetSource, waiting: list[tuple[Any, Slice, Any]], update: Callable[[Any, Locate], None]) -> None:
     if waiting:
-        with source.located([(part, rows) for _, part, rows in waiting]):
-            update(pa.concat_tables([table for table, *_ in waiting]))
+        places = [(part, rows) for _, part, rows in waiting]
+        with source.located(places):
+            update(pa.concat_tables([table for table, *_ in waiting]), lambda row: source.locate(places, row))
         waiting.clear()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 
 from mtl_lightning.data.table.cells import CellError
 from mtl_lightning.data.table.columns import listed
+from mtl_lightning.data.table.reader import stripped
 from mtl_lightning.names import did_you_mean
 from mtl_lightning.types import ConfigurationError, DataError
 
@@ -49,7 +49,7 @@ class ParquetSource:
             as many as take 16 MiB with all columns.
 
     Attributes:
-        names: the columns of the first file.
+        names: the columns of the first file, without the blanks around them.
         columns: those that are read.
         slices: all of them, in the order of the files.
 
@@ -68,10 +68,12 @@ class ParquetSource:
             raise ConfigurationError(f"Expected a buffer of at least 1 row, found buffer_rows={buffer_rows}.")
         self.paths = [Path(path) for path in paths]
         self._schemas: list[Any] = []
+        self._raw: list[dict[str, str]] = []  # the names as they stand in the files
         sizes: list[list[int]] = []
         for index in range(len(self.paths)):
             with self._open(index) as file:
-                self._schemas.append(file.schema_arrow)
+                self._schemas.append(_stripped(file.schema_arrow, self.paths[index]))
+                self._raw.append(dict(zip(self._schemas[-1].names, file.schema_arrow.names, strict=True)))
                 sizes.append([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)])
         self.names: list[str] = self._schemas[0].names
         self.buffer_rows = buffer_rows or max(1024, _BUFFER_BYTES // (_VALUE_BYTES * max(len(self.names), 1)))
@@ -118,12 +120,14 @@ class ParquetSource:
         Raises:
             DataError: if they cannot be read; names the file and the rows.
         """
-        cursor = self._cursor
+        cursor, names = self._cursor, self._raw[part.file]
+        raw = [names[name] for name in self.columns]
         try:
             if cursor is None or not cursor.can_reach(part):
-                file = cursor.file if cursor and cursor.index == part.file else self._open(part.file, self._text)
-                cursor = self._cursor = _Cursor(part.file, file, part.group, self.columns, self.buffer_rows)
-            return cursor.read(part).select(self.columns).cast(self._schema)
+                text = [names[name] for name in self._text]
+                file = cursor.file if cursor and cursor.index == part.file else self._open(part.file, text)
+                cursor = self._cursor = _Cursor(part.file, file, part.group, raw, self.buffer_rows)
+            return cursor.read(part).select(raw).rename_columns(self.columns).cast(self._schema)
         except (OSError, pa.ArrowException) as error:
             self._cursor = None
             raise DataError(
@@ -150,12 +154,16 @@ class ParquetSource:
         try:
             yield
         except CellError as error:
-            row = math.inf if error.row is None else error.row
-            for part, indices in rows:
-                if row < len(indices):
-                    raise DataError(f"{self.row_name(part, indices[int(row)])}: {error}.") from error
-                row -= len(indices)
-            raise DataError(f"{self.name(rows[0][0])}: {error}.") from error
+            where = self.name(rows[0][0]) if error.row is None else self.locate(rows, error.row)
+            raise DataError(f"{where}: {error}.") from error
+
+    def locate(self, rows: Sequence[tuple[Slice, Any]], row: int) -> str:
+        """Say where a row is among rows (N,) of several slices."""
+        for part, indices in rows:
+            if row < len(indices):
+                return self.row_name(part, int(indices[row]))
+            row -= len(indices)
+        return self.name(rows[0][0])
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the open file; a worker process opens its own."""
@@ -185,10 +193,16 @@ def _slices(sizes: Sequence[Sequence[int]], most: int) -> Iterator[Slice]:
                 first += rows
 
 
+def _stripped(schema: Any, path: Path) -> Any:
+    """Return a file's schema with names that have no blanks around them, as those of a table in memory."""
+    names = stripped(schema.names, path)
+    return pa.schema([schema.field(place).with_name(name) for place, name in enumerate(names)])
+
+
 def _value_type(kind: Any) -> Any:
     """Return the type of a column's values, of the several for text always the same."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.string() if pa.types.is_large_string(kind) else kind
+    return pa.string() if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) else kind
 
 
 class _Cursor:

@@ -11,7 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mtl_lightning.data.table.notation import PLAIN, Notation
 from mtl_lightning.types import DataError
+
+LARGEST = 1e38  # of numbers, which a network takes as float32
 
 
 class CellError(DataError):
@@ -46,9 +49,10 @@ def texts(column: Any, missing: Collection[str] = ()) -> tuple[NDArray[np.int64]
         missing: what stands for a missing value, beside null, nan and the empty text.
 
     Returns:
-        For each row the index (N,) of its value, -1 where it is missing; and the distinct values (unsorted).
+        For each row the index (N,) of its value, -1 where it is missing; and the distinct values, in the order in which
+        they are met. A value that no row has is not among them, though an Arrow dictionary may hold it.
     """
-    encoded = _one(column)
+    encoded = one(column)
     if pa.types.is_floating(encoded.type):
         encoded = _whole(encoded)
     if not pa.types.is_dictionary(encoded.type):
@@ -61,41 +65,46 @@ def texts(column: Any, missing: Collection[str] = ()) -> tuple[NDArray[np.int64]
         if value and value not in missing:
             lookup[index] = values.setdefault(value, len(values))
     indices = pc.fill_null(encoded.indices, len(spelled)) if encoded.indices.null_count else encoded.indices
-    return lookup[indices.to_numpy(zero_copy_only=False)], list(values)
+    return _met(lookup[indices.to_numpy(zero_copy_only=False)], list(values))
 
 
-def numbers(column: Any, missing: Collection[str] = ()) -> NDArray[np.float64]:
+def _met(found: NDArray[np.int64], values: list[str]) -> tuple[NDArray[np.int64], list[str]]:
+    """Leave out values that no row has, and bring the others into the order of their first rows."""
+    first = np.full(len(values) + 1, len(found), dtype=np.int64)
+    first[found[::-1]] = np.arange(len(found) - 1, -1, -1)  # of several rows the first is written last
+    order = np.argsort(first[:-1], kind="stable")
+    order = order[first[order] < len(found)]
+    if len(order) == len(values) and (order == np.arange(len(values))).all():
+        return found, values
+    places = np.full(len(values) + 1, -1, dtype=np.int64)
+    places[order] = np.arange(len(order))
+    return places[found], [values[index] for index in order]
+
+
+def numbers(column: Any, missing: Collection[str] = (), notation: Notation = PLAIN) -> NDArray[np.float64]:
     """Read a column as numbers (N,), nan where one is missing; times become seconds since 1970.
 
     Args:
         column: an Arrow array or chunked array (N,).
         missing: what stands for a missing value, beside null, nan and the empty text.
+        notation: how texts spell numbers.
 
     Raises:
-        CellError: for a text that is no number, and for an infinite number.
+        CellError: for a text that is no number, and for a number that is infinite or above 1e38.
     """
-    array = _one(column)
-    if pa.types.is_null(array.type):
-        return np.full(len(array), np.nan)
-    if is_text(array):
-        found = _cast_text(array, missing)
-        if found is not None:
-            return found
-        indices, values = texts(array, missing)  # slower, but it knows which one fails
-        parsed = np.full(len(values) + 1, np.nan)
-        for index, value in enumerate(values):
-            parsed[index] = _parsed(value)
-        found = parsed[indices]
-        failed = np.isinf(found)
-        shown: Any = None if not failed.any() else values[indices[failed.argmax()]]
+    array = one(column)
+    if not is_text(array):
+        found = cast(array, missing)
+        failed = np.abs(found) > LARGEST
+        shown: Any = found[failed.argmax()] if failed.any() else None
     else:
-        found = _cast(array)
-        for spelling in missing:
-            number = _parsed(spelling)
-            if np.isfinite(number):
-                found = np.where(found == number, np.nan, found)
-        failed = np.isinf(found)
-        shown = found[failed.argmax()] if failed.any() else None
+        fast = cast_text(array, missing) if notation.is_plain else None
+        if fast is not None and not (np.abs(fast) > LARGEST).any():
+            return fast
+        indices, values = texts(array, missing)  # slower, but it knows which one fails
+        found = np.array([*(notation.parse(value)[0] for value in values), np.nan])[indices]
+        failed = np.abs(found) > LARGEST
+        shown = values[indices[failed.argmax()]] if failed.any() else None
     if failed.any():
         raise CellError(f"expected a number, found {shown!r}", int(failed.argmax()))
     return found
@@ -111,11 +120,11 @@ def _is_text(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _one(column: Any) -> Any:
-    """Return the column as one array."""
-    if not isinstance(column, pa.ChunkedArray):
-        return column
-    return column.unify_dictionaries().combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+def one(column: Any) -> Any:
+    """Return the column as one array, views of text as text."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.unify_dictionaries().combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    return column.cast(pa.string()) if pa.types.is_string_view(column.type) else column
 
 
 def _spelled(values: Any) -> list[str]:
@@ -143,7 +152,7 @@ def _whole(array: Any) -> Any:
         return array
 
 
-def _cast_text(array: Any, missing: Collection[str]) -> NDArray[np.float64] | None:
+def cast_text(array: Any, missing: Collection[str]) -> NDArray[np.float64] | None:
     """Parse text at Arrow's speed; None if a cell is no finite number."""
     values = pc.utf8_trim_whitespace(array.dictionary if pa.types.is_dictionary(array.type) else array)
     absent = pc.is_in(values, value_set=pa.array(["", *missing], type=values.type))
@@ -160,22 +169,32 @@ def _cast_text(array: Any, missing: Collection[str]) -> NDArray[np.float64] | No
     return found
 
 
-def _cast(array: Any) -> NDArray[np.float64]:
+def cast(array: Any, missing: Collection[str] = ()) -> NDArray[np.float64]:
+    """Turn an array (N,) that is not of text into float64, nan where it is null or spelled as in ``missing``.
+
+    Raises:
+        CellError: for a column of lists and the like.
+    """
     kind = array.type
+    if pa.types.is_null(kind):
+        return np.full(len(array), np.nan)
     try:
         if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
             array = pc.divide(array.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64()), 1e6)
         elif pa.types.is_boolean(kind):
             array = array.cast(pa.int8())
-        filled: NDArray[np.float64] = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        found: NDArray[np.float64] = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise CellError(f"expected numbers, found {kind}") from error
-    return filled
+    for spelling in missing:
+        number = _number(spelling)
+        if number is not None:
+            found = np.where(found == number, np.nan, found)
+    return found
 
 
-def _parsed(text: str) -> float:
-    """Return the number that a text spells: nan for ``nan``, infinity for what is no finite number."""
+def _number(text: str) -> float | None:
     try:
-        return float(text) if "_" not in text else np.inf
+        return float(text)
     except ValueError:
-        return np.inf
+        return None

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
+from mtl_lightning.data.table.notation import BOOLS, ISO, ISO_DATES, PLAIN, USUAL, Notation, declared
 from mtl_lightning.names import did_you_mean
 from mtl_lightning.types import ConfigurationError
 
 TargetKind = Literal["number", "classes"]
+USUAL_MISSING = ("NA", "N/A", "null", "NULL", "None", "NaN", "nan", "-", "#N/A")
+"""What R, SQL, Python, pandas and spreadsheets write for a missing value."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,15 @@ class TableColumns:
         weights: the column of sample weights of all tasks, or ``{task: column}``.
         log1p: numeric columns of which sign(x) log(1 + abs(x)) is taken, for amounts with a long tail; they need not
             be in ``numeric`` too.
-        missing_values: what stands for a missing value, beside empty fields, null and nan.
+        missing_values: what stands for a missing value, beside empty fields, null, nan and the usual marks.
+        usual_missing: whether ``NA``, ``N/A``, ``null``, ``NULL``, ``None``, ``NaN``, ``nan``, ``-`` and ``#N/A`` stand
+            for a missing value; or those of them, or others, that do.
         min_count: a category with fewer training rows than this counts as unseen.
+        thousands: what sets groups of three digits apart in numbers, such as ``","``; where nothing is declared, what
+            all cells of a column agree in.
+        decimal: what stands before the fraction, such as ``","``; likewise.
+        dates: columns of dates and times as ISO 8601 writes them; or ``{column: format}``, as of
+            ``datetime.strptime``. They become seconds since 1970.
     """
 
     targets: Mapping[str, TargetColumn]
@@ -82,7 +92,27 @@ class TableColumns:
     weights: str | Mapping[str, str] | None = None
     log1p: Sequence[str] = ()
     missing_values: Sequence[str] = ()
+    usual_missing: bool | Sequence[str] = True
     min_count: int = 1
+    thousands: str | None = None
+    decimal: str | None = None
+    dates: Sequence[str] | Mapping[str, str] = ()
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """All that stands for a missing value, beside empty fields, null and nan."""
+        usual = self.usual_missing
+        marks = (USUAL_MISSING if usual else ()) if isinstance(usual, bool) else usual
+        return tuple(dict.fromkeys((*marks, *self.missing_values)))
+
+    def notations(self, name: str) -> Sequence[Notation]:
+        """Return how the texts of a column may spell numbers, the likelier ways first."""
+        dates = self.dates if isinstance(self.dates, Mapping) else dict.fromkeys(self.dates, ISO)
+        for pattern, form in dates.items():
+            if matching(pattern, [name]):
+                return (Notation(dates=form),)
+        wanted = declared(self.thousands, self.decimal)
+        return USUAL if wanted is None else tuple(dict.fromkeys((wanted, PLAIN, BOOLS, ISO_DATES)))
 
     def target_columns(self) -> dict[str, str]:
         """Return the column of each task's target."""
@@ -107,6 +137,7 @@ class TableColumns:
             "categorical": self.categorical,
             "ignore": self.ignore,
             "log1p": self.log1p,
+            "dates": [*self.dates],
             "targets": sorted(targets),
             "weights": self.weight_columns(),
         }.items():
@@ -138,7 +169,11 @@ class TableColumns:
 
     def _declared(self, name: str) -> set[str]:
         """Return the lists that name a column: in full, else by a pattern."""
-        lists = {"numeric": [*self.numeric, *self.log1p], "categorical": self.categorical, "ignore": self.ignore}
+        lists = {
+            "numeric": [*self.numeric, *self.log1p, *self.dates],
+            "categorical": self.categorical,
+            "ignore": self.ignore,
+        }
         exact = {what for what, names in lists.items() if name in names}
         return exact or {what for what, names in lists.items() if any(fnmatchcase(name, n) for n in names)}
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from mtl_lightning.data.table.cells import CellError, numbers, texts
 from mtl_lightning.data.table.columns import listed
-from mtl_lightning.data.table.profile import logarithmic
+from mtl_lightning.data.table.moments import logarithmic
+from mtl_lightning.data.table.notation import PLAIN, Notation
 from mtl_lightning.names import did_you_mean
-from mtl_lightning.tasks.rows import MISSING
+from mtl_lightning.tasks.rows import MISSING, needs_float64
 from mtl_lightning.types import Batch, DataError
 
 
@@ -36,6 +37,8 @@ class TableEncoder:
         self.missing = dict.fromkeys(schema["targets"], MISSING) if missing is None else dict(missing)
         self.targets = {task: known for task, known in schema["targets"].items() if task in self.missing}
         self._spellings = frozenset(schema["missing_values"])
+        reads = schema.get("reads", {})  # none before version 0.2
+        self._notations = {name: Notation.from_dict(read) for name, read in reads.items()}
         self._codes = {name: {value: i + 1 for i, value in enumerate(v)} for name, v in schema["categorical"].items()}
         weights = schema["weights"]
         if isinstance(weights, Mapping):
@@ -45,13 +48,14 @@ class TableEncoder:
     def needed(self, *, targets: bool) -> dict[str, Literal["number", "text"]]:
         """Return the columns that :meth:`encode` looks at, and as what they are best read from a text file."""
         kinds: dict[str, Literal["number", "text"]] = dict.fromkeys(self.schema["numeric"], "number")
+        spelled = {name for name, notation in self._notations.items() if not notation.is_plain}
         if targets:
             for known in self.targets.values():
                 kinds[known["column"]] = "number" if known["kind"] in ("number", "at_least") else "text"
             kinds |= dict.fromkeys(self._weight_columns(), "number")
             # A column that is read in two ways is read as text.
             kinds |= dict.fromkeys((k["column"] for k in self.targets.values() if k["kind"] in _TEXT), "text")
-        return kinds | dict.fromkeys(self.schema["categorical"], "text")
+        return kinds | dict.fromkeys([*self.schema["categorical"], *(kinds.keys() & spelled)], "text")
 
     def _weight_columns(self) -> list[str]:
         if self._weights is None:
@@ -67,7 +71,8 @@ class TableEncoder:
 
         Returns:
             ``inputs`` of ``numeric`` (N, Dn) float32 and ``categorical`` (N, Dc) int64; with ``targets``, a tensor (N,)
-            for each task, float32 for numbers and int64 for classes, and perhaps ``weights``, float32.
+            for each task, float32 for numbers, float64 where float32 would round them visibly, and int64 for classes;
+            and perhaps ``weights``, float32.
 
         Raises:
             DataError: for a column that is not there.
@@ -99,7 +104,8 @@ class TableEncoder:
         known, missing = self.targets[task], self.missing[task]
         column, kind = known["column"], known["kind"]
         if kind == "number":
-            return torch.from_numpy(self._numbers(batch, column).astype(np.float32))
+            wide = needs_float64(known["mean"], known["std"])
+            return torch.from_numpy(self._numbers(batch, column).astype(np.float64 if wide else np.float32))
         if kind == "at_least":
             found = self._numbers(batch, column)
             return torch.from_numpy(np.where(np.isnan(found), missing, found >= known["threshold"]).astype(np.int64))
@@ -128,13 +134,15 @@ class TableEncoder:
 
     def _numbers(self, batch: Any, name: str) -> NDArray[np.float64]:
         try:
-            return numbers(_column(batch, name), self._spellings)
+            return numbers(_column(batch, name), self._spellings, self._notations.get(name, PLAIN))
         except CellError as error:
             raise CellError(f"column {name!r}: {error}", error.row) from error
 
     def _texts(self, batch: Any, name: str) -> tuple[NDArray[np.int64], list[str]]:
         try:
-            return texts(_column(batch, name), self._spellings)
+            indices, values = texts(_column(batch, name), self._spellings)
+            notation = self._notations.get(name)
+            return indices, [value.lower() for value in values] if notation and notation.bools else values
         except CellError as error:
             raise CellError(f"column {name!r}: {error}", error.row) from error
 

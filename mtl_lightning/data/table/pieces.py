@@ -27,6 +27,10 @@ class Selected(NamedTuple):
         batch = self.piece.rows
         return batch if len(self.rows) == batch.num_rows else batch.take(pa.array(self.rows))
 
+    def locate(self, row: int) -> str:
+        """Say where a row of the batch is: the file and its row, counted from 1."""
+        return f"{self.piece.file}, row {self.piece.start + 1 + int(self.rows[row])}"
+
     @contextmanager
     def located(self) -> Iterator[None]:
         """Add file and row to an error about a cell of the batch."""

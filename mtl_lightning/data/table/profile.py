@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mtl_lightning.data.table.cells import CellError, numbers, texts
+from mtl_lightning.data.table.cells import CellError, texts
+from mtl_lightning.data.table.notation import BOOLS, USUAL, Notation
+from mtl_lightning.data.table.readings import Locate, Reading, Readings
 
 Kind = Literal["number", "category"]
 
-FEW = 20  # integers with at most as many different values are taken for categories
+FEW = 20  # integers with at most as many different values may be categories
 _OPEN = 1_000  # different numbers that are remembered until it is known that the column is one of numbers
 _TOO_MANY = 100_000  # different texts in a column of unknown kind; more are no categories to learn
-
-
-@dataclass
-class Moments:
-    """Number, mean and summed squared deviations of the values met, by the exact rule for two groups together."""
-
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
-
-    def add(self, values: NDArray[np.float64]) -> None:
-        """Add values (N,), none of them nan."""
-        if not len(values):
-            return
-        count, mean = len(values), float(values.mean())
-        squares = float(np.square(values - mean).sum())
-        total, apart = self.count + count, mean - self.mean
-        self.squares += squares + apart * apart * self.count * count / total
-        self.mean += apart * count / total
-        self.count = total
-
-    @property
-    def std(self) -> float:
-        """The standard deviation, dividing by the number of values; 1 for a column that never varies."""
-        deviation = math.sqrt(self.squares / self.count) if self.count else 0.0
-        return deviation if deviation > 1e-12 * abs(self.mean) else 1.0
+_ODD = 0.05  # the share of other cells up to which a column of few integers counts as one of numbers
 
 
 @dataclass
@@ -54,79 +29,107 @@ class Profile:
         kind: what the column is to be read as; None to find it out, which takes both and keeps either.
         missing: what stands for a missing value.
         log1p: follow the moments of sign(x) log(1 + abs(x)).
+        notations: how its texts may spell numbers.
     """
 
     kind: Kind | None
     missing: Collection[str] = ()
     log1p: bool = False
-    moments: Moments = field(default_factory=Moments)
+    notations: Sequence[Notation] = USUAL
     counts: Counter[str] = field(default_factory=Counter)
     rows: int = 0
-    is_numeric: bool = True
-    is_integer: bool = True
+    absent: int = 0
     is_counted: bool = True
-    rises: bool = True
-    last: float = -math.inf
+    is_readable: bool = True  # as numbers, by its type
 
-    def update(self, column: Any) -> None:
+    def __post_init__(self) -> None:
+        self.readings = Readings(self.notations, self.missing, self.log1p)
+
+    def update(self, column: Any, locate: Locate) -> None:
         """Add the training rows of a piece of the column.
 
         Raises:
-            CellError: for a text in a column of numbers, or in one that has been taken for such.
+            CellError: for a type that can be neither numbers nor text.
         """
         self.rows += len(column)
-        if self.kind != "category" and self.is_numeric:
-            self._meet_numbers(column)
-        if self.kind != "number" and self.is_counted:
-            indices, values = texts(column, self.missing)
-            met = np.bincount(indices[indices >= 0], minlength=len(values))
-            self.counts.update(dict(zip(values, met.tolist(), strict=True)))
-            if self.kind is None and len(self.counts) > (_OPEN if self.is_numeric else _TOO_MANY):
-                self.is_counted = False
-                self.counts.clear()
+        pair, absent = None, None
+        if self.kind != "category" and self.is_readable:
+            try:
+                absent, pair = self.readings.update(column, locate)
+            except CellError:
+                if self.kind == "number":
+                    raise
+                self.is_readable = False
+        if self.kind != "number" and (self.is_counted or absent is None):
+            indices, values = pair or texts(column, self.missing)
+            absent = int((indices < 0).sum())
+            self._count(indices, values)
+        self.absent += absent or 0
 
-    def _meet_numbers(self, column: Any) -> None:
-        try:
-            found = numbers(column, self.missing)
-        except CellError as error:
-            if self.kind is None and self.is_counted:
-                self.is_numeric = False
-                return
-            if self.kind is None:
-                raise CellError(
-                    f"{error} in a column that held only numbers before. Declare it as categorical, or name what "
-                    "stands for a missing value in `missing_values`",
-                    error.row,
-                ) from error
-            raise
-        found = found[~np.isnan(found)]
-        self.is_integer &= bool((found == np.floor(found)).all())
-        self.rises &= bool((np.diff(found, prepend=self.last) > 0).all())
-        self.last = found[-1] if len(found) else self.last
-        self.moments.add(logarithmic(found) if self.log1p else found)
+    def _count(self, indices: Any, values: Sequence[str]) -> None:
+        if not self.is_counted:
+            return
+        met = np.bincount(indices[indices >= 0], minlength=len(values)).tolist()
+        self.counts.update(dict(zip(values, met, strict=True)))
+        best = self.readings.best
+        numeric = self.is_readable and best.parsed > best.strangers.total
+        if self.kind is None and len(self.counts) > (_OPEN if numeric else _TOO_MANY):
+            self.is_counted = False
+            self.counts.clear()
 
-    def guess(self) -> tuple[Kind | None, str]:
-        """Return the kind of feature that a column looks like, or None for one to leave out; and why."""
-        if self.is_numeric and not self.moments.count:
-            return None, "empty"
-        if self.is_numeric:
-            few = self.is_counted and len(self.counts) <= FEW
-            if self.is_integer and self.rises and self.rows > 5 * FEW:
-                return None, "rises from row to row, as row numbers do"
-            if self.is_integer and few:
-                return "category", f"{len(self.counts)} different integers"
-            return "number", "integers" if self.is_integer else "numbers"
-        if not self.is_counted or (len(self.counts) > self.rows / 2 and self.rows > 5 * FEW):
-            return None, "text that seldom repeats"
-        return "category", f"{len(self.counts)} different texts"
+    @property
+    def present(self) -> int:
+        """How many cells are not missing."""
+        return self.rows - self.absent
 
-    def guess_target(self) -> Literal["number", "classes"]:
-        """Return the kind of target that a column looks like."""
-        if not self.is_numeric or (self.is_counted and len(self.counts) <= 2):
-            return "classes"
-        return "classes" if self.is_integer and self.is_counted and len(self.counts) <= FEW else "number"
+    @property
+    def reading(self) -> Reading:
+        """The column as numbers, in the notation that reads the most of its cells."""
+        return self.readings.best
 
+    @property
+    def is_number(self) -> bool:
+        """Whether every cell is a number, in one notation and one unit."""
+        return self.is_readable and self.reading.agrees and not self.readings.is_ambiguous
 
-def logarithmic(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return sign(x) log(1 + abs(x))."""
-    return np.sign(values) * np.log1p(np.abs(values))
+    @property
+    def is_spoiled(self) -> bool:
+        """Whether the column would be one of numbers but for some of its cells, or for how these are to be read."""
+        reading = self.reading
+        if self.kind == "category" or not self.is_readable or self.is_number or not reading.parsed:
+            return False
+        if self.kind == "number" or (not self.is_counted and reading.parsed >= self.present / 2):
+            return True
+        if reading.parsed <= self.present / 2:
+            return False
+        few = reading.is_integer and self.distinct <= FEW
+        return not few or reading.strangers.total <= _ODD * self.present
+
+    @property
+    def distinct(self) -> int:
+        """The number of different numbers, counted as far as they are remembered."""
+        if not self.is_counted:
+            return _OPEN + 1
+        found = {self.reading.notation.parse(text)[0] for text in self.counts}
+        return len({number for number in found if abs(number) != float("inf")})
+
+    @property
+    def are_bools(self) -> bool:
+        """Whether the texts are true and false, in letters of any case."""
+        return bool(self.counts) and {text.lower() for text in self.counts} <= {"true", "false"}
+
+    @property
+    def notation(self) -> Notation | None:
+        """How the cells are to be read where that is not as they stand; None for plain numbers and texts."""
+        if self.kind == "category" or not self.is_number:
+            return BOOLS if self.are_bools else None
+        return None if self.reading.notation.is_plain else self.reading.notation
+
+    def categories(self) -> Counter[str]:
+        """Return how often each value was met, bools in small letters."""
+        if not self.are_bools:
+            return self.counts
+        merged: Counter[str] = Counter()
+        for text, count in self.counts.items():
+            merged[text.lower()] += count
+        return merged

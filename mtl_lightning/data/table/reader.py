@@ -30,6 +30,10 @@ _RAGGED = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+): ?(.*)", re
 _UNREADABLE = re.compile(r"In CSV column #(\d+): Row #(\d+): .*invalid value '(.*)'", re.DOTALL)
 
 
+class UnreadableNumberError(DataError):
+    """A cell of a text file that Arrow cannot read as a number; it may be one, spelled in another way."""
+
+
 class Piece(NamedTuple):
     """Consecutive rows of a file."""
 
@@ -83,10 +87,7 @@ class TableFiles:
         if file not in self._names:
             with _readable(file):
                 raw = pq.read_schema(file).names if is_parquet(file) else self._open(file).schema.names
-            names = [name.strip() for name in raw]
-            if twice := [name for name in names if names.count(name) > 1]:
-                raise DataError(f"{file}: expected columns of different names, found {twice[0]!r} more than once.")
-            self._names[file] = dict(zip(names, raw, strict=True))
+            self._names[file] = dict(zip(stripped(raw, file), raw, strict=True))
         return self._names[file]
 
     def pieces(self, columns: Mapping[str, As]) -> Iterator[Piece]:
@@ -172,6 +173,19 @@ def find_files(paths: Paths) -> list[Path]:
     return found
 
 
+def stripped(names: Sequence[str], file: Path) -> list[str]:
+    """Return the names of a file's columns without the blanks around them.
+
+    Raises:
+        DataError: for a name that two columns have.
+    """
+    names = [name.strip() for name in names]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{file}: expected columns of different names, found {twice!r} more than once.")
+    return names
+
+
 def is_parquet(file: Path) -> bool:
     """Whether a file is read as Parquet, by its name."""
     return file.suffix in _PARQUET
@@ -199,7 +213,7 @@ def _readable(file: Path, names: Sequence[str] = (), *, headed: bool = True) -> 
             ) from error
         if unreadable := _UNREADABLE.search(message):
             column, row, text = unreadable.groups()
-            raise DataError(
+            raise UnreadableNumberError(
                 f"{file}, row {int(row) - headed}: column {names[int(column)]!r}: expected a number, found {text!r}. "
                 "Correct it, name it in `missing_values`, or declare the column as categorical."
             ) from error

@@ -7,7 +7,10 @@ from typing import Any, Literal
 
 from mtl_lightning.data.table.cells import CellError
 from mtl_lightning.data.table.columns import ColumnRoles, TableColumns, TargetColumn, in_order, listed, matching
-from mtl_lightning.data.table.profile import Profile
+from mtl_lightning.data.table.guess import Guess, guess_feature, guess_target
+from mtl_lightning.data.table.profile import Kind, Profile
+from mtl_lightning.data.table.readings import Locate
+from mtl_lightning.data.table.words import refuse_spoiled
 from mtl_lightning.types import ConfigurationError, DataError, TableSpec, input_spec_to_dict
 
 
@@ -25,8 +28,10 @@ class TableFitter:
         batch = encoder.encode(record_batch, targets=True)
 
     The schema is plain data. ``numeric`` has ``mean``, ``std`` and ``log1p`` by column, ``categorical`` the values by
-    column, whose codes are 1, 2, ... in this order, ``targets`` what :class:`TableEncoder` needs by task, ``guessed``
-    and ``ignored`` the reasons by column.
+    column, whose codes are 1, 2, ... in this order, ``targets`` what :class:`TableEncoder` needs by task, ``reads`` how
+    the cells of a column are spelled that are not plain, ``missing_values`` all that stands for a missing value,
+    ``missing`` their number by column, ``guessed`` and ``ignored`` the reasons by column, ``doubts`` what else a column
+    may be.
 
     Args:
         columns: what is declared of the columns.
@@ -40,6 +45,7 @@ class TableFitter:
         self._categorical: dict[str, Profile] = {}
         self._open: dict[str, Profile] = {}
         self._targets: dict[str, Profile] = {}  # by task
+        self._guessed: dict[str, Guess] = {}
 
     def needed(self, names: Iterable[str]) -> dict[str, Literal["number", "text"]]:
         """Return which columns :meth:`update` will look at, of a table that has columns ``names``; and as what they
@@ -51,43 +57,52 @@ class TableFitter:
         names = list(names)
         roles = self._roles or self._begin(names)
         columns = self.columns.target_columns()
-        number = {
-            *roles.numeric,
-            *(columns[task] for task, profile in self._targets.items() if profile.kind == "number"),
+        wanted = {
+            **dict.fromkeys(roles.numeric, "number"),
+            **{columns[task]: "number" for task, profile in self._targets.items() if profile.kind == "number"},
+            **dict.fromkeys((*roles.categorical, *roles.open), "text"),
+            **{columns[task]: "text" for task, profile in self._targets.items() if profile.kind != "number"},
         }
-        text = {*roles.categorical, *roles.open}
-        text |= {columns[task] for task, profile in self._targets.items() if profile.kind != "number"}
-        return {name: "text" if name in text else "number" for name in names if name in number | text}
+        return {name: kind for name in names if (kind := _as(wanted.get(name))) is not None}
 
-    def update(self, batch: Any) -> None:
+    def update(self, batch: Any, locate: Locate | None = None) -> None:
         """Add training rows: an Arrow record batch or table with at least the columns that are :meth:`needed`.
+
+        Args:
+            batch: the rows (N).
+            locate: says where a row of the batch is, in an error; by default its number among all rows.
 
         Raises:
             ConfigurationError: if the declaration does not fit the columns.
-            CellError: for a cell that cannot be read; it knows its row in the batch.
+            CellError: for a column of lists and the like.
         """
         if self._roles is None:
             self._begin(batch.schema.names)
+        before = self._rows
         self._rows += batch.num_rows
+        locate = locate or (lambda row: f"row {before + row + 1}")
         for profiles in (self._numeric, self._categorical, self._open):
             for name, profile in profiles.items():
-                _update(profile, batch, name)
+                _update(profile, batch, name, locate)
         for task, profile in self._targets.items():
-            _update(profile, batch, self.columns.target_columns()[task])
+            _update(profile, batch, self.columns.target_columns()[task], locate)
 
     def _begin(self, names: list[str]) -> ColumnRoles:
-        columns, missing = self.columns, frozenset(self.columns.missing_values)
+        columns = self.columns
         self._roles = roles = columns.roles(names)
         logarithmic = {name for pattern in columns.log1p for name in matching(pattern, names)}
-        self._numeric = {name: Profile("number", missing, name in logarithmic) for name in roles.numeric}
-        self._categorical = {name: Profile("category", missing) for name in roles.categorical}
-        self._open = {name: Profile(None, missing) for name in roles.open}
+        self._numeric = {name: self._profile("number", name, name in logarithmic) for name in roles.numeric}
+        self._categorical = {name: self._profile("category", name) for name in roles.categorical}
+        self._open = {name: self._profile(None, name) for name in roles.open}
         for task, target in columns.targets.items():
-            if target.positive is not None or target.kind == "classes":
-                self._targets[task] = Profile("category", missing)
-            elif target.at_least is None:
-                self._targets[task] = Profile(target.kind and "number", missing)
+            is_text = target.positive is not None or target.kind == "classes"
+            is_number = target.at_least is not None or target.kind == "number"
+            kind: Kind | None = "category" if is_text else "number" if is_number else None
+            self._targets[task] = self._profile(kind, target.column or task)
         return roles
+
+    def _profile(self, kind: Kind | None, name: str, log1p: bool = False) -> Profile:
+        return Profile(kind, frozenset(self.columns.missing), log1p, self.columns.notations(name))
 
     def finish(self) -> dict[str, Any]:
         """Return the schema, as plain data.
@@ -98,63 +113,88 @@ class TableFitter:
         """
         if self._roles is None or not self._rows:
             raise DataError("The training split: expected rows, found none.")
-        guessed: dict[str, str] = {}
+        guessed, doubts = self._guess()
+        numeric, categorical = (self._of_kind(kind) for kind in ("number", "category"))
         ignored = {
             name: "divides the rows" if name in self.columns.aside else "declared" for name in self._roles.ignored
-        }
-        numeric, categorical = dict(self._numeric), dict(self._categorical)
-        for name, profile in self._open.items():
-            kind, why = profile.guess()
-            if kind is None:
-                ignored[name] = why
-                continue
-            guessed[name] = why
-            (numeric if kind == "number" else categorical)[name] = profile
+        } | {name: guess.why for name, guess in guessed.items() if guess.kind is None}
         if not numeric and not categorical:
             raise ConfigurationError(f"Expected columns to learn from, found none: {ignored or 'only targets'}.")
         vocabularies = {name: self._vocabulary(profile) for name, profile in categorical.items()}
         spec = TableSpec(tuple(numeric), {name: len(values) + 1 for name, values in vocabularies.items()})
+        targets = {task: self._target(task, target, doubts) for task, target in self.columns.targets.items()}
         return {
             "input_spec": input_spec_to_dict(spec),
             "rows": self._rows,
-            "missing_values": list(self.columns.missing_values),
-            "numeric": {
-                name: {"mean": p.moments.mean, "std": p.moments.std, "log1p": p.log1p} for name, p in numeric.items()
-            },
+            "missing_values": list(self.columns.missing),
+            "numeric": {name: {**_moments(profile), "log1p": profile.log1p} for name, profile in numeric.items()},
             "categorical": vocabularies,
-            "guessed": guessed,
+            "reads": self._reads(),
+            "missing": {name: profile.absent for name, profile in self._profiles().items() if profile.absent},
+            "guessed": {name: guess.why for name, guess in guessed.items() if guess.kind is not None},
+            "doubts": doubts,
             "ignored": ignored,
-            "targets": {task: self._target(task, target) for task, target in self.columns.targets.items()},
+            "targets": targets,
             "weights": self.columns.weights if isinstance(self.columns.weights, str) else self._weights_by_task(),
         }
+
+    def _guess(self) -> tuple[dict[str, Guess], dict[str, str]]:
+        """Refuse columns that some cells spoil; say what the open ones are, and of which this is doubtful."""
+        for name, profile in (*self._numeric.items(), *self._open.items()):
+            if profile.is_spoiled:
+                refuse_spoiled(name, profile, f"declare the column: `categorical: [{name}]`")
+        self._guessed = {name: guess_feature(name, profile) for name, profile in self._open.items()}
+        return self._guessed, {name: guess.doubt for name, guess in self._guessed.items() if guess.doubt}
+
+    def _of_kind(self, kind: Kind) -> dict[str, Profile]:
+        """Return the features of a kind: the declared ones, then the guessed ones."""
+        declared = self._numeric if kind == "number" else self._categorical
+        return declared | {name: self._open[name] for name, guess in self._guessed.items() if guess.kind == kind}
+
+    def _profiles(self) -> dict[str, Profile]:
+        """Return the profiles by column; of a column with several, one that has looked at it as numbers."""
+        columns = self.columns.target_columns()
+        targets = {columns[task]: profile for task, profile in self._targets.items()}
+        as_numbers = {columns[task]: profile for task, profile in self._targets.items() if profile.kind != "category"}
+        return {**self._categorical, **self._numeric, **self._open, **targets, **as_numbers}
+
+    def _reads(self) -> dict[str, dict[str, Any]]:
+        """Return how the cells of a column are spelled, where they are not plain."""
+        found = {name: profile.notation for name, profile in self._profiles().items()}
+        return {name: notation.to_dict() for name, notation in found.items() if notation is not None}
 
     def _weights_by_task(self) -> dict[str, str] | None:
         weights = self.columns.weights
         return dict(weights) if isinstance(weights, Mapping) else None
 
     def _vocabulary(self, profile: Profile) -> list[str]:
-        return in_order(value for value, count in profile.counts.items() if count >= self.columns.min_count)
+        return in_order(value for value, count in profile.categories().items() if count >= self.columns.min_count)
 
-    def _target(self, task: str, target: TargetColumn) -> dict[str, Any]:
+    def _target(self, task: str, target: TargetColumn, doubts: dict[str, str]) -> dict[str, Any]:
         """Return what is known of a task's target: where it is, how it is read, its classes or its moments."""
-        known: dict[str, Any] = {"column": target.column or task, "guessed": False}
+        column = target.column or task
+        known: dict[str, Any] = {"column": column, "guessed": False}
+        profile = self._targets[task]
+        if profile.is_spoiled:
+            refuse_spoiled(column, profile, f"declare the target: `targets: {{{task}: {{kind: classes}}}}`")
         if target.positive is not None:
             self._expect_some(task, target.positive)
             return known | {"kind": "positive", "values": list(target.positive)}
         if target.at_least is not None:
             return known | {"kind": "at_least", "threshold": float(target.at_least)}
-        profile = self._targets[task]
-        kind = target.kind or profile.guess_target()
+        kind, doubt = (target.kind, "") if target.kind else guess_target(task, column, profile)
+        doubts.update({f"target {task}": doubt} if doubt else {})
         known |= {"kind": kind, "guessed": target.kind is None}
         if kind == "number":
-            if not profile.moments.count:
+            if not profile.present:
                 raise DataError(f"Target {task!r}: expected numbers in the training split, found none.")
-            return known | {"mean": profile.moments.mean, "std": profile.moments.std}
-        if len(profile.counts) < 2:
+            return known | _moments(profile)
+        classes = profile.categories()
+        if len(classes) < 2:
             raise DataError(
-                f"Target {task!r}: expected at least 2 classes in the training split, found {list(profile.counts)}."
+                f"Target {task!r}: expected at least 2 classes in the training split, found {list(classes)}."
             )
-        return known | {"values": in_order(profile.counts)}
+        return known | {"values": in_order(classes)}
 
     def _expect_some(self, task: str, positive: list[str]) -> None:
         """Refuse values that no training row has, which would be a misspelling."""
@@ -165,31 +205,17 @@ class TableFitter:
             )
 
 
-def _update(profile: Profile, batch: Any, name: str) -> None:
+def _as(kind: str | None) -> Literal["number", "text"] | None:
+    return None if kind is None else "number" if kind == "number" else "text"
+
+
+def _moments(profile: Profile) -> dict[str, float]:
+    moments = profile.reading.moments.finish()
+    return {"mean": moments.mean, "std": moments.std}
+
+
+def _update(profile: Profile, batch: Any, name: str, locate: Locate) -> None:
     try:
-        profile.update(batch.column(name))
+        profile.update(batch.column(name), locate)
     except CellError as error:
         raise CellError(f"column {name!r}: {error}", error.row) from error
-
-
-def described(schema: Mapping[str, Any]) -> str:
-    """Say what columns a schema has, and what of it was guessed."""
-    lines = [f"{schema['rows']} training rows"]
-    for kind in ("numeric", "categorical"):
-        names = [f"{name} ({schema['guessed'][name]})" if name in schema["guessed"] else name for name in schema[kind]]
-        lines += [f"  {kind}: {', '.join(names)}"] if names else []
-    if left_out := [f"{name} ({why})" for name, why in schema["ignored"].items()]:
-        lines.append(f"  left out: {', '.join(left_out)}")
-    for task, known in schema["targets"].items():
-        lines.append(f"  target {task}: {_target_in_words(known)}" + (" (guessed)" if known["guessed"] else ""))
-    return "\n".join(lines)
-
-
-def _target_in_words(known: Mapping[str, Any]) -> str:
-    if known["kind"] == "number":
-        return f"a number, {known['mean']:.4g} in the mean, standard deviation {known['std']:.4g}"
-    if known["kind"] == "at_least":
-        return f"is {known['column']!r} at least {known['threshold']:g}?"
-    if known["kind"] == "positive":
-        return f"is {known['column']!r} among {listed(known['values'], 3)}?"
-    return f"{len(known['values'])} classes, {listed(known['values'], 5)}"

@@ -90,9 +90,9 @@ def test_nothing_of_validation_and_test_is_fitted(tmp_path: Path) -> None:
 
 
 def test_an_empty_split_says_so(tmp_path: Path) -> None:
-    path = str(write_table(tmp_path / "t.csv", houses(10)))
+    path = str(write_table(tmp_path / "t.csv", houses(40)))
     data = TableData(path=path, targets=TARGETS, split=TableSplit(fractions=(1, 0, 0)))
-    assert len(data.rows("train")) == 10
+    assert len(data.rows("train")) == 40
     with pytest.raises(DataError, match=r"rows in the split 'val' of .*t.csv, found none"):
         data.val_dataloader()
     (tmp_path / "header.csv").write_text("a,b\n")
@@ -142,7 +142,8 @@ def test_what_was_guessed_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         _ = TableData(path=str(write_table(tmp_path / "t.csv", houses(300))), targets=TARGETS).schema
     for expected in (
         "area (numbers)",
-        "rooms (6 different integers)",
+        "rooms? (6 different integers)",
+        "doubtful, marked `?`: rooms: `numeric: [rooms]` if they are amounts",
         "id (rises",
         "target kind: 3 classes",
         "guessed",
@@ -311,3 +312,18 @@ def test_nothing_to_predict_is_an_error(tmp_path: Path) -> None:
     data = TableData(path=path, targets=TARGETS, ignore=["id"], predict="new.csv")
     with pytest.raises(DataError, match=r"new.csv: expected rows to predict, found none"):
         data.predict_dataloader()
+
+
+def test_a_target_far_from_zero_keeps_its_digits(tmp_path: Path) -> None:
+    """Seconds since 1970 within minutes, which float32 would round to multiples of 128."""
+    seconds = [1.7e9 + 0.25 * i for i in range(400)]
+    path = str(write_table(tmp_path / "t.csv", {"x": [i / 7 for i in range(400)], "when": seconds}))
+    data = TableData(path=path, targets=["when"], tasks={"when": partial(Regression, standardize=True)})
+    batch = whole(data, "train")
+    assert set(batch["targets"]["when"].tolist()) < set(seconds)
+    task = data.tasks["when"]
+    scaled = (batch["targets"]["when"] - 1.7e9) / 0.25
+    output = ((scaled - scaled.mean()) / scaled.std(correction=0)).float().unsqueeze(1)
+    assert task.loss(output, batch["targets"]["when"]) < 1e-9
+    predicted: Any = task.predict(output)
+    torch.testing.assert_close(predicted, batch["targets"]["when"], rtol=0, atol=1e-4)

@@ -74,7 +74,7 @@ def test_one_pass_counts_the_splits_and_shows_the_training_rows_alone(tmp_path: 
     source = source_of(tmp_path)
     split = StreamSplit(TableSplit(), seed=0)
     seen: list[int] = []
-    counts = scan(source, split, lambda table: seen.extend(table.column("row").to_pylist()))
+    counts = scan(source, split, lambda table, _: seen.extend(table.column("row").to_pylist()))
     found = assigned(source, split)
     assert seen == np.flatnonzero(found == 0).tolist()
     assert [sum(of_split) for of_split in counts] == np.bincount(found).tolist()
@@ -97,7 +97,7 @@ def counted(table: Any) -> Batch:
     return {"inputs": torch.tensor(numbers(table.column("row"))), "targets": {}}
 
 
-def fit(table: Any) -> None:
+def fit(table: Any, _: Any) -> None:
     counted(table)
 
 

@@ -1,0 +1,97 @@
+"""What a column is taken for where nothing is declared, why, and what else it might be."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from mtl_lightning.data.table.columns import listed
+from mtl_lightning.data.table.profile import FEW, Kind, Profile
+from mtl_lightning.types import DataError
+
+_ROWS = 10  # a value, in the mean, that categories need to be learned
+_ORDERED = 100  # rows, from which numbers that always rise are row numbers and texts that seldom repeat are names
+_CLASSES = 1_000  # more are refused unless they are declared
+
+
+class Guess(NamedTuple):
+    """What a column is taken for, and the words for it."""
+
+    kind: Kind | None  # None: left out
+    why: str
+    doubt: str = ""  # what to declare if it is something else
+
+
+def guess_feature(name: str, profile: Profile) -> Guess:
+    """Return the kind of feature that a column looks like."""
+    if not profile.present:
+        return Guess(None, "empty")
+    if not profile.is_number:
+        return _text(name, profile)
+    reading, distinct = profile.reading, profile.distinct
+    if reading.notation.bools:
+        return Guess("category", "true or false")
+    if reading.is_integer and reading.rises and profile.rows > _ORDERED:
+        return Guess(None, "rises from row to row, as row numbers do")
+    if reading.notation.dates:
+        return Guess("number", "dates")
+    if reading.is_integer and distinct <= FEW:
+        why = f"{distinct} different integers"
+        if distinct <= 2:
+            return Guess("category", why)
+        if profile.present >= _ROWS * distinct:
+            return Guess("category", why, f"`numeric: [{name}]` if they are amounts")
+        return Guess("number", why, f"`categorical: [{name}]` if they are codes")
+    what = "integers" if reading.is_integer else "numbers"
+    return Guess("number", what + _written(profile))
+
+
+def _text(name: str, profile: Profile) -> Guess:
+    distinct = len(profile.categories())
+    if not profile.is_counted or (distinct > profile.present / 2 and profile.rows > _ORDERED):
+        return Guess(None, "text that seldom repeats")
+    share = profile.reading.parsed / profile.present
+    doubt = f"{share:.0%} of its cells are numbers; `numeric: [{name}]` says which are not" if share > 0.1 else ""
+    return Guess("category", f"{distinct} different texts", doubt)
+
+
+def _written(profile: Profile) -> str:
+    """Say how numbers are spelled that are not plain."""
+    notation, unit = profile.reading.notation, next(iter(profile.reading.units), "")
+    if notation.is_plain:
+        return ""
+    example = next(iter(profile.counts), "") if profile.is_counted else ""
+    marks = f" with {notation.decimal!r} before the fraction"
+    return f"{marks}{f' and {unit}' if unit else ''}{f', as in {example}' if example else ''}"
+
+
+def guess_target(task: str, column: str, profile: Profile) -> tuple[Literal["number", "classes"], str]:
+    """Return the kind of target that a column looks like; and what to declare if it is the other kind.
+
+    Raises:
+        DataError: for texts that are too many classes for their rows.
+    """
+    number = f"`targets: {{{task}: {{kind: number}}}}` if they are amounts"
+    classes = f"`targets: {{{task}: {{kind: classes}}}}` if they are classes"
+    reading, distinct = profile.reading, profile.distinct
+    if not profile.is_number:
+        return _checked_classes(task, column, profile), ""
+    if reading.notation.bools or distinct <= 2:
+        return "classes", "" if reading.is_integer else number
+    if reading.notation.dates or not reading.is_integer or distinct > FEW:
+        return "number", ""
+    many = profile.present >= _ROWS * distinct
+    return ("classes", number) if many else ("number", classes)
+
+
+def _checked_classes(task: str, column: str, profile: Profile) -> Literal["classes"]:
+    found = profile.categories()
+    enough = len(found) <= 2 or profile.present >= _ROWS * len(found)
+    if profile.is_counted and enough and len(found) <= _CLASSES:
+        return "classes"
+    several = f"{len(found)}" if profile.is_counted else "more than 1000"
+    raise DataError(
+        f"Target {task!r}: expected a class of texts to have at least {_ROWS} rows in the mean, and at most {_CLASSES} "
+        f"classes, found {several} different texts in {profile.present} rows of column {column!r}: "
+        f"{listed(list(found), 4)}. If they are classes, declare it: `targets: {{{task}: {{kind: classes}}}}`. If they "
+        "are numbers or dates, say how they are spelled: `thousands`, `decimal`, `dates`. Else leave the target out."
+    )
