@@ -18,6 +18,7 @@ from mtl_lightning.checkpoint_file import KEY
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.network.roles import Named
 from mtl_lightning.core.optim.composite import CompositeOptimizer
+from mtl_lightning.errors import CheckpointError
 from mtl_lightning.types import ConfigurationError
 
 
@@ -66,6 +67,31 @@ def load_what_stays(network: Network, weights: Mapping[str, Any], tasks: Sequenc
     network.load_state_dict(stays, strict=False)
     rank_zero_info(
         f"Made anew, because the checkpoint has none that fits: {[name for name in own if name not in stays]}."
+    )
+
+
+def misfit(network: nn.Module, weights: Mapping[str, Any], error: Exception) -> CheckpointError:
+    """Return an error that says which weights do not fit a network.
+
+    Args:
+        network: the network.
+        weights: the state dict that it could not load.
+        error: what happened.
+    """
+    own = network.state_dict()
+    missing = [name for name in own if name not in weights]
+    extra = [name for name in weights if name not in own]
+    other = [
+        f"{name} {tuple(weights[name].shape)} for {tuple(value.shape)}"
+        for name, value in own.items()
+        if isinstance(value, Tensor) and isinstance(weights.get(name), Tensor) and value.shape != weights[name].shape
+    ]
+    kinds = {"Missing key": missing, "unexpected key": extra, "other shape": other}
+    found = "; ".join(f"{kind}: {', '.join(map(str, n[:3]))}{' ...' * (len(n) > 3)}" for kind, n in kinds.items() if n)
+    reason = found or f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]:.200}"
+    return CheckpointError(
+        f"Expected the weights of this module, found others. {reason}. Make the module as it was when the checkpoint "
+        "was written, or fine-tune: load_from_checkpoint(path, strict=False, ...)."
     )
 
 

@@ -18,8 +18,8 @@ from torch.optim.lr_scheduler import StepLR
 from mtl_lightning import MultiTaskModule, NonFiniteError, Schedule
 from mtl_lightning.balancing import UncertaintyWeighting
 from mtl_lightning.types import Batch
-from tests.core.update.test_absent import Snapshots
 from tests.core.test_counting import axis
+from tests.core.update.test_absent import Snapshots
 from tests.helpers import fit, make_batches, make_module, weights_of
 
 BATCHES = make_batches(4)
