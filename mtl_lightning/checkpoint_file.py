@@ -102,7 +102,9 @@ def part_of(checkpoint: Mapping[str, Any], where: str | Path = "The checkpoint")
         CheckpointError: for a format that this version does not know.
     """
     part: dict[str, Any] = checkpoint.get(KEY, {})
-    found = part.get("format", 1) if isinstance(part, dict) else part
+    if not isinstance(part, dict):
+        raise CheckpointError(f"{where}: expected a dict under {KEY!r}, found {type(part).__name__}. {_AGAIN}")
+    found = part.get("format", 1)
     if part and (type(found) is not int or found not in range(1, FORMAT + 1)):
         raise CheckpointError(
             f"{where}: expected a checkpoint of format {FORMAT} or older, found format {found!r:.40}, written by "

@@ -111,6 +111,8 @@ class _Builder:
 
     def _by(self, value: Any, hint: Any, where: str) -> Any:
         kind = _kind(hint)
+        if kind is Literal and value not in get_args(hint):
+            raise _RefusedError(where, f"one of {list(get_args(hint))}, found {value!r:.60}")
         if isinstance(value, dict) and "class_path" in value:
             return self._part(value, hint, kind, where)
         if isinstance(value, dict):
@@ -134,9 +136,7 @@ class _Builder:
             raise _RefusedError(where, f"a class_path with init_args, found {_keys(value)}")
         bases = _bases(hint, kind)
         if not bases and kind not in (Callable, type):
-            raise _RefusedError(
-                where, f"plain data, as its constructor does not say what class it takes, found {path!r}"
-            )
+            raise _RefusedError(where, f"plain data, since its type is not declared, found {path!r}")
         cls = self._trusted(self._trust.the_class if bases else self._trust.the_function, path, where)
         if bases and not any(_is_subclass(cls, base) for base in bases):
             raise _RefusedError(where, f"a {' or '.join(b.__name__ for b in bases)}, found {path}, which is none")
@@ -197,7 +197,7 @@ class _RefusedError(NotDescribableError):
 
 # ---------------------------------------------------------------------------------------------------------------- types
 def _parameter(cls: type, name: str) -> tuple[list[Any], list[Any]]:
-    """Return the types that a class and its bases give an argument, its own first, and the defaults."""
+    """Return the types, none of them ``Any``, that a class and its bases give an argument, and the defaults."""
     hints, defaults = [], []
     for base in cls.__mro__:
         function: Any = base.__dict__.get("__init__") or base.__dict__.get("__new__")
@@ -210,7 +210,7 @@ def _parameter(cls: type, name: str) -> tuple[list[Any], list[Any]]:
             continue
         hints += [_evaluated(function, parameter.annotation)]
         defaults += [] if parameter.default is parameter.empty else [parameter.default]
-    return hints, defaults
+    return [hint for hint in hints if hint is not Any], defaults
 
 
 def _evaluated(function: Any, annotation: Any) -> Any:
@@ -235,7 +235,7 @@ def _options(hint: Any) -> Iterator[Any]:
     elif isinstance(hint, typing.NewType):
         yield from _options(hint.__supertype__)
     else:
-        yield object if hint is Any or origin is Literal or isinstance(hint, TypeVar) else hint
+        yield object if hint is Any or isinstance(hint, TypeVar) else hint
 
 
 def _kind(hint: Any) -> Any:

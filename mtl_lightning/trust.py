@@ -57,7 +57,10 @@ class Trust:
             found = getattr(self._module(module), name)
         except Exception as error:  # whatever the import of a module raises
             raise NotDescribableError(f"Expected to find {path}: {type(error).__name__}: {error}.") from error
-        self._check(path, f"{getattr(found, '__module__', None)}.{name}", names)  # others' things lie in it, too
+        home = getattr(found, "__module__", None)
+        if not isinstance(home, str):
+            raise NotDescribableError(f"Expected a class or function, found {path!r}, which is none.")
+        self._check(path, f"{home}.{name}", names)  # others' things lie in it, too
         return found
 
     def _check(self, path: Any, place: Any, names: tuple[str, ...]) -> None:

@@ -321,7 +321,9 @@ class MultiTaskModule(Described, Network, LightningModule):
 
         For fine-tuning: see :meth:`load_from_checkpoint`. Learning rates, schedulers and counters start anew.
         """
-        self._optimizers_before = fine_tuning.saved_optimizers(checkpoint_file.read(checkpoint_path, "cpu"))
+        self._optimizers_before = fine_tuning.saved_optimizers(
+            checkpoint_file.read(checkpoint_path, "cpu"), checkpoint_path
+        )
 
     @classmethod
     def load_from_checkpoint(

@@ -51,6 +51,13 @@ class SavedDataModule(Described, LightningDataModule, ABC):
                 f"{sorted(key for key, value in saved.items() if value is not None) or 'neither'}. Make the datamodule "
                 "in code instead; `restore_schema` takes the schema, if you have it."
             )
+        by_code: Mapping[str, str] = made.get("by_code") or {}
+        if missing := {name: by_code[name] for name in by_code if name not in changes}:
+            listed = "; ".join(f"`{name}` ({why})" for name, why in missing.items())
+            raise CheckpointError(
+                f"{path}: its datamodule was made with arguments that a checkpoint cannot hold: {listed} Pass them "
+                f"again: from_checkpoint(path, {', '.join(f'{name}=...' for name in missing)})."
+            )
         try:
             data = cls._rebuilt(made, changes, trusted)
             data.restore_schema(schema)

@@ -32,8 +32,8 @@ from tests.conformance.signature import split
 from tests.conformance.test_callbacks import RATES, rates
 from tests.conformance.test_features import FEATURES, FINETUNED, SGD_05, WithBackbone
 from tests.conformance.test_overflow import Injecting, Watching
-from tests.core.saved import single
 from tests.core.checkpoint.test_resume import build
+from tests.core.saved import single
 from tests.helpers import fit, loader_of, make_batches, make_module, make_trainer, with_gaps
 
 SGD_APART = partial(SGD, lr=0.05, momentum=0.9, fused=False)  # fused SGD moves no half-precision weight on the CPU

@@ -71,14 +71,25 @@ def prove_rebuildable(module: Described, config: dict[str, Any], by_code: dict[s
 
 
 def data_of(data: LightningDataModule | None) -> dict[str, Any]:
-    """Return what rebuilds a datamodule and its schema, as far as it is plain data."""
-    described, _ = describe_arguments({"data": data, "schema": getattr(data, "schema", None)})
-    return {"data": described.get("data"), "schema": described.get("schema")}
+    """Return what rebuilds a datamodule and its schema, as far as it is plain data.
+
+    Arguments that are not, or could not be made again, are in the datamodule's own ``by_code``, each with the reason.
+    """
+    described, _ = describe_arguments({"data": type(data), "schema": getattr(data, "schema", None)})
+    made = None
+    made_with: Any = getattr(data, "_made_with", None)  # of a datamodule that remembers
+    if "data" in described and made_with is not None:
+        config, by_code = describe_arguments(constructor_arguments(type(data), *made_with))
+        by_code |= unbuildable(type(data), config)
+        kept = {name: value for name, value in config.items() if name not in by_code}
+        made = described["data"] | {key: part for key, part in (("init_args", kept), ("by_code", by_code)) if part}
+    return {"data": made, "schema": described.get("schema")}
 
 
 def hyperparameters(model: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
     """Return what made the module and its data, as far as it is plain data, nested; for loggers."""
-    data = data_of(getattr(trainer, "datamodule", None))["data"]
+    data = data_of(getattr(trainer, "datamodule", None))["data"] or {}
+    data = {key: part for key, part in data.items() if key != "by_code"}
     return {"model": dict(model), **({"data": data} if data else {})}
 
 

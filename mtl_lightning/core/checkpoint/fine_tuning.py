@@ -7,6 +7,7 @@ task's name: one parameter per task, or a vector (T,) of one entry per task.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -139,24 +140,30 @@ def old_name(network: Network, name: str, tasks: Sequence[str]) -> str | None:
 
 
 # ---------------------------------------------------------------------------------------------------------- optimizers
-def saved_optimizers(checkpoint: Mapping[str, Any]) -> SavedOptimizers:
-    """Return the optimizer states in a checkpoint of ours.
+def saved_optimizers(checkpoint: Mapping[str, Any], where: str | Path) -> SavedOptimizers:
+    """Return the optimizer states in a checkpoint of ours, which is called ``where`` in errors.
 
     Raises:
-        ConfigurationError: for a checkpoint without any.
+        CheckpointError: for a checkpoint without any.
     """
     described = checkpoint.get(KEY, {}).get("optimizers")
     if not described or not checkpoint.get("optimizer_states"):
-        raise ConfigurationError(
-            "Expected a checkpoint with the states of the groups' optimizers, found one without: it holds the weights "
-            "alone, or another module's. Train without `restore_optimizers`, or take another checkpoint."
+        raise CheckpointError(
+            f"{where}: expected a checkpoint with the states of the groups' optimizers, found one without: it holds "
+            "the weights alone, or another module's. Train without `restore_optimizers`, or take another checkpoint."
         )
-    states = checkpoint["optimizer_states"][0]["state"]
-    flat = [(name, group["class_path"]) for group in described for name in group["parameters"]]
-    by_name = {  # their keys are numbers, or names where parameters are sharded
-        name: (class_path, states.get(index, states.get(name, {}))) for index, (name, class_path) in enumerate(flat)
-    }
-    return SavedOptimizers(checkpoint[KEY]["task_names"], by_name)
+    try:
+        states = checkpoint["optimizer_states"][0]["state"]
+        flat = [(name, group["class_path"]) for group in described for name in group["parameters"]]
+        by_name = {  # their keys are numbers, or names where parameters are sharded
+            name: (class_path, states.get(index, states.get(name, {}))) for index, (name, class_path) in enumerate(flat)
+        }
+        return SavedOptimizers(list(checkpoint[KEY]["task_names"]), by_name)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{where}: expected the states of the groups' optimizers, found something else: {error!r}. Train without "
+            "`restore_optimizers`, or take another checkpoint."
+        ) from error
 
 
 def restore_optimizers(

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.strategies import Strategy
 
 from mtl_lightning import checkpoint_file
@@ -57,11 +57,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def write_atomically(strategy: Strategy) -> None:
     """Let a strategy write checkpoints atomically if it writes them in Lightning's own way.
 
-    A ``CheckpointIO`` that the user gave stays; within a wrapper, such as ``AsyncCheckpointIO``, Lightning's own is
-    replaced too.
+    A ``CheckpointIO`` that the user gave stays; an ``AsyncCheckpointIO`` of Lightning's own way is made anew.
     """
-    holder: Any = strategy
-    while isinstance(holder.checkpoint_io, _WrappingCheckpointIO):
-        holder = holder.checkpoint_io
-    if type(holder.checkpoint_io) is TorchCheckpointIO:
-        holder.checkpoint_io = AtomicCheckpointIO()
+    given: Any = strategy.checkpoint_io
+    if type(given) is TorchCheckpointIO:
+        strategy.checkpoint_io = AtomicCheckpointIO()
+    elif type(given) is AsyncCheckpointIO and type(given.checkpoint_io) is TorchCheckpointIO:
+        strategy.checkpoint_io = AsyncCheckpointIO(AtomicCheckpointIO())
