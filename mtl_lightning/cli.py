@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 import torch
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, set_parsing_settings
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -22,12 +23,16 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mtl_lightning import architectures, balancing, callbacks, data, tasks
 from mtl_lightning.callbacks import BaselineWriter, DeadUnits, LogDeltaM, PredictionWriter, UpdateRatio
+from mtl_lightning.callbacks.run_config import RunConfig
 from mtl_lightning.checkpoint_file import read_part
 from mtl_lightning.core import MultiTaskModule
 from mtl_lightning.data.saved import SavedDataModule
 from mtl_lightning.names import nearest
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import ConfigurationError, InputSpec, MtlLightningError
+
+if "instantiate_subclass_spec_in_any" in signature(set_parsing_settings).parameters:  # jsonargparse 4.51 asks for it
+    set_parsing_settings(instantiate_subclass_spec_in_any=False)  # only a declared type tells what may be made
 
 
 class _Parser(LightningArgumentParser):
@@ -89,7 +94,7 @@ class MultiTaskCLI(LightningCLI):
             "subclass_mode_data": True,
             "auto_configure_optimizers": False,  # the module makes one optimizer per group
             "load_from_checkpoint_support": False,  # checkpoints hold their own plain data
-            "save_config_kwargs": {"overwrite": True},
+            "save_config_callback": RunConfig,
             "parser_class": _Parser,
         }
         self._parsers: list[_Parser] = []
@@ -118,6 +123,9 @@ class MultiTaskCLI(LightningCLI):
         parser.add_lightning_class_args(BaselineWriter, "baseline_writer")
         parser.link_arguments("data", "model.tasks", compute_fn=_tasks_of, apply_on="instantiate")
         parser.link_arguments("data", "model.input_spec", compute_fn=_input_spec_of, apply_on="instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration as it is: Lightning would let a checkpoint's ``hyper_parameters`` change it."""
 
     def before_instantiate_classes(self) -> None:
         """With a checkpoint, give the datamodule the schema that was fitted when it was trained."""

@@ -15,6 +15,14 @@ class ConfigurationError(MtlLightningError, ValueError):
     """A part was configured in a way that cannot be right; says what was expected, found, and what to do."""
 
 
+class CheckpointError(ConfigurationError, RuntimeError):
+    """A checkpoint file is damaged, of another kind, of the future, or names what it may not; says which file."""
+
+
+class MissingCheckpointError(CheckpointError, FileNotFoundError):
+    """There is no checkpoint file of that name."""
+
+
 class DataError(MtlLightningError, ValueError):
     """A file of a dataset is missing, broken, or holds what it should not; says which file, and which row of it."""
 

@@ -37,7 +37,7 @@ def floors(package: str, *rooms: str, on: Sequence[str] = ()) -> dict[str, tuple
     return {package: below, **allowed}
 
 
-LEVEL_0 = ("types", "describe", "errors", "names", "nested", "plain", "checkpoint_file", "version")
+LEVEL_0 = ("types", "describe", "errors", "names", "nested", "plain", "checkpoint_file", "rebuild", "trust", "version")
 BASES = (
     "tasks.base",
     *(f"balancing.{name}" for name in ("base", "rows", "gramian", "lookahead", "build")),
@@ -88,7 +88,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "nested": (),
     "describe": ("errors",),
     "types": ("errors", "describe"),
-    **dict.fromkeys(("names", "plain", "checkpoint_file"), ("types",)),
+    "trust": ("errors",),
+    "checkpoint_file": ("errors",),
+    "rebuild": ("errors", "describe", "trust"),
+    **dict.fromkeys(("names", "plain"), ("types",)),
     "metrics": LEVEL_0,
     "tasks": (*LEVEL_0, "tasks.base"),
     "tasks.base": (*LEVEL_0, "tasks"),

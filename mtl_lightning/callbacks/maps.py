@@ -78,6 +78,14 @@ class MapPart:
         shutil.rmtree(self.hidden, ignore_errors=True)
 
 
+def is_of_maps(folder: Path) -> bool:
+    """Whether a folder holds maps of an earlier run, or nothing."""
+    try:
+        return not any(folder.iterdir()) or "sigmas" in json.loads((folder / METADATA).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def png(values: np.ndarray[Any, Any]) -> bytes:
     """Return a grey picture (H, W) uint8 as the bytes of a PNG file (`ISO/IEC 15948 <https://www.w3.org/TR/png/>`_)."""
 

@@ -80,6 +80,14 @@ def _array(column: Tensor) -> Any:
     return values if column.dim() == 1 else pa.FixedSizeListArray.from_arrays(values, column.shape[1])
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file is one of predictions."""
+    try:
+        return KEY in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
+
+
 class Part:
     """A Parquet file that grows batch by batch, a row group for every 16 MiB; the first batch gives it its columns.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 
 from mtl_lightning.callbacks.diagnosis import multi_task
-from mtl_lightning.callbacks.maps import MapFormat, MapPart, byte_sized, split_maps
-from mtl_lightning.callbacks.parquet import Part, check_shares, columns_of, merge, record_batch, rows_of
+from mtl_lightning.callbacks.maps import MapFormat, MapPart, byte_sized, is_of_maps, split_maps
+from mtl_lightning.callbacks.parquet import Part, check_shares, columns_of, is_ours, merge, record_batch, rows_of
 from mtl_lightning.core import MultiTaskModule
 from mtl_lightning.types import ConfigurationError
 
@@ -43,9 +43,10 @@ class PredictionWriter(BasePredictionWriter):
 
     Rows are written while they come, and memory stays bounded if the trainer is told not to keep them too:
     ``trainer.predict(..., return_predictions=False)``. The file appears under its name when it is complete; one that
-    was there before is replaced then. After a failure there is none. Maps, too, get their names when all are there, one
-    after the other; those of an earlier run are replaced, or removed where there is no such row any more. What the
-    Parquet file has as metadata is in ``predictions/metadata.json`` for them.
+    was there before is replaced then if it holds predictions, and refused if it holds anything else. After a failure
+    there is none. Maps, too, get their names when all are there, one after the other; those of an earlier run are
+    replaced, or removed where there is no such row any more. What the Parquet file has as metadata is in
+    ``predictions/metadata.json`` for them.
 
     Several predict dataloaders give a file each, with ``_0``, ``_1``, ..., or their names in a dict, before the
     suffix. Several processes write a part each, which the first one puts together at the end, without the rows that a
@@ -95,6 +96,8 @@ class PredictionWriter(BasePredictionWriter):
         path.parent.mkdir(parents=True, exist_ok=True)
         loaders = CombinedLoader(trainer.predict_dataloaders, "sequential").flattened
         self._targets = [path.with_stem(path.stem + end) for end in _endings(trainer.predict_dataloaders, len(loaders))]
+        for target in self._targets:
+            _refuse_others(target, is_ours)
         self._lengths = [_rows_of(loader) for loader in loaders] if trainer.world_size > 1 else []
         self._parts, self._map_parts, self.paths = {}, {}, []
         self._rows = [0] * len(self._targets)
@@ -125,6 +128,7 @@ class PredictionWriter(BasePredictionWriter):
             self._parts[dataloader_idx].write(record_batch(table))
         if maps:
             if dataloader_idx not in self._map_parts:
+                _refuse_others(_folder_of(target), is_of_maps)
                 place, small = (trainer.global_rank, trainer.world_size), byte_sized(module.tasks)
                 self._map_parts[dataloader_idx] = MapPart(_folder_of(target), *place, self.maps, small)
             self._map_parts[dataloader_idx].write(maps)
@@ -179,6 +183,15 @@ class PredictionWriter(BasePredictionWriter):
         for maps in self._map_parts.values():
             maps.discard()
         self._parts, self._map_parts = {}, {}
+
+
+def _refuse_others(path: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Refuse to replace what no prediction has written."""
+    if path.exists() and not is_ours(path):
+        raise ConfigurationError(
+            f"PredictionWriter: expected to write predictions to {path}, found something else there, which stays as it "
+            "is. Choose another `path`, or move it away."
+        )
 
 
 def _endings(loaders: Any, number: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -93,6 +93,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         self.labels = LabelWatch(self.tasks, allow_unlabelled or [])
         self.evaluations = Evaluations(self, self.runtime)
         self.validations = compat.Validations(self.runtime)
+        self._is_proven = False  # that a checkpoint can be rebuilt
         self._interrupted: Mapping[str, Any] = {}  # our part of the checkpoint that a run is resumed from
         self._optimizers_before: fine_tuning.SavedOptimizers | None = None
         if self.is_built and type(self).__init__ is MultiTaskModule.__init__:  # else a subclass may yet add layers
@@ -289,6 +290,9 @@ class MultiTaskModule(Described, Network, LightningModule):
     # ------------------------------------------------------------------------------------------------------ checkpoint
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds this module, as plain data, and what an interrupted run goes on with."""
+        if not self._is_proven:
+            plain.prove_rebuildable(self, self.config, self.by_code)
+            self._is_proven = True
         described = {"config": self.config, "by_code": self.by_code, "validation_is_due": self.validations.is_due()}
         ours = plain.our_part(self, self.runtime, self.plan, self.resumable, described)
         checkpoint[checkpoint_file.KEY] = ours
@@ -297,7 +301,7 @@ class MultiTaskModule(Described, Network, LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the start of training needs, and make room for weights in float64."""
-        checkpoint_file.part_of(checkpoint)
+        checkpoint_file.check(checkpoint, self.trainer.ckpt_path or "The checkpoint")
         checkpoint.update(format_1.upgrade(checkpoint))
         if self.trainer.precision == "64-true":
             self.double()  # the trainer loads them before it does so, and would round them
@@ -306,12 +310,21 @@ class MultiTaskModule(Described, Network, LightningModule):
             due = self._interrupted.get("validation_is_due", False) and self.trainer.enable_validation
             compat.plan_validation(checkpoint["loops"], due)
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights and other state; what does not fit is told in a few lines."""
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except Exception as error:  # torch's list of all names, or what a part makes of a state that is not its own
+            raise fine_tuning.misfit(self, state_dict, error) from error
+
     def restore_optimizers(self, checkpoint_path: str | Path) -> None:
         """Begin the next training with the optimizer state, in a checkpoint, of the parameters that stay.
 
         For fine-tuning: see :meth:`load_from_checkpoint`. Learning rates, schedulers and counters start anew.
         """
-        self._optimizers_before = fine_tuning.saved_optimizers(checkpoint_file.read(checkpoint_path, "cpu"))
+        self._optimizers_before = fine_tuning.saved_optimizers(
+            checkpoint_file.read(checkpoint_path, "cpu"), checkpoint_path
+        )
 
     @classmethod
     def load_from_checkpoint(
@@ -321,6 +334,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         hparams_file: Any = None,
         strict: bool | None = None,
         weights_only: bool | None = None,
+        trusted: Sequence[str] = (),
         **kwargs: Any,
     ) -> Self:
         """Rebuild a trained module from its checkpoint alone, without the YAML or the data.
@@ -334,11 +348,15 @@ class MultiTaskModule(Described, Network, LightningModule):
             Trainer(max_epochs=3).fit(module, data)
 
         Args:
-            checkpoint_path: the checkpoint's path.
+            checkpoint_path: the checkpoint's path, or address.
             map_location: where to put the tensors, as in ``torch.load``.
             hparams_file: refused; a checkpoint holds its own configuration.
             strict: refuse missing, unexpected and differently shaped weights (the default).
             weights_only: refused if false; these checkpoints are plain data.
+            trusted: modules or packages of yours whose classes and functions the checkpoint may name, such as
+                ``["mypackage"]``. Classes of this library, ``torch.nn`` and ``torch.optim``, torchmetrics, torchjd,
+                timm and transformers, and of the file that defines this class, it may name anyway; others are not
+                even imported.
             kwargs: constructor arguments to change; those that were instances or lambdas must be passed again.
         """
         if hparams_file is not None or weights_only is False:
@@ -346,4 +364,4 @@ class MultiTaskModule(Described, Network, LightningModule):
                 "Checkpoints hold their own configuration as plain data: expected no "
                 "`hparams_file` and no `weights_only=False`."
             )
-        return plain.load(cls, checkpoint_path, kwargs, map_location, strict is not False)
+        return plain.load(cls, checkpoint_path, kwargs, map_location, strict=strict is not False, trusted=trusted)

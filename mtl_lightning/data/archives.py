@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-import shutil
 import stat
 import tarfile
 import tempfile
@@ -20,6 +19,7 @@ from typing import IO, Any, NamedTuple
 from mtl_lightning.types import ConfigurationError, DataError
 
 _CHUNK = 1 << 20  # bytes copied at a time
+_FREE, _RATIO = 1 << 28, 250  # an archive may unpack to so many bytes, and beyond that to so many times its own size
 _BLOCK = 512  # bytes of a block of a tar file, which ends with blocks of zeros
 _TARS = {
     ".tar": "r:",
@@ -42,6 +42,13 @@ _BROKEN = (
 )
 
 
+class _TooLargeError(tarfile.TarError):
+    """An archive that fills the disk, or the memory."""
+
+    def __init__(self) -> None:
+        super().__init__("it unpacks to far more bytes than an archive of its size should; do not trust it")
+
+
 class _Member(NamedTuple):
     name: str
     kind: str  # "file", "folder", or what else it is, in words
@@ -50,6 +57,8 @@ class _Member(NamedTuple):
 
 def unpack(archive: str | Path, into: str | Path) -> Path:
     """Unpack a ``.zip``, a tar file (``.tar``, also with ``.gz``, ``.bz2`` or ``.xz``), or one compressed file.
+
+    An archive that would grow out of all proportion is refused: beyond 256 MiB and 250 times its own size.
 
     All names are looked at before anything is written: one that leads out of ``into``, a link and a device are
     refused. Files are unpacked into a folder of their own and moved when all of them are complete, so that a broken
@@ -81,8 +90,9 @@ def unpack(archive: str | Path, into: str | Path) -> Path:
             with members_of(source) as members:
                 for member in members:
                     _check(source, member)
+                left = _FREE + _RATIO * source.stat().st_size
                 for member in members:
-                    _write(member, folder)
+                    left -= _write(member, folder, left)
         except _BROKEN as error:
             raise DataError(
                 f"{source}: cannot unpack it: {error}. If the file is cut short or damaged, remove it and get it "
@@ -125,8 +135,13 @@ def _zip_kind(info: zipfile.ZipInfo) -> str:
 @contextmanager
 def _tar_members(mode: Any, source: Path) -> Iterator[list[_Member]]:
     with tarfile.open(source, mode) as file:
-        members = file.getmembers()
-        _check_end(file)
+        most = _FREE + _RATIO * source.stat().st_size
+        members = []
+        for member in file:  # each costs memory
+            members.append(member)
+            if file.offset > most:
+                raise _TooLargeError
+        _check_end(file, most)
         yield [_Member(member.name, _tar_kind(member), partial(file.extractfile, member)) for member in members]
 
 
@@ -136,14 +151,15 @@ def _tar_kind(member: tarfile.TarInfo) -> str:
     return "link" if member.islnk() or member.issym() else "device"
 
 
-def _check_end(file: tarfile.TarFile) -> None:
+def _check_end(file: tarfile.TarFile, most: int) -> None:
     """Read what follows the last member: tarfile takes the end of a file that was cut between members for its end."""
     stream: Any = file.fileobj
     stream.seek(file.offset)
     if stream.read(_BLOCK) != bytes(_BLOCK):
         raise tarfile.ReadError("the end of the archive is missing")
     while stream.read(_CHUNK):
-        pass
+        if stream.tell() > most:
+            raise _TooLargeError
 
 
 @contextmanager
@@ -165,17 +181,22 @@ def _check(source: Path, member: _Member) -> None:
         )
 
 
-def _write(member: _Member, folder: Path) -> None:
+def _write(member: _Member, folder: Path, most: int) -> int:
+    """Write a member of so many bytes at most; return how many they were."""
     place = folder / member.name
     if member.kind == "folder":
         place.mkdir(parents=True, exist_ok=True)
-        return
+        return 0
     place.parent.mkdir(parents=True, exist_ok=True)
     content = member.open()
     if content is None:  # tarfile's answer for what is no file, which has been refused
         raise tarfile.ReadError(f"{member.name!r} cannot be read")
     with content, place.open("wb") as file:
-        shutil.copyfileobj(content, file, _CHUNK)
+        while chunk := content.read(_CHUNK):
+            file.write(chunk)
+            if file.tell() > most:
+                raise _TooLargeError
+        return file.tell()
 
 
 def _move(source: Path, folder: Path, target: Path) -> None:

@@ -174,8 +174,8 @@ def _fetch_once(url: str, part: Path, timeout: float, progress: bool) -> None:
         start = _start(answer)
         if start not in (0, have):
             raise ConnectionError("the server sent another part of the file than was asked for")
-        left = answer.headers.get("Content-Length")
-        total = None if left is None else start + int(left)
+        left = _number(answer.headers.get("Content-Length"))
+        total = None if left is None else start + left
         with part.open("ab" if start else "wb") as file, _bar(part, start, total, progress) as bar:
             while chunk := answer.read1(CHUNK):  # read() would lose what came before a break
                 file.write(chunk)
@@ -191,13 +191,18 @@ def _start(answer: Any) -> int | None:
     if answer.status != 206:
         return 0
     given = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
-    return int(given[1]) if given else None
+    return _number(given[1]) if given else None
 
 
 def _whole(content_range: str | None) -> int | None:
     """Read the length of the whole file off a refusal: ``bytes */1234``."""
     found = re.search(r"/(\d+)$", content_range or "")
-    return int(found[1]) if found else None
+    return _number(found[1]) if found else None
+
+
+def _number(text: str | None) -> int | None:
+    """Read a number of bytes that a server gives; None of what cannot be one."""
+    return int(text) if text is not None and text.strip().isdecimal() and len(text) < 19 else None
 
 
 def _size(path: Path) -> int:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from argparse import ArgumentError
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
-from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 from typing_extensions import Self
 
 from mtl_lightning.checkpoint_file import read_part
-from mtl_lightning.describe import Described
-from mtl_lightning.types import ConfigurationError
-
-_Data = TypeVar("_Data", bound=LightningDataModule)
+from mtl_lightning.describe import Described, describe
+from mtl_lightning.errors import CheckpointError, MtlLightningError, NotDescribableError
+from mtl_lightning.rebuild import rebuild
+from mtl_lightning.trust import Trust
 
 
 class SavedDataModule(Described, LightningDataModule, ABC):
@@ -32,38 +30,59 @@ class SavedDataModule(Described, LightningDataModule, ABC):
         """Use a saved schema, and never fit anything."""
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, /, **changes: Any) -> Self:
+    def from_checkpoint(cls, path: str | Path, /, *, trusted: Sequence[str] = (), **changes: Any) -> Self:
         """Make the datamodule that a checkpoint was trained with, its schema restored.
 
         Args:
             path: a checkpoint of a :class:`~mtl_lightning.MultiTaskModule` trained with a datamodule.
+            trusted: modules or packages of yours whose classes and functions the checkpoint may name; see
+                :meth:`mtl_lightning.MultiTaskModule.load_from_checkpoint`.
             changes: arguments to use in place of the saved ones, such as ``root`` or ``batch_size``.
 
         Raises:
-            ConfigurationError: if the checkpoint does not say how to make the datamodule.
+            CheckpointError: for a file that is no checkpoint of ours, and for one that does not say how to make the
+                datamodule, or names what is not trusted.
         """
         saved = read_part(path)
         made, schema = saved.get("data"), saved.get("schema")
         if made is None or schema is None:
-            raise ConfigurationError(
+            raise CheckpointError(
                 f"{path}: expected a checkpoint that describes its datamodule and holds its schema, found "
                 f"{sorted(key for key, value in saved.items() if value is not None) or 'neither'}. Make the datamodule "
                 "in code instead; `restore_schema` takes the schema, if you have it."
             )
-        data = _rebuilt(cls, made["class_path"], {**made.get("init_args", {}), **changes}, path)
-        data.restore_schema(schema)
+        by_code: Mapping[str, str] = made.get("by_code") or {}
+        if missing := {name: by_code[name] for name in by_code if name not in changes}:
+            listed = "; ".join(f"`{name}` ({why})" for name, why in missing.items())
+            raise CheckpointError(
+                f"{path}: its datamodule was made with arguments that a checkpoint cannot hold: {listed} Pass them "
+                f"again: from_checkpoint(path, {', '.join(f'{name}=...' for name in missing)})."
+            )
+        try:
+            data = cls._rebuilt(made, changes, trusted)
+            data.restore_schema(schema)
+        except Exception as error:  # of a constructor, which meets arguments that a file or the caller gave
+            kind = "" if isinstance(error, MtlLightningError) else f"{type(error).__name__}: "
+            raise CheckpointError(
+                f"{path}: expected to make a {cls.__name__}, found {made.get('class_path')} with arguments that cannot "
+                f"be one: {kind}{(str(error).splitlines() or [''])[0]:.600} Pass the argument in question again: "
+                f"{cls.__name__}.from_checkpoint(path, ...)."
+            ) from error
         return data
 
+    @classmethod
+    def _rebuilt(cls, made: Mapping[str, Any], changes: Mapping[str, Any], trusted: Sequence[str]) -> Self:
+        """Make the datamodule; its class is this one, or one that is trusted and a subclass of it."""
+        trust = Trust(trusted, cls)
+        named = made.get("class_path")
+        chosen = cls if _leads_to(named, cls) else trust.the_class(named)
+        if not issubclass(chosen, cls):
+            raise NotDescribableError(f"Expected a {cls.__name__}, found {named}, which is none.")
+        return rebuild(chosen, made.get("init_args", {}), trust, changes)
 
-def _rebuilt(cls: type[_Data], class_path: str, arguments: dict[str, Any], path: str | Path) -> _Data:
-    """Make a datamodule of plain data, as YAML would."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(cls, "data", fail_untyped=False)
+
+def _leads_to(path: Any, cls: type) -> bool:
     try:
-        config = parser.parse_object({"data": {"class_path": class_path, "init_args": arguments}})
-    except ArgumentError as error:
-        raise ConfigurationError(
-            f"{path}: expected to make a {cls.__name__}, found {class_path} with arguments {arguments}, which cannot "
-            f"be one: {error}"
-        ) from error
-    return cast("_Data", parser.instantiate(config).data)
+        return bool(path == describe(cls)["class_path"])
+    except NotDescribableError:  # a local class, which no path leads to
+        return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,8 @@ from mtl_lightning.tasks.rows import RowTask, needs_float64
 from mtl_lightning.tasks.weighted import AbsoluteError, RootMeanSquaredError
 from mtl_lightning.types import ConfigurationError, Likelihood, TargetSpec, state_dtype
 
-ElementwiseLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+ElementwiseLoss: TypeAlias = Callable[[Tensor, Tensor], Any]
+"""Of outputs and targets, a loss (B, *) per element; ``Any``, so that a function need not say what it returns."""
 
 
 class Regression(RowTask):
@@ -197,7 +198,8 @@ class Regression(RowTask):
             elements = (elements - mean) / std
         output = output[:, 0] if self.columns is None else output
         # Cut off where there is no label: a loss of the user's own may have a gradient there that is inf or nan.
-        return self.elementwise(torch.where(mask, output, 0.0), elements.to(output.dtype))
+        losses: Tensor = self.elementwise(torch.where(mask, output, 0.0), elements.to(output.dtype))
+        return losses
 
     def predict(self, output: Tensor) -> Tensor:
         """Map outputs (B, K) to numbers (B,), or vectors (B, D), in the target's units."""

@@ -103,6 +103,20 @@ def test_there_is_a_file_per_task_and_row(tmp_path: Path) -> None:
     assert told["units"]["depth"] == "heights of the picture"
 
 
+@pytest.mark.parametrize("name", ["segmentation/11.npy", "metadata.json"])
+def test_a_folder_of_something_else_is_refused_and_stays(tmp_path: Path, name: str) -> None:
+    mine = tmp_path / "out" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("{}")
+    data = DATA()
+    with pytest.raises(ConfigurationError, match=r"predictions to .*out, found something else there"):
+        predict(shapes(data), data, PredictionWriter(tmp_path / "out.parquet"))
+    assert mine.read_text() == "{}"
+    mine.unlink()
+    mine.parent.rmdir()
+    predict(shapes(data), data, PredictionWriter(tmp_path / "out.parquet"))  # an empty folder is nobody's
+
+
 def test_tables_and_maps_come_together(tmp_path: Path) -> None:
     data = DATA()
     module, writer = shapes(data, more=True), PredictionWriter(tmp_path / "out.parquet")

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -139,6 +140,19 @@ def test_a_second_prediction_replaces_the_first(tmp_path: Path) -> None:
         predict(make_module(), batches_of(batches), writer)
         assert pq.read_metadata(tmp_path / "out.parquet").num_rows == 8 * batches
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
+
+
+@pytest.mark.parametrize("kind", ["another table", "text", "an empty file"])
+def test_a_file_of_something_else_is_refused_and_stays(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "train.parquet"
+    pq.write_table(pa.table({"x": [1]}), path)
+    if kind != "another table":
+        path.write_text("mine" if kind == "text" else "")
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match=r"train\.parquet, found something else there, which stays as it is"):
+        predict(make_module(), batches_of(1), PredictionWriter(path))
+    assert path.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["train.parquet"]
 
 
 def test_the_file_appears_when_it_is_complete_and_not_after_an_error(tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ def test_architecture_and_heads_are_compiled_once_for_each_set_of_tasks() -> Non
 def test_its_checkpoint_loads_into_a_network_that_is_not_compiled() -> None:
     module = trained(UncertaintyWeighting, EAGER, single(TRAIN), precision="32-true")
     module.trainer.save_checkpoint("model.ckpt")
-    for changes in ({}, {"compile": False}):
+    unchanged: dict[str, Any] = {}
+    for changes in (unchanged, {"compile": False}):
         loaded = MultiTaskModule.load_from_checkpoint("model.ckpt", balancer=UncertaintyWeighting, **changes)
         assert_same(loaded.state_dict(), module.state_dict())
         assert loaded.compile_options == changes.get("compile", EAGER)

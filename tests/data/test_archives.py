@@ -175,3 +175,29 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
         unpack(tmp_path / "all.rar", tmp_path / "into")
     with pytest.raises(DataError, match=r"nowhere.zip: expected an archive, found no such file"):
         unpack(tmp_path / "nowhere.zip", tmp_path / "into")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "gz", "bz2", "xz"])
+def test_an_archive_that_grows_out_of_proportion_is_refused(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mtl_lightning.data.archives._FREE", 1 << 16)
+    zeros = bytes(1 << 24)
+    if kind in KINDS:
+        archive = pack(tmp_path / f"all.{kind}", {"a": zeros, "b": zeros})
+    else:
+        archive = tmp_path / f"a.{kind}"
+        archive.write_bytes({"gz": gzip, "bz2": bz2, "xz": lzma}[kind].compress(zeros))
+    if kind == "tar":  # as large as what is in it
+        assert unpack(archive, tmp_path / "into").is_dir()
+        return
+    with pytest.raises(DataError, match=r"it unpacks to far more bytes.*nothing was unpacked"):
+        unpack(archive, tmp_path / "into")
+    assert not (tmp_path / "into").exists()
+
+
+def test_headers_alone_may_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtl_lightning.data.archives._FREE", 1 << 16)
+    archive = pack(tmp_path / "all.tar.xz", {}, *(tar_entry("same") for _ in range(5000)))
+    with pytest.raises(DataError, match="it unpacks to far more bytes"):
+        unpack(archive, tmp_path / "into")

@@ -302,8 +302,11 @@ def test_a_checkpoint_rebuilds_its_datamodule(tmp_path: Path) -> None:
     made = Houses(root=tmp_path, batch_size=3, tasks={"price": partial(Regression, loss="l1"), "kind": None})
     path = checkpoint(tmp_path / "a.ckpt", made)
     (tmp_path / "kinds.txt").write_text("changed since then")
-    for cls in (Houses, MultiTaskDataModule):
-        data = cls.from_checkpoint(path)
+    with pytest.raises(
+        ConfigurationError, match=r"Houses, which has not been imported.*trusted=\['tests\.data\.test_base'\]"
+    ):
+        MultiTaskDataModule.from_checkpoint(path)
+    for data in (Houses.from_checkpoint(path), MultiTaskDataModule.from_checkpoint(path, trusted=["tests"])):
         assert isinstance(data, Houses)
         assert data.schema == made.schema
         assert data.batch_size == 3

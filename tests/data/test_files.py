@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mtl_lightning.data import files
-from mtl_lightning.data.files import check_sha256, download
+from mtl_lightning.data.files import _number, check_sha256, download
 from mtl_lightning.types import ConfigurationError, DataError
 from tests.data.serve import Shop, serving
 
@@ -169,3 +169,9 @@ def test_a_checksum_is_checked_and_the_file_stays(tmp_path: Path) -> None:
     assert path.exists()
     with pytest.raises(DataError, match="expected a file, found none"):
         check_sha256(tmp_path / "nowhere", SHA256)
+
+
+@pytest.mark.parametrize("text", [None, "", "-1", "1e3", "9" * 19, "9" * 5000, "0x10"])
+def test_a_number_of_bytes_that_cannot_be_one_is_none(text: str | None) -> None:
+    assert _number(text) is None
+    assert _number("1234") == 1234

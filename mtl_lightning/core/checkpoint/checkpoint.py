@@ -6,14 +6,13 @@ command line at a resume. All of it loads with ``weights_only=True``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from inspect import signature
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
-from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 from mtl_lightning.checkpoint_file import FORMAT, KEY, read
 from mtl_lightning.core.checkpoint.fine_tuning import describe_optimizers, load_what_stays
@@ -23,16 +22,11 @@ from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.core.optim.plan import OptimizerPlan
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.describe import Described, constructor_arguments, describe
-from mtl_lightning.types import (
-    ConfigurationError,
-    NotDescribableError,
-    input_spec_from_dict,
-    input_spec_to_dict,
-)
+from mtl_lightning.errors import CheckpointError, MtlLightningError, MtlLightningWarning
+from mtl_lightning.rebuild import rebuild, unbuildable
+from mtl_lightning.trust import Trust
+from mtl_lightning.types import NotDescribableError, input_spec_from_dict, input_spec_to_dict
 from mtl_lightning.version import __version__
-
-if "instantiate_subclass_spec_in_any" in signature(set_parsing_settings).parameters:  # jsonargparse 4.51 asks for it
-    set_parsing_settings(instantiate_subclass_spec_in_any=True)  # users' modules may take objects without declaring so
 
 Module = TypeVar("Module", bound=Network)
 
@@ -61,15 +55,41 @@ def describe_constructor(module: Described) -> tuple[dict[str, Any], dict[str, s
     return describe_arguments(arguments)
 
 
+def prove_rebuildable(module: Described, config: dict[str, Any], by_code: dict[str, str]) -> None:
+    """Move what no checkpoint could rebuild from ``config`` to ``by_code``, and warn of it."""
+    found = unbuildable(type(module), config)
+    for name, reason in found.items():
+        del config[name]
+        by_code[name] = reason
+    if found:
+        listed = "; ".join(f"`{name}` ({reason})" for name, reason in found.items())
+        rank_zero_warn(
+            f"The checkpoints of this run will not hold {listed} `load_from_checkpoint` will ask for them. Declare the "
+            "types of such arguments, and keep classes in a module, and they will.",
+            category=MtlLightningWarning,
+        )
+
+
 def data_of(data: LightningDataModule | None) -> dict[str, Any]:
-    """Return what rebuilds a datamodule and its schema, as far as it is plain data."""
-    described, _ = describe_arguments({"data": data, "schema": getattr(data, "schema", None)})
-    return {"data": described.get("data"), "schema": described.get("schema")}
+    """Return what rebuilds a datamodule and its schema, as far as it is plain data.
+
+    Arguments that are not, or could not be made again, are in the datamodule's own ``by_code``, each with the reason.
+    """
+    described, _ = describe_arguments({"data": type(data), "schema": getattr(data, "schema", None)})
+    made = None
+    made_with: Any = getattr(data, "_made_with", None)  # of a datamodule that remembers
+    if "data" in described and made_with is not None:
+        config, by_code = describe_arguments(constructor_arguments(type(data), *made_with))
+        by_code |= unbuildable(type(data), config)
+        kept = {name: value for name, value in config.items() if name not in by_code}
+        made = described["data"] | {key: part for key, part in (("init_args", kept), ("by_code", by_code)) if part}
+    return {"data": made, "schema": described.get("schema")}
 
 
 def hyperparameters(model: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
     """Return what made the module and its data, as far as it is plain data, nested; for loggers."""
-    data = data_of(getattr(trainer, "datamodule", None))["data"]
+    data = data_of(getattr(trainer, "datamodule", None))["data"] or {}
+    data = {key: part for key, part in data.items() if key != "by_code"}
     return {"model": dict(model), **({"data": data} if data else {})}
 
 
@@ -98,39 +118,59 @@ def our_part(
     }
 
 
-def load(cls: type[Module], path: str | Path, overrides: Mapping[str, Any], map_location: Any, strict: bool) -> Module:
+def load(
+    cls: type[Module],
+    path: str | Path,
+    overrides: Mapping[str, Any],
+    map_location: Any = None,
+    *,
+    strict: bool = True,
+    trusted: Sequence[str] = (),
+) -> Module:
     """Rebuild a module from a checkpoint and load its weights.
 
+    Args:
+        cls: the module's class; classes and functions of the file that defines it are trusted too.
+        path: of the checkpoint.
+        overrides: arguments to use in place of the saved ones.
+        map_location: where to put the tensors.
+        strict: refuse weights that do not fit.
+        trusted: modules whose classes and functions the checkpoint may name, beside
+            :data:`~mtl_lightning.trust.ALLOWED`.
+
     Raises:
-        ConfigurationError: for a file that is no checkpoint of ours, and for arguments that must be passed again.
+        CheckpointError: for a file that is no checkpoint of ours, for arguments that must be passed again, for names
+            that are not trusted, and for weights that do not fit.
     """
     checkpoint = read(path, map_location)
     saved = checkpoint[KEY]
     if missing := {name: why for name, why in saved["by_code"].items() if name not in overrides}:
         listed = "; ".join(f"`{name}` ({why})" for name, why in missing.items())
-        raise ConfigurationError(
+        raise CheckpointError(
             f"{path} was trained with arguments that a checkpoint cannot hold: {listed} Pass them again: "
             f"load_from_checkpoint(path, {', '.join(f'{name}=...' for name in missing)})."
         )
-    arguments = {**saved["config"], "input_spec": input_spec_from_dict(saved["input_spec"]), **overrides}
     try:
-        module = _instantiate(cls, arguments)
-    except (ArgumentError, ImportError) as error:
-        raise ConfigurationError(
-            f"{path} cannot be rebuilt: {error}\nPass the arguments in question to load_from_checkpoint again."
+        given = {"input_spec": input_spec_from_dict(saved["input_spec"]), **overrides}
+        module = rebuild(cls, saved["config"], Trust(trusted, cls), given)
+        if strict:
+            module.load_state_dict(checkpoint["state_dict"])
+        else:
+            load_what_stays(module, checkpoint["state_dict"], saved["task_names"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except Exception as error:  # of a constructor, which meets arguments that a file or the caller gave
+        raise CheckpointError(
+            f"{path} cannot be rebuilt: {'' if isinstance(error, MtlLightningError) else f'{type(error).__name__}: '}"
+            f"{_short(error)}\nPass the argument in question to load_from_checkpoint again."
         ) from error
-    if strict:
-        module.load_state_dict(checkpoint["state_dict"])
-    else:
-        load_what_stays(module, checkpoint["state_dict"], saved["task_names"])
     return module
 
 
-def _instantiate(cls: type[Module], arguments: Mapping[str, Any]) -> Module:
-    """Make a module from plain data, as the command line would."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(cls, "module", fail_untyped=False)
-    return cast("Module", parser.instantiate(parser.parse_object({"module": dict(arguments)})).module)
+def _short(error: Exception) -> str:
+    """Return what an error says, in four lines at most."""
+    lines = str(error).strip().splitlines()
+    return "\n".join([*lines[:3], *(["..."] if len(lines) > 3 else [])])
 
 
 def without_numpy(value: Any) -> Any:

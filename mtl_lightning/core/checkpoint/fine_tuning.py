@@ -7,6 +7,7 @@ task's name: one parameter per task, or a vector (T,) of one entry per task.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from mtl_lightning.checkpoint_file import KEY
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.network.roles import Named
 from mtl_lightning.core.optim.composite import CompositeOptimizer
+from mtl_lightning.errors import CheckpointError
 from mtl_lightning.types import ConfigurationError
 
 
@@ -69,6 +71,31 @@ def load_what_stays(network: Network, weights: Mapping[str, Any], tasks: Sequenc
     )
 
 
+def misfit(network: nn.Module, weights: Mapping[str, Any], error: Exception) -> CheckpointError:
+    """Return an error that says which weights do not fit a network.
+
+    Args:
+        network: the network.
+        weights: the state dict that it could not load.
+        error: what happened.
+    """
+    own = network.state_dict()
+    missing = [name for name in own if name not in weights]
+    extra = [name for name in weights if name not in own]
+    other = [
+        f"{name} {tuple(weights[name].shape)} for {tuple(value.shape)}"
+        for name, value in own.items()
+        if isinstance(value, Tensor) and isinstance(weights.get(name), Tensor) and value.shape != weights[name].shape
+    ]
+    kinds = {"Missing key": missing, "unexpected key": extra, "other shape": other}
+    found = "; ".join(f"{kind}: {', '.join(map(str, n[:3]))}{' ...' * (len(n) > 3)}" for kind, n in kinds.items() if n)
+    reason = found or f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]:.200}"
+    return CheckpointError(
+        f"Expected the weights of this module, found others. {reason}. Make the module as it was when the checkpoint "
+        "was written, or fine-tune: load_from_checkpoint(path, strict=False, ...)."
+    )
+
+
 def _what_stays(network: Network, name: str, own: Any, weights: Mapping[str, Any], tasks: Sequence[str]) -> Any | None:
     """Return the old value of an entry of the state dict, or None."""
     source = old_name(network, name, tasks)
@@ -113,24 +140,30 @@ def old_name(network: Network, name: str, tasks: Sequence[str]) -> str | None:
 
 
 # ---------------------------------------------------------------------------------------------------------- optimizers
-def saved_optimizers(checkpoint: Mapping[str, Any]) -> SavedOptimizers:
-    """Return the optimizer states in a checkpoint of ours.
+def saved_optimizers(checkpoint: Mapping[str, Any], where: str | Path) -> SavedOptimizers:
+    """Return the optimizer states in a checkpoint of ours, which is called ``where`` in errors.
 
     Raises:
-        ConfigurationError: for a checkpoint without any.
+        CheckpointError: for a checkpoint without any.
     """
     described = checkpoint.get(KEY, {}).get("optimizers")
     if not described or not checkpoint.get("optimizer_states"):
-        raise ConfigurationError(
-            "Expected a checkpoint with the states of the groups' optimizers, found one without: it holds the weights "
-            "alone, or another module's. Train without `restore_optimizers`, or take another checkpoint."
+        raise CheckpointError(
+            f"{where}: expected a checkpoint with the states of the groups' optimizers, found one without: it holds "
+            "the weights alone, or another module's. Train without `restore_optimizers`, or take another checkpoint."
         )
-    states = checkpoint["optimizer_states"][0]["state"]
-    flat = [(name, group["class_path"]) for group in described for name in group["parameters"]]
-    by_name = {  # their keys are numbers, or names where parameters are sharded
-        name: (class_path, states.get(index, states.get(name, {}))) for index, (name, class_path) in enumerate(flat)
-    }
-    return SavedOptimizers(checkpoint[KEY]["task_names"], by_name)
+    try:
+        states = checkpoint["optimizer_states"][0]["state"]
+        flat = [(name, group["class_path"]) for group in described for name in group["parameters"]]
+        by_name = {  # their keys are numbers, or names where parameters are sharded
+            name: (class_path, states.get(index, states.get(name, {}))) for index, (name, class_path) in enumerate(flat)
+        }
+        return SavedOptimizers(list(checkpoint[KEY]["task_names"]), by_name)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{where}: expected the states of the groups' optimizers, found something else: {error!r}. Train without "
+            "`restore_optimizers`, or take another checkpoint."
+        ) from error
 
 
 def restore_optimizers(

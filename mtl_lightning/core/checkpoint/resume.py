@@ -15,6 +15,7 @@ import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_warn
 
 from mtl_lightning.core.runtime import Runtime
+from mtl_lightning.errors import CheckpointError, MtlLightningError
 from mtl_lightning.types import ConfigurationError
 
 
@@ -56,8 +57,22 @@ def restore(parts: Parts, states: Sequence[Mapping[str, Any]], runtime: Runtime)
     """Give every part its state of an interrupted run.
 
     Raises:
-        ConfigurationError: if a window was started by another number of processes.
+        ConfigurationError: if a window was started by another number of processes, or a state is not the part's.
     """
+    try:
+        _restore(parts, states, runtime)
+    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+        if isinstance(error, MtlLightningError):
+            raise
+        reason = (str(error).splitlines() or [""])[0]
+        raise CheckpointError(
+            f"{runtime.trainer.ckpt_path}: expected what an interrupted run goes on with, found something else: "
+            f"{type(error).__name__}: {reason:.200}. Take another checkpoint, or begin anew from its weights: "
+            "load_from_checkpoint(path)."
+        ) from error
+
+
+def _restore(parts: Parts, states: Sequence[Mapping[str, Any]], runtime: Runtime) -> None:
     if len(states) == runtime.world_size:
         own = states[runtime.rank]
     else:

@@ -1,7 +1,7 @@
-"""Checkpoint files that are whole or not there at all.
+"""Checkpoint files that are whole or not there at all, and read as data.
 
 Relies on ``Strategy.checkpoint_io`` being a ``TorchCheckpointIO`` unless the user gave another, and replaces its
-``save_checkpoint``.
+``save_checkpoint`` and ``load_checkpoint``, whose own reads what comes from the web by unpickling it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,15 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.strategies import Strategy
+
+from mtl_lightning import checkpoint_file
+from mtl_lightning.types import ConfigurationError
+
+
+def _on_cpu(storage: Any, _: str) -> Any:
+    return storage
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -39,11 +47,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             os.fsync(file.fileno())  # else a machine that goes down may keep the name and lose the content
         part.replace(target)
 
+    def load_checkpoint(self, path: str | Path, map_location: Any = _on_cpu, weights_only: bool | None = None) -> Any:
+        """Read a checkpoint of ours, wherever it is; see :func:`mtl_lightning.checkpoint_file.read`."""
+        if weights_only is False:
+            raise ConfigurationError(f"{path}: checkpoints are plain data: expected no `weights_only=False`.")
+        return checkpoint_file.read(path, map_location)
+
 
 def write_atomically(strategy: Strategy) -> None:
     """Let a strategy write checkpoints atomically if it writes them in Lightning's own way.
 
-    A ``CheckpointIO`` that the user gave stays; ``AsyncCheckpointIO(AtomicCheckpointIO())`` is both.
+    A ``CheckpointIO`` that the user gave stays; an ``AsyncCheckpointIO`` of Lightning's own way is made anew.
     """
-    if type(strategy.checkpoint_io) is TorchCheckpointIO:
+    given: Any = strategy.checkpoint_io
+    if type(given) is TorchCheckpointIO:
         strategy.checkpoint_io = AtomicCheckpointIO()
+    elif type(given) is AsyncCheckpointIO and type(given.checkpoint_io) is TorchCheckpointIO:
+        strategy.checkpoint_io = AsyncCheckpointIO(AtomicCheckpointIO())

@@ -6,7 +6,7 @@ import gzip
 import math
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from mtl_lightning.types import DataError
 SIDE = 28  # height and width of a picture, in pixels
 CLASSES = 10
 _BYTES = 8  # IDX's code of unsigned bytes
+_LARGEST = 1 << 31  # values of a file; MNIST has 47 million
 
 
 class IdxSource(NamedTuple):
@@ -99,23 +100,37 @@ def read_idx(path: Path, dims: int) -> Tensor:
     Raises:
         DataError: that names the file, if it is damaged, cut short, or of another kind.
     """
+    opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with opener(path, "rb") as file:
+            header = file.read(4 + 4 * dims)
+            shape = _shape(path, header, dims)
+            content = file.read(math.prod(shape) + 1)  # not all: a compressed file may be of any size
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: the file is cut short or damaged ({error}). Remove it and get it again.") from error
-    header = 4 + 4 * dims
-    if content[:4] != bytes([0, 0, _BYTES, dims]) or len(content) < header:
+    if len(content) != math.prod(shape):
+        found = len(content) if len(content) < math.prod(shape) else "more"
+        raise DataError(
+            f"{path}: expected {' x '.join(map(str, shape))} values, as its header says, found {found}. The file is "
+            "cut short or damaged: remove it and get it again."
+        )
+    return torch.from_numpy(np.frombuffer(content, np.uint8).reshape(shape).copy())
+
+
+def _shape(path: Path, header: bytes, dims: int) -> list[int]:
+    """Read the sizes of the axes off a header."""
+    if header[:4] != bytes([0, 0, _BYTES, dims]) or len(header) < 4 + 4 * dims:
         raise DataError(
             f"{path}: expected an IDX file of bytes with {dims} axes, which begins with 0, 0, {_BYTES}, {dims}, found "
-            f"{', '.join(map(str, content[:4])) or 'an empty file'}. Get it again."
+            f"{', '.join(map(str, header[:4])) or 'an empty file'}. Get it again."
         )
-    shape = np.frombuffer(content, ">i4", dims, offset=4).tolist()
-    if min(shape) < 1 or len(content) - header != math.prod(shape):
+    shape = np.frombuffer(header, ">i4", dims, offset=4).tolist()
+    if min(shape) < 1 or math.prod(shape) > _LARGEST:
         raise DataError(
-            f"{path}: expected {' x '.join(map(str, shape))} values, as its header says, found "
-            f"{len(content) - header}. The file is cut short or damaged: remove it and get it again."
+            f"{path}: expected at least one value, and {_LARGEST} at most, found a header that says "
+            f"{' x '.join(map(str, shape))}. The file is damaged: remove it and get it again."
         )
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
+    return [int(size) for size in shape]
 
 
 def _file(folder: Path, name: str) -> Path | None:

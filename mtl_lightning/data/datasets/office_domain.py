@@ -206,9 +206,9 @@ def read_list(path: Path, classes: int) -> list[_File]:
     files: list[_File] = []
     for row, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         name, _, label = line.strip().rpartition(" ")
-        if not name or not label.isdecimal() or int(label) >= classes:
+        if not name or not label.isdecimal() or len(label) > 9 or int(label) >= classes:
             raise DataError(
-                f"{path}, row {row}: expected a path and a class 0..{classes - 1} after a space, found {line!r}."
+                f"{path}, row {row}: expected a path and a class 0..{classes - 1} after a space, found {line[:100]!r}."
             )
         files.append((name, int(label)))
     if not files:

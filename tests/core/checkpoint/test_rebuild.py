@@ -13,6 +13,7 @@ from torch.optim import SGD, Adam
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.architectures import MLP, SharedBottom
 from mtl_lightning.balancing import FixedWeighting, UncertaintyWeighting
+from mtl_lightning.errors import CheckpointError
 from mtl_lightning.types import ConfigurationError, TensorSpec
 from tests.core.saved import BATCHES, PATH, Doubling, assert_alike, single, trained
 from tests.helpers import (
@@ -73,12 +74,16 @@ def test_all_that_must_be_passed_again_is_named_at_once() -> None:
 
 def test_a_users_class_is_no_instance() -> None:
     module = trained(make_module(architecture=Doubling), BATCHES)
-    assert_alike(MultiTaskModule.load_from_checkpoint(PATH), module)
+    with pytest.raises(CheckpointError, match=r"has not been imported.*: trusted=\['tests\.core\.saved'\]"):
+        MultiTaskModule.load_from_checkpoint(PATH)
+    for names in (["tests"], ["tests.core.saved"], "tests.core", ["tests.core.saved.Doubling"]):
+        assert_alike(MultiTaskModule.load_from_checkpoint(PATH, trusted=names), module)
+    assert_alike(MultiTaskModule.load_from_checkpoint(PATH, architecture=Doubling), module)
 
 
 def test_a_users_class_with_arguments() -> None:
     module = trained(make_module(architecture=partial(SharedBottom, encoder=partial(Doubling, size=4))), BATCHES)
-    assert_alike(MultiTaskModule.load_from_checkpoint(PATH), module)
+    assert_alike(MultiTaskModule.load_from_checkpoint(PATH, trusted=["tests"]), module)
 
 
 def test_a_local_class_must_be_passed_again() -> None:
@@ -125,7 +130,7 @@ def test_arguments_can_be_changed() -> None:
     )
     composite: Any = loaded.configure_optimizers()
     assert composite.param_groups[0]["lr"] == 0.5
-    assert loaded.on_nonfinite == "skip"
+    assert loaded.updates.on_nonfinite == "skip"
 
 
 def test_other_weights_are_refused_unless_strict_is_false() -> None:

@@ -109,7 +109,7 @@ def _load(path: Path) -> Any:
         array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise DataError(f"{path}: expected a file, found none.") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, OverflowError, MemoryError) as error:  # or of a shape that cannot be
         raise DataError(f"{path}: expected an array in NumPy's format, found what cannot be read: {error}") from error
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path}: expected one array in NumPy's format, found an archive of several.")
@@ -134,11 +134,12 @@ def count_files(folder: Path) -> int:
         raise DataError(f"{folder}: expected a folder of .npy files, found none.")
     stems = {entry.name.removesuffix(".npy") for entry in os.scandir(folder) if entry.name.endswith(".npy")}
     found = {int(stem) for stem in stems if stem.isdecimal()}
-    number = 1 + max(found, default=0)
-    if lost := sorted(set(range(number)) - found):
+    number = 1 + max(found, default=0)  # of any size: it is a file's name
+    if number > len(found):
+        lost = next(place for place in range(number) if place not in found)
         raise DataError(
             f"{folder}: expected the files 0.npy to {number - 1}.npy without a gap, found none under the name "
-            f"{lost[0]}.npy ({len(lost)} missing)."
+            f"{lost}.npy ({number - len(found)} missing)."
         )
     return number
 

@@ -1,0 +1,228 @@
+"""Checkpoint files that are damaged, foreign, cut short or hostile: one sentence with the file's name, and no code."""
+
+from __future__ import annotations
+
+import os
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
+
+from mtl_lightning import MultiTaskModule, checkpoint_file
+from mtl_lightning.errors import CheckpointError, MissingCheckpointError
+from tests.cli import run
+from tests.helpers import TinyData, fit, make_module
+
+PATH = Path("saved/model.ckpt")
+MODEL = ("--model.architecture=SharedBottom", "--model.architecture.encoder=MLP")
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A checkpoint of ours, as bytes."""
+    folder = tmp_path_factory.mktemp("made")
+    fit(make_module(), TinyData(), callbacks=[ModelCheckpoint(str(folder), filename="model")], precision="32-true")
+    return (folder / "model.ckpt").read_bytes()
+
+
+@pytest.fixture
+def saved(content: bytes) -> dict[str, Any]:
+    PATH.parent.mkdir()
+    PATH.write_bytes(content)
+    checkpoint: dict[str, Any] = torch.load(PATH, weights_only=True)
+    return checkpoint
+
+
+WAYS: dict[str, Callable[[Any], Any]] = {
+    "module": MultiTaskModule.load_from_checkpoint,
+    "optimizers": lambda path: make_module().restore_optimizers(path),
+    "data": TinyData.from_checkpoint,
+    "fit": lambda path: fit(make_module(), TinyData(), ckpt_path=path, precision="32-true"),
+}
+
+
+def refused(path: Any, way: str = "module") -> str:
+    """Return what is said, which has the file's name and is short."""
+    with pytest.raises(CheckpointError) as caught:
+        WAYS[way](path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert len(message.splitlines()) <= 6
+    return message
+
+
+# ------------------------------------------------------------------------------------------------------------- damaged
+@pytest.mark.parametrize("way", ["module", "data"])
+def test_files_that_were_cut_short(saved: dict[str, Any], content: bytes, way: str) -> None:
+    for part in range(60):
+        PATH.write_bytes(content[: len(content) * part // 60])
+        assert "damaged" in refused(PATH, way)
+
+
+def test_a_resumed_run_says_so_too(saved: dict[str, Any], content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    PATH.write_bytes(content[: len(content) // 2])
+    assert "cut short" in refused(str(PATH), "fit")
+    assert "cut short" in refused(PATH, "optimizers")
+    with pytest.raises(SystemExit, match=r"model\.ckpt: expected a checkpoint file, found one that is damaged"):
+        run(monkeypatch, "test", "--data=SyntheticRegression", *MODEL, f"--ckpt_path={PATH}", "--trainer.logger=false")
+
+
+def test_a_bit_that_flipped_is_found_wherever_it_is(saved: dict[str, Any], content: bytes) -> None:
+    whole = torch.load(PATH, weights_only=True)
+    with zipfile.ZipFile(PATH) as archive:
+        entries = [(e.filename, e.header_offset + 30 + len(e.filename), e.file_size) for e in archive.infolist()]
+    found = 0
+    for position in range(64, len(content), len(content) // 150):
+        PATH.write_bytes(content[:position] + bytes([content[position] ^ 16]) + content[position + 1 :])
+        try:
+            assert str(torch.load(PATH, weights_only=True)) == str(whole)  # a byte that nobody reads
+            assert str(checkpoint_file.read(PATH)) == str(whole)
+        except Exception:
+            refused(PATH)
+            found += 1
+    assert found > 20
+    name, start, size = max(entries, key=lambda entry: entry[2] if "/data/" in entry[0] else 0)
+    middle = content.index(PATH.read_bytes()[start + 64 : start + 80], start) + size // 2
+    PATH.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    assert name in refused(PATH)
+
+
+def test_a_tensor_with_another_bit_is_refused_by_every_way(saved: dict[str, Any], content: bytes) -> None:
+    weight = max(saved["state_dict"].values(), key=lambda value: value.numel())
+    place = content.index(weight.numpy().tobytes())
+    PATH.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    for way in ("module", "optimizers", "fit"):
+        assert "CRC" in refused(str(PATH), way)
+
+
+def test_files_without_checksums_are_read(saved: dict[str, Any]) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(saved, PATH)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    MultiTaskModule.load_from_checkpoint(PATH)
+
+
+# ------------------------------------------------------------------------------------------------------ another's files
+FOREIGN: dict[str, Any] = {
+    "another module's": {"state_dict": {}, "epoch": 1},
+    "a list": [1, 2],
+    "a tensor": torch.zeros(2),
+    "our key alone": {"mtl_lightning": {}},
+    "a part that is none": {"mtl_lightning": 3, "state_dict": {}},
+    "a part without a configuration": {"mtl_lightning": {"format": 2}, "state_dict": {}},
+    "a list for a configuration": {"mtl_lightning": {"format": 2, "config": []}, "state_dict": {}},
+    "a format that is no number": {"mtl_lightning": {"format": [2]}, "state_dict": {}},
+}
+
+
+@pytest.mark.parametrize("found", FOREIGN)
+def test_files_of_another_kind(found: str) -> None:
+    PATH.parent.mkdir()
+    torch.save(FOREIGN[found], PATH)
+    for way in WAYS:
+        refused(str(PATH), way)
+
+
+def test_what_is_no_checkpoint_at_all() -> None:
+    Path("text.ckpt").write_text("hello")
+    Path("folder.ckpt").mkdir()
+    Path("empty.ckpt").touch()
+    with zipfile.ZipFile("photos.ckpt", "w") as archive:
+        archive.writestr("a.txt", "a")
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), "script.ckpt")
+    for name in ("text.ckpt", "folder.ckpt", "empty.ckpt", "photos.ckpt", "script.ckpt"):
+        for way in WAYS:
+            refused(name, way)
+
+
+def test_a_file_that_is_not_there() -> None:
+    for way in ("module", "optimizers", "data"):
+        with pytest.raises(
+            MissingCheckpointError, match=r"^nowhere/x\.ckpt: expected a checkpoint file, found no such"
+        ):
+            WAYS[way]("nowhere/x.ckpt")
+    with pytest.raises(FileNotFoundError):
+        WAYS["module"]("memory://nowhere/x.ckpt")
+
+
+def test_weights_of_another_module_are_told_apart(saved: dict[str, Any]) -> None:
+    first, second, *_ = saved["state_dict"]
+    saved["state_dict"]["more"] = saved["state_dict"].pop(first)
+    saved["state_dict"][second] = torch.zeros(7, 7, 7)
+    torch.save(saved, PATH)
+    for way in ("module", "fit"):
+        with pytest.raises(
+            CheckpointError, match=r"Missing key.*unexpected key: more; other shape: .* \(7, 7, 7\) for"
+        ):
+            WAYS[way](str(PATH))
+
+
+def test_a_compressed_file_could_fill_the_memory(saved: dict[str, Any]) -> None:
+    with zipfile.ZipFile(PATH) as archive, zipfile.ZipFile("bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for entry in archive.infolist():
+            packed.writestr(entry.filename, archive.read(entry))
+    assert "parts are compressed" in refused("bomb.ckpt")
+
+
+# ----------------------------------------------------------------------------------------------------------- elsewhere
+class Evil:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("PROOF",)
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Serve this folder."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=os.getcwd()))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_checkpoints_of_the_web_are_data_too(saved: dict[str, Any], address: str) -> None:
+    torch.save({**saved, "x": Evil()}, "evil.ckpt")
+    for where in ("evil.ckpt", f"{address}/evil.ckpt"):
+        for way in WAYS:
+            assert "may run code" in refused(where, way)
+    with pytest.raises(CheckpointError, match="may run code"):
+        fit(make_module(), TinyData(), ckpt_path=f"{address}/evil.ckpt", plugins=[AsyncCheckpointIO()])
+    assert not Path("PROOF").exists()
+    with pytest.raises(CheckpointError, match=r"404"):
+        MultiTaskModule.load_from_checkpoint(f"{address}/nothing.ckpt")
+
+
+def test_addresses_are_read(saved: dict[str, Any], content: bytes, address: str) -> None:
+    import fsspec  # type: ignore[import-untyped]  # it ships no types
+
+    with fsspec.open("memory://runs/model.ckpt", "wb") as file:
+        file.write(content)
+    expected = MultiTaskModule.load_from_checkpoint(PATH).state_dict()
+    for where in (f"{address}/{PATH}", "memory://runs/model.ckpt", f"file://{PATH.resolve()}"):
+        loaded = MultiTaskModule.load_from_checkpoint(where).state_dict()
+        assert all(torch.equal(value, loaded[name]) for name, value in expected.items())
+        assert TinyData.from_checkpoint(where).schema == TinyData().schema
+    fit(make_module(), TinyData(), ckpt_path=f"{address}/{PATH}", precision="32-true", max_epochs=3)
+    refused("nosuch://runs/model.ckpt")
+
+
+def test_weights_only_may_not_be_denied_at_a_resume(saved: dict[str, Any]) -> None:
+    from tests.helpers import make_trainer
+
+    with pytest.raises(ValueError, match="expected no `weights_only=False`"):
+        make_trainer().fit(make_module(), TinyData(), ckpt_path=str(PATH), weights_only=False)
