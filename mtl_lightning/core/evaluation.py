@@ -142,6 +142,15 @@ class DerivedMetrics(Callback):
         raise NotImplementedError
 
 
+def with_derived(module: LightningModule, stage: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the metrics that are about to be logged, if there are any, with those that callbacks add to them."""
+    found = dict(values)
+    for callback in module.trainer.callbacks if found else []:  # type: ignore[attr-defined]  # set outside its __init__
+        if isinstance(callback, DerivedMetrics):
+            found |= callback.derive(module, stage, found)
+    return found
+
+
 @contextmanager
 def wide_sums() -> Iterator[None]:
     """Make new tensors in float32 or better: under 16-true and bf16-true a count would stop growing at 2048 or 256."""

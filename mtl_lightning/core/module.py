@@ -22,7 +22,7 @@ from mtl_lightning.core import compat, optim
 from mtl_lightning.core.checkpoint import RandomState, fine_tuning, format_1, resume
 from mtl_lightning.core.checkpoint import checkpoint as plain
 from mtl_lightning.core.compilation import CompileOptions, compile_parts
-from mtl_lightning.core.evaluation import DerivedMetrics, Evaluations
+from mtl_lightning.core.evaluation import Evaluations, with_derived
 from mtl_lightning.core.network import Edge, Named, Network
 from mtl_lightning.core.optim import Schedule
 from mtl_lightning.core.runtime import Runtime
@@ -30,9 +30,8 @@ from mtl_lightning.core.sharding import refuse_unsupported, shard
 from mtl_lightning.core.update import Accumulation, LabelWatch, Updates, Window, micro_batches, record
 from mtl_lightning.core.update.gradients.parameters import warn_if_nothing_is_shared
 from mtl_lightning.describe import Described
-from mtl_lightning.names import known_name
 from mtl_lightning.tasks.base import Task
-from mtl_lightning.types import ConfigurationError, InputSpec, spec_of
+from mtl_lightning.types import InputSpec, spec_of
 
 
 class MultiTaskModule(Described, Network, LightningModule):
@@ -110,7 +109,6 @@ class MultiTaskModule(Described, Network, LightningModule):
             "random_state": RandomState(self.runtime),
         }
 
-    # ---------------------------------------------------------------------------------------------------------- set-up
     def configure_model(self) -> None:
         """Build what waited for the first batch's sizes; compile the parts if asked to; shard them if need be."""
         if not self.is_built:
@@ -122,9 +120,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         """Refuse what cannot be right: strategies, tasks that the datamodule lacks; start with fresh metrics."""
         if stage == "fit":
             refuse_unsupported(self, self.trainer)
-        declared: Mapping[str, Task] | None = getattr(getattr(self.trainer, "datamodule", None), "tasks", None)
-        for name in self.tasks if declared is not None else ():
-            known_name(name, declared or (), "tasks, which the datamodule declares")
+        compat.check_declared(self.tasks, self.trainer)
         self.evaluations.start_afresh()
 
     def configure_callbacks(self) -> list[Callback]:
@@ -137,7 +133,6 @@ class MultiTaskModule(Described, Network, LightningModule):
         own = [callback for callback in (self.trainer_arguments, self.termination) if callback not in callbacks]
         return [*compat.replacements(callbacks), *own]
 
-    # ------------------------------------------------------------------------------------------------------ optimizers
     @property
     def groups(self) -> dict[str, Named]:
         """The parameters of each group, by full name."""
@@ -180,7 +175,6 @@ class MultiTaskModule(Described, Network, LightningModule):
         trainer = self.trainer
         optim.step_due(trainer.lr_scheduler_configs, interval, index, trainer.callback_metrics, self.lr_scheduler_step)
 
-    # -------------------------------------------------------------------------------------------------------- training
     def on_fit_start(self) -> None:
         """Refuse tasks whose statistics were never fitted, and write the charts' layout."""
         self.check_fitted()
@@ -250,7 +244,6 @@ class MultiTaskModule(Described, Network, LightningModule):
         record.finish(self.trainer, plain.hyperparameters(self.hparams_initial, self.trainer))
         self.updates.finish_fit()
 
-    # ------------------------------------------------------------------------------------ validation, test, prediction
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the validation metrics."""
         self.evaluations.update("val", batch, dataloader_idx)
@@ -275,19 +268,13 @@ class MultiTaskModule(Described, Network, LightningModule):
         self._log_evaluation("test", self.trainer.test_dataloaders)
 
     def _log_evaluation(self, stage: str, loaders: Any) -> None:
-        values = self.evaluations.compute(stage, loaders)
-        if not values:
-            return
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # set outside its __init__
-            if isinstance(callback, DerivedMetrics):
-                values |= callback.derive(self, stage, values)
+        values = with_derived(self, stage, self.evaluations.compute(stage, loaders))
         self.log_dict(values, sync_dist=self.runtime.world_size > 1)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Return each task's prediction, in original units; a batch may hold inputs only."""
         return self.predict(batch)
 
-    # ------------------------------------------------------------------------------------------------------ checkpoint
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds this module, as plain data, and what an interrupted run goes on with."""
         if not self._is_proven:
@@ -322,9 +309,8 @@ class MultiTaskModule(Described, Network, LightningModule):
 
         For fine-tuning: see :meth:`load_from_checkpoint`. Learning rates, schedulers and counters start anew.
         """
-        self._optimizers_before = fine_tuning.saved_optimizers(
-            checkpoint_file.read(checkpoint_path, "cpu"), checkpoint_path
-        )
+        checkpoint = checkpoint_file.read(checkpoint_path, "cpu")
+        self._optimizers_before = fine_tuning.saved_optimizers(checkpoint, checkpoint_path)
 
     @classmethod
     def load_from_checkpoint(
@@ -359,9 +345,5 @@ class MultiTaskModule(Described, Network, LightningModule):
                 even imported.
             kwargs: constructor arguments to change; those that were instances or lambdas must be passed again.
         """
-        if hparams_file is not None or weights_only is False:
-            raise ConfigurationError(
-                "Checkpoints hold their own configuration as plain data: expected no "
-                "`hparams_file` and no `weights_only=False`."
-            )
+        plain.refuse_other_sources(hparams_file, weights_only)
         return plain.load(cls, checkpoint_path, kwargs, map_location, strict=strict is not False, trusted=trusted)

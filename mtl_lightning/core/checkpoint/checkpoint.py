@@ -25,7 +25,7 @@ from mtl_lightning.describe import Described, constructor_arguments, describe
 from mtl_lightning.errors import CheckpointError, MtlLightningError, MtlLightningWarning
 from mtl_lightning.rebuild import rebuild, unbuildable
 from mtl_lightning.trust import Trust
-from mtl_lightning.types import NotDescribableError, input_spec_from_dict, input_spec_to_dict
+from mtl_lightning.types import ConfigurationError, NotDescribableError, input_spec_from_dict, input_spec_to_dict
 from mtl_lightning.version import __version__
 
 Module = TypeVar("Module", bound=Network)
@@ -116,6 +116,15 @@ def our_part(
         **data_of(getattr(runtime.trainer, "datamodule", None)),
         "processes": states_of_processes(parts, runtime),
     }
+
+
+def refuse_other_sources(hparams_file: Any, weights_only: bool | None) -> None:
+    """Refuse what Lightning's modules may be rebuilt from: another file, and pickled objects."""
+    if hparams_file is not None or weights_only is False:
+        raise ConfigurationError(
+            "Checkpoints hold their own configuration as plain data: expected no "
+            "`hparams_file` and no `weights_only=False`."
+        )
 
 
 def load(

@@ -1,15 +1,16 @@
 """Everything that outwits Lightning, one file per trick; each names the symbol of Lightning that it relies on."""
 
-from mtl_lightning.core.compat.first_batch import first_batch
 from mtl_lightning.core.compat.process_group import destroy_at_exit
 from mtl_lightning.core.compat.termination import Termination
 from mtl_lightning.core.compat.trainer_arguments import TrainerArguments, replacements, the_one
+from mtl_lightning.core.compat.trainer_data import check_declared, first_batch
 from mtl_lightning.core.compat.validations import Validations, plan_validation
 
 __all__ = [
     "Termination",
     "TrainerArguments",
     "Validations",
+    "check_declared",
     "destroy_at_exit",
     "first_batch",
     "plan_validation",

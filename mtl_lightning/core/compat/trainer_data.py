@@ -1,4 +1,4 @@
-"""The first batch of the data that a trainer is about to run on.
+"""The data that a trainer is about to run on: its first batch, and the tasks that it declares.
 
 Relies on ``Trainer.datamodule`` and, for a loader that was passed to ``fit``, on ``Trainer.fit_loop._data_source``,
 which have the data before any loader is set up.
@@ -6,13 +6,14 @@ which have the data before any loader is set up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Trainer
 
 from mtl_lightning.core.update.batches import is_per_dataset
+from mtl_lightning.names import known_name
 from mtl_lightning.types import Batch, ConfigurationError
 
 
@@ -38,3 +39,10 @@ def first_batch(trainer: Trainer) -> Batch:
     if is_per_dataset(batch):
         batch = next((part for part in batch.values() if part is not None), {})
     return cast("Batch", batch if isinstance(batch, Mapping) and "inputs" in batch else {"inputs": batch})
+
+
+def check_declared(tasks: Iterable[str], trainer: Trainer) -> None:
+    """Refuse tasks that the trainer's datamodule, if it declares any, does not."""
+    declared: Mapping[str, Any] | None = getattr(getattr(trainer, "datamodule", None), "tasks", None)
+    for name in tasks if declared is not None else ():
+        known_name(name, declared or (), "tasks, which the datamodule declares")
