@@ -168,22 +168,25 @@ class Evaluations:
     Args:
         network: what is evaluated.
         runtime: where it runs.
+
+    Attributes:
+        stages: by stage (``"val"``, ``"test"``), the evaluation of each dataloader.
     """
 
     def __init__(self, network: Network, runtime: Runtime) -> None:
         self._network, self._runtime = network, runtime
-        self._stages: dict[str, list[Evaluation]] = {"val": [], "test": []}
+        self.stages: dict[str, list[Evaluation]] = {"val": [], "test": []}
 
     def start_afresh(self) -> None:
         """Forget everything; refuse metrics that cannot be logged, before the first batch."""
-        for stage, evaluations in self._stages.items():
+        for stage, evaluations in self.stages.items():
             evaluations.clear()
             for name, task in self._network.tasks.items():
                 _metrics_of(name, task, stage)
 
     def update(self, stage: str, batch: Any, dataloader_idx: int) -> None:
         """Add a batch of one dataloader, once its targets are checked: metrics read them on the host too."""
-        network, evaluations = self._network, self._stages[stage]
+        network, evaluations = self._network, self.stages[stage]
         while len(evaluations) <= dataloader_idx:
             with wide_sums():
                 evaluations.append(Evaluation(network.tasks, stage).to(self._runtime.device))
@@ -204,7 +207,7 @@ class Evaluations:
             stage: ``"val"`` or ``"test"``.
             loaders: the stage's dataloaders, for their names.
         """
-        evaluations = self._stages[stage]  # one alone for loaders that give joint batches, {name: batch}
+        evaluations = self.stages[stage]  # one alone for loaders that give joint batches, {name: batch}
         names = list(loaders if isinstance(loaders, Mapping) else range(len(evaluations)))
         apart = len(evaluations) == 1 or self._tasks_are_apart(evaluations)
         values: dict[str, Tensor] = {}

@@ -65,7 +65,8 @@ def test_metrics_and_losses_are_summed_in_float32(precision: Any) -> None:
         trainer = make_trainer(precision=precision)
         trainer.validate(module, loader_of(batches), verbose=False)
         found.append(float(trainer.callback_metrics["val/loss"]))
-        for evaluations in getattr(module, "evaluations", {}).values():
+        stages = module.evaluations.stages if isinstance(module, MultiTaskModule) else {}
+        for evaluations in stages.values():
             for evaluation in evaluations:
                 states = [state for m in evaluation.modules() for state in getattr(m, "_defaults", {}).values()]
                 assert {s.dtype for s in states if s.is_floating_point()} == {torch.float32}

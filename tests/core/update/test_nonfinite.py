@@ -184,7 +184,7 @@ def test_a_gradient_scalers_overflows_are_no_error(choice: str) -> None:
 
     class Looking(Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any, **kwargs: Any) -> None:
-            seen.append(pl_module.scaler.get_scale())
+            seen.append(pl_module.runtime.scaler.get_scale())
 
     fit(module, batches, callbacks=[snapshots, Looking()], plugins=[plugin], precision=None)
     assert isinstance(module, MultiTaskModule)
