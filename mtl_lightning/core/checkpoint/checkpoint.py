@@ -119,6 +119,7 @@ def load(cls: type[Module], path: str | Path, overrides: Mapping[str, Any], map_
         raise ConfigurationError(
             f"{path} cannot be rebuilt: {error}\nPass the arguments in question to load_from_checkpoint again."
         ) from error
+    module.trained_on = saved.get("schema")
     if strict:
         module.load_state_dict(checkpoint["state_dict"])
     else:

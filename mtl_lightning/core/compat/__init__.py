@@ -1,5 +1,6 @@
 """Everything that outwits Lightning, one file per trick; each names the symbol of Lightning that it relies on."""
 
+from mtl_lightning.core.compat.checkpoint_path import checkpoint_path, part_file
 from mtl_lightning.core.compat.first_batch import first_batch
 from mtl_lightning.core.compat.process_group import destroy_at_exit
 from mtl_lightning.core.compat.termination import Termination
@@ -10,8 +11,10 @@ __all__ = [
     "Termination",
     "TrainerArguments",
     "Validations",
+    "checkpoint_path",
     "destroy_at_exit",
     "first_batch",
+    "part_file",
     "plan_validation",
     "replacements",
     "the_one",
