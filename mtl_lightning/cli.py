@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Mapping
 from inspect import signature
-from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
@@ -25,7 +24,7 @@ from mtl_lightning import architectures, balancing, callbacks, data, tasks
 from mtl_lightning.callbacks import BaselineWriter, DeadUnits, LogDeltaM, PredictionWriter, UpdateRatio
 from mtl_lightning.callbacks.run_config import RunConfig
 from mtl_lightning.checkpoint_file import read_part
-from mtl_lightning.core import MultiTaskModule
+from mtl_lightning.core import MultiTaskModule, compat
 from mtl_lightning.data.saved import SavedDataModule
 from mtl_lightning.names import nearest
 from mtl_lightning.tasks.base import Task
@@ -129,10 +128,14 @@ class MultiTaskCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """With a checkpoint, give the datamodule the schema that was fitted when it was trained."""
-        path = self._get(self.config, "ckpt_path")
-        if path is None or not Path(path).is_file():
+        if self.subcommand is None:
             return
-        saved = read_part(path)
+        config = self.config[self.subcommand]
+        path = compat.checkpoint_path(config.get("ckpt_path"), self.subcommand, self._make_trainer)
+        if path is None:
+            return
+        config["ckpt_path"] = path  # the weights come from where the schema comes from
+        saved = read_part(compat.part_file(path))
         if saved.get("schema") is not None:
 
             def restored(cls: type[SavedDataModule], *args: Any, **kwargs: Any) -> SavedDataModule:
@@ -143,6 +146,14 @@ class MultiTaskCLI(LightningCLI):
             chosen = resolve_name(self._get(self.config, "data").class_path)
             if issubclass(chosen, SavedDataModule):  # that class only, since a datamodule may be made of others
                 self.parser.add_instantiator(restored, chosen, subclasses=False)
+
+    def _make_trainer(self) -> Trainer:
+        """Make the trainer that the configuration describes, before the model and the data."""
+        parser = _Parser()
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        config = parser.parse_object({"trainer": self._get(self.config, "trainer").as_dict()})
+        made = parser.instantiate_classes(config)
+        return self._instantiate_trainer({**made.trainer}, [])
 
     def predict(self, **options: Any) -> None:
         """Predict into the file of the ``predictions`` callback, without keeping everything in memory."""

@@ -76,7 +76,7 @@ DATA = floors(
     "per_task|streaming",
     "table",
     "base",
-    "loader|saved",
+    "loader|saved|differences",
     "rows",
     "seeding|files",
     "archives",

@@ -120,6 +120,8 @@ class MultiTaskModule(Described, Network, LightningModule):
         """Refuse what cannot be right: strategies, tasks that the datamodule lacks; start with fresh metrics."""
         if stage == "fit":
             refuse_unsupported(self, self.trainer)
+            self.trained_on = None  # what comes next is trained on
+        resume.accept_schema(self.trainer, self.trained_on)
         compat.check_declared(self.tasks, self.trainer)
         self.evaluations.start_afresh()
 
@@ -290,6 +292,8 @@ class MultiTaskModule(Described, Network, LightningModule):
         """Keep what the start of training needs, and make room for weights in float64."""
         checkpoint_file.check(checkpoint, self.trainer.ckpt_path or "The checkpoint")
         checkpoint.update(format_1.upgrade(checkpoint))
+        self.trained_on = checkpoint.get(checkpoint_file.KEY, {}).get("schema")
+        resume.accept_schema(self.trainer, self.trained_on)
         if self.trainer.precision == "64-true":
             self.double()  # the trainer loads them before it does so, and would round them
         if self.trainer.state.fn == "fit":

@@ -15,6 +15,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from mtl_lightning.data.differences import in_words
 from mtl_lightning.data.loader import ResumableLoader
 from mtl_lightning.data.saved import SavedDataModule
 from mtl_lightning.names import did_you_mean
@@ -120,6 +121,25 @@ class MultiTaskDataModule(SavedDataModule):
             )
         check_plain(dict(schema), "schema")
         self._schema, self._restored = dict(schema), True
+
+    def accept_schema(self, schema: Mapping[str, Any]) -> None:
+        """Use a checkpoint's schema if none has been read yet; refuse it if another is in use.
+
+        Raises:
+            ConfigurationError: that names the differences.
+        """
+        if self._schema is None:
+            self.restore_schema(schema)
+        elif differ := in_words(self.what_matters(schema), self.what_matters(self._schema)):
+            raise ConfigurationError(
+                f"{type(self).__name__}: expected the data that the checkpoint was trained on, found another schema: "
+                f"{differ}. Make the datamodule by `{type(self).__name__}.from_checkpoint(path)`, or call "
+                "`restore_schema` before its tasks are read; to train on other data, load the weights alone."
+            )
+
+    def what_matters(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the part of a schema that rows are encoded by, and in which two of them must agree."""
+        return schema
 
     def _prepare(self) -> None:
         """Prepare the data, once; a notebook may ask for rows without a trainer that has done so."""

@@ -173,6 +173,7 @@ def load(
             f"{path} cannot be rebuilt: {'' if isinstance(error, MtlLightningError) else f'{type(error).__name__}: '}"
             f"{_short(error)}\nPass the argument in question to load_from_checkpoint again."
         ) from error
+    module.trained_on = saved.get("schema")
     return module
 
 

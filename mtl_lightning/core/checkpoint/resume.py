@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import torch.distributed as dist
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from mtl_lightning.core.runtime import Runtime
@@ -51,6 +52,17 @@ def states_of_processes(parts: Parts, runtime: Runtime) -> list[dict[str, Any]]:
         rank_zero_warn(f"The checkpoint lacks the random states of the other processes, which do not answer: {error}")
         return [own]
     return [own] if states is None else states
+
+
+def accept_schema(trainer: Trainer, schema: Mapping[str, Any] | None) -> None:
+    """Let the datamodule use the schema, of a checkpoint, that a module was trained with; None for no such.
+
+    Raises:
+        ConfigurationError: if it uses another one already, because its codes and classes would mean something else.
+    """
+    accept = getattr(getattr(trainer, "datamodule", None), "accept_schema", None)
+    if accept is not None and schema is not None:
+        accept(schema)
 
 
 def restore(parts: Parts, states: Sequence[Mapping[str, Any]], runtime: Runtime) -> None:

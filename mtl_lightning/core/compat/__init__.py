@@ -1,5 +1,6 @@
 """Everything that outwits Lightning, one file per trick; each names the symbol of Lightning that it relies on."""
 
+from mtl_lightning.core.compat.checkpoint_path import checkpoint_path, part_file
 from mtl_lightning.core.compat.process_group import destroy_at_exit
 from mtl_lightning.core.compat.termination import Termination
 from mtl_lightning.core.compat.trainer_arguments import TrainerArguments, replacements, the_one
@@ -11,8 +12,10 @@ __all__ = [
     "TrainerArguments",
     "Validations",
     "check_declared",
+    "checkpoint_path",
     "destroy_at_exit",
     "first_batch",
+    "part_file",
     "plan_validation",
     "replacements",
     "the_one",

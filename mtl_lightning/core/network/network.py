@@ -56,6 +56,9 @@ class Network(nn.Module):
         ConfigurationError: for unknown names, cycles, and parts that do not fit together.
     """
 
+    trained_on: Mapping[str, Any] | None = None
+    """The schema of the data, plain, of a network that was rebuilt from a checkpoint."""
+
     def __init__(
         self,
         tasks: Mapping[str, Task],

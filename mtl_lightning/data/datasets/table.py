@@ -226,6 +226,16 @@ class TableData(MultiTaskDataModule):
             self._splits["predict"] = found
         return self._loader(cast("Split", "predict"), pad=False)
 
+    def what_matters(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return how columns and targets are encoded, without what was met and said of them."""
+        known = ("numeric", "categorical", "reads", "weights")
+        targets = {
+            task: {key: value for key, value in target.items() if key != "guessed"}
+            for task, target in schema["targets"].items()
+        }
+        order = {"order": [*schema["numeric"], *schema["categorical"]]}
+        return {**{key: schema[key] for key in known if key in schema}, "targets": targets, **order}
+
     # --------------------------------------------------------------------------------------------------------- reading
     def assign(self, files: TableFiles) -> NDArray[np.int8]:
         """Return the split of each row (N,) of ``path``, as its number in ``SPLITS``, or -1 for none."""

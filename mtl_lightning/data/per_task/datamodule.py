@@ -123,6 +123,14 @@ class PerTaskData(SavedDataModule):
             if own is not None:
                 cast("SavedDataModule", self.data[source]).restore_schema(own)
 
+    def accept_schema(self, schema: Mapping[str, Any]) -> None:
+        """Let every dataset use a checkpoint's schema if it has read none yet, and refuse one that differs."""
+        saved = schema.get("datasets", {})
+        for source in self._distinct():
+            accept = getattr(self.data[source], "accept_schema", None)
+            if accept is not None and saved.get(source) is not None:
+                accept(saved[source])
+
     def _distinct(self) -> list[str]:
         """The first name of each datamodule."""
         first: dict[int, str] = {}
