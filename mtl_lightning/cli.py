@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from inspect import signature
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
@@ -30,8 +29,7 @@ from mtl_lightning.names import nearest
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import ConfigurationError, InputSpec, MtlLightningError
 
-if "instantiate_subclass_spec_in_any" in signature(set_parsing_settings).parameters:  # jsonargparse 4.51 asks for it
-    set_parsing_settings(instantiate_subclass_spec_in_any=False)  # only a declared type tells what may be made
+set_parsing_settings(instantiate_subclass_spec_in_any=False)  # only a declared type tells what may be made
 
 
 class _Parser(LightningArgumentParser):
