@@ -23,7 +23,8 @@ make = Trainer.__init__
 
 @wraps(make)
 def make_short(self, *args, max_epochs=None, **options):
-    make(self, *args, max_epochs=min(2, max_epochs or 2), **options)
+    short = {"limit_train_batches": 12, "limit_val_batches": 2, "limit_test_batches": 2}
+    make(self, *args, max_epochs=min(2, max_epochs or 2), **{**short, **options})
 
 Trainer.__init__ = make_short
 """
@@ -38,7 +39,7 @@ def test_a_notebook_is_its_script(script: Path) -> None:
 
 @pytest.mark.parametrize("script", [path for path in NOTEBOOKS if path.stem not in MINUTES], ids=lambda path: path.stem)
 def test_a_notebook_runs(script: Path, tmp_path: Path) -> None:
-    """With runs of two epochs, which are enough to go through every cell."""
+    """With two short epochs a run, which are enough to go through every cell."""
     execute(script, tmp_path, [new_code_cell(SHORT)])  # type: ignore[no-untyped-call]  # nbformat has no types
 
 
