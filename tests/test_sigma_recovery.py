@@ -1,4 +1,7 @@
-"""Lesson 1 end to end: the learned sigmas are the noise levels of the data."""
+"""Lesson 1 end to end: the learned sigmas are the noise levels of the data.
+
+The slow run is the one of the README; the short one lets the log-variances go three times as far in a step.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +38,8 @@ class LastTenth(Callback):
         return dict(zip(TRUTH, torch.stack(self.logs).mean(0).exp().tolist(), strict=True))
 
 
-def train(seed: int, epochs: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Return (sigma, training RMSE) by task; the published recipe with a rate of 1e-2 for the log-variances."""
+def train(seed: int, epochs: int, rate: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Return (sigma, training RMSE) by task; the published recipe, and a rate for the log-variances."""
     seed_everything(seed)
     data = SyntheticRegression(n=2000, batch_size=20, seed=seed)
     module = MultiTaskModule(
@@ -44,7 +47,7 @@ def train(seed: int, epochs: int) -> tuple[dict[str, float], dict[str, float]]:
         input_spec=data.input_spec,
         architecture=partial(SharedBottom, encoder=partial(MLP, hidden=[1024])),
         balancer=UncertaintyWeighting,
-        optimizers={"default": partial(Adam, lr=1e-3), "balancer": partial(Adam, lr=1e-2)},
+        optimizers={"default": partial(Adam, lr=1e-3), "balancer": partial(Adam, lr=rate)},
         schedulers={group: partial(CosineAnnealingLR, T_max=epochs) for group in ("shared", *TRUTH)},
     )
     last = LastTenth()
@@ -68,7 +71,7 @@ def train(seed: int, epochs: int) -> tuple[dict[str, float], dict[str, float]]:
 
 
 def test_sigma_is_the_training_error_and_the_noise_level() -> None:
-    sigmas, rmse = train(seed=0, epochs=50)
+    sigmas, rmse = train(seed=0, epochs=20, rate=3e-2)
     for task, truth in TRUTH.items():
         assert sigmas[task] == pytest.approx(rmse[task], rel=0.03)
         assert sigmas[task] == pytest.approx(truth, rel=0.06)
@@ -76,7 +79,7 @@ def test_sigma_is_the_training_error_and_the_noise_level() -> None:
 
 @pytest.mark.slow
 def test_sigma_recovery_over_five_seeds() -> None:
-    runs = [train(seed, epochs=50) for seed in range(5)]
+    runs = [train(seed, epochs=50, rate=1e-2) for seed in range(5)]
     for task, truth in TRUTH.items():
         for sigmas, rmse in runs:
             assert sigmas[task] == pytest.approx(rmse[task], rel=0.03)
