@@ -21,6 +21,7 @@ class Described:
     """Mixin that remembers the arguments an instance was made with, so that :func:`describe` can state them."""
 
     _made_with: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+    is_proven: bool = False  # that what its checkpoints say of it can be rebuilt
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Keep the arguments; copies and unpickled instances bring theirs along in their state."""

@@ -92,7 +92,6 @@ class MultiTaskModule(Described, Network, LightningModule):
         self.labels = LabelWatch(self.tasks, allow_unlabelled or [])
         self.evaluations = Evaluations(self, self.runtime)
         self.validations = compat.Validations(self.runtime)
-        self._is_proven = False  # that a checkpoint can be rebuilt
         self._interrupted: Mapping[str, Any] = {}  # our part of the checkpoint that a run is resumed from
         self._optimizers_before: fine_tuning.SavedOptimizers | None = None
         if self.is_built and type(self).__init__ is MultiTaskModule.__init__:  # else a subclass may yet add layers
@@ -279,9 +278,7 @@ class MultiTaskModule(Described, Network, LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds this module, as plain data, and what an interrupted run goes on with."""
-        if not self._is_proven:
-            plain.prove_rebuildable(self, self.config, self.by_code)
-            self._is_proven = True
+        plain.prove_rebuildable(self, self.config, self.by_code)
         described = {"config": self.config, "by_code": self.by_code, "validation_is_due": self.validations.is_due()}
         ours = plain.our_part(self, self.runtime, self.plan, self.resumable, described)
         checkpoint[checkpoint_file.KEY] = ours

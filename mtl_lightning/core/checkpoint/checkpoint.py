@@ -56,7 +56,10 @@ def describe_constructor(module: Described) -> tuple[dict[str, Any], dict[str, s
 
 
 def prove_rebuildable(module: Described, config: dict[str, Any], by_code: dict[str, str]) -> None:
-    """Move what no checkpoint could rebuild from ``config`` to ``by_code``, and warn of it."""
+    """Move what no checkpoint could rebuild from ``config`` to ``by_code``, and warn of it; once for each module."""
+    if module.is_proven:
+        return
+    module.is_proven = True
     found = unbuildable(type(module), config)
     for name, reason in found.items():
         del config[name]
