@@ -205,6 +205,17 @@ class TableFitter:
             )
 
 
+def what_matters(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a schema by which columns and targets are encoded, without what was met and said of them."""
+    known = [key for key in ("numeric", "categorical", "reads", "weights") if key in schema]
+    targets = {
+        task: {key: value for key, value in target.items() if key != "guessed"}
+        for task, target in schema["targets"].items()
+    }
+    order = [*schema["numeric"], *schema["categorical"]]
+    return {**{key: schema[key] for key in known}, "targets": targets, "order": order}
+
+
 def _as(kind: str | None) -> Literal["number", "text"] | None:
     return None if kind is None else "number" if kind == "number" else "text"
 
