@@ -20,7 +20,7 @@ from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.build import BalancerArgument
 from mtl_lightning.core import compat, optim
 from mtl_lightning.core.checkpoint import RandomState, fine_tuning, format_1, resume
-from mtl_lightning.core.checkpoint import checkpoint as plain
+from mtl_lightning.core.checkpoint import checkpoint as saving
 from mtl_lightning.core.compilation import CompileOptions, compile_parts
 from mtl_lightning.core.evaluation import Evaluations, with_derived
 from mtl_lightning.core.network import Edge, Named, Network
@@ -81,7 +81,7 @@ class MultiTaskModule(Described, Network, LightningModule):
     ) -> None:
         super().__init__(tasks, architecture, input_spec, balancer, heads, reads)
         self.automatic_optimization = False
-        self.config, self.by_code = plain.describe_constructor(self)
+        self.config, self.by_code = saving.describe_constructor(self)
         self.save_hyperparameters(self.config, logger=False)  # record.py gives them to the loggers
         self.hparams.clear()  # the initial ones stay; in a checkpoint they would override the command line
         self.compile_options = compile
@@ -182,7 +182,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         if self.runtime.world_size > 1:
             self.balancer.share_seeds(self.trainer.strategy.broadcast)
         warn_if_nothing_is_shared(self)
-        record.start(self.trainer, plain.hyperparameters(self.hparams_initial, self.trainer))
+        record.start(self.trainer, saving.hyperparameters(self.hparams_initial, self.trainer))
 
     def on_train_start(self) -> None:
         """Put back this process's state of an interrupted run, after the loaders were set up."""
@@ -242,7 +242,7 @@ class MultiTaskModule(Described, Network, LightningModule):
 
     def on_fit_end(self) -> None:
         """Write the hyperparameters with the final metrics; let go of what only updates need."""
-        record.finish(self.trainer, plain.hyperparameters(self.hparams_initial, self.trainer))
+        record.finish(self.trainer, saving.hyperparameters(self.hparams_initial, self.trainer))
         self.updates.finish_fit()
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -278,12 +278,12 @@ class MultiTaskModule(Described, Network, LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds this module, as plain data, and what an interrupted run goes on with."""
-        plain.prove_rebuildable(self, self.config, self.by_code)
+        saving.prove_rebuildable(self, self.config, self.by_code)
         described = {"config": self.config, "by_code": self.by_code, "validation_is_due": self.validations.is_due()}
-        ours = plain.our_part(self, self.runtime, self.plan, self.resumable, described)
+        ours = saving.our_part(self, self.runtime, self.plan, self.resumable, described)
         checkpoint[checkpoint_file.KEY] = ours
         for key in {"optimizer_states", "lr_schedulers"} & checkpoint.keys():
-            checkpoint[key] = plain.without_numpy(checkpoint[key])
+            checkpoint[key] = saving.without_numpy(checkpoint[key])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the start of training needs, and make room for weights in float64."""
@@ -346,5 +346,5 @@ class MultiTaskModule(Described, Network, LightningModule):
                 even imported.
             kwargs: constructor arguments to change; those that were instances or lambdas must be passed again.
         """
-        plain.refuse_other_sources(hparams_file, weights_only)
-        return plain.load(cls, checkpoint_path, kwargs, map_location, strict=strict is not False, trusted=trusted)
+        saving.refuse_other_sources(hparams_file, weights_only)
+        return saving.load(cls, checkpoint_path, kwargs, map_location, strict=strict is not False, trusted=trusted)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -25,7 +24,7 @@ from mtl_lightning.data.table.encoder import TableEncoder
 from mtl_lightning.data.table.pieces import Selected, placed, select
 from mtl_lightning.data.table.reader import As, TableFiles, UnreadableNumberError, find_files
 from mtl_lightning.data.table.rows import RowsBuilder, TableRows
-from mtl_lightning.data.table.schema import TableFitter
+from mtl_lightning.data.table.schema import TableFitter, what_matters
 from mtl_lightning.data.table.split import NONE, SPLITS, TableSplit, table_of
 from mtl_lightning.data.table.targets import declared_targets, declared_task
 from mtl_lightning.data.table.words import described
@@ -45,18 +44,17 @@ class TableData(MultiTaskDataModule):
           init_args:
             path: houses/*.csv
             targets: [price, sold, kind]       # a number, yes or no, one of several classes: seen from the values
-            ignore: [id]
             split: {fractions: [0.8, 0.1, 0.1], group: street}
 
     Every other column is a feature. Its kind, a number or a category, is guessed from the training rows where it is not
-    declared, and the guess is printed and kept in the schema: text is a category, and so are integers with at most 20
-    different values; text that seldom repeats, row numbers and empty columns are left out. Numbers are standardised;
-    categories become codes, 0 for a missing one or one that training did not have. Whatever is fitted is fitted on the
-    training split. With a checkpoint its schema is used, and nothing is fitted.
+    declared, and the guess is printed, doubtful ones marked, and kept in the schema (docs/tables.md has the rules). A
+    column of numbers in which some cells are none is refused. Numbers are standardised; categories become codes, 0 for
+    a missing one or one that training did not have. Whatever is fitted is fitted on the training split, the same from
+    any storage. With a checkpoint its schema is used, and nothing is fitted.
 
-    A target with two different values is a yes-or-no question (the later in order, as numbers or else as text, is yes),
-    text, or integers with at most 20 different values, are classes, and other numbers a regression, standardised.
-    ``tasks`` chooses other tasks, and names further target columns. An empty field of a target is a missing label.
+    A target with two values is a yes-or-no question (the later in order, as numbers or else as text, is yes), text, or
+    few integers that repeat, are classes, other numbers a regression, standardised. ``tasks`` chooses other tasks, and
+    names further target columns. An empty field of a target is a missing label.
 
     Rows are held as tensors: a batch is one index operation. With ``stream``, a table may be larger than memory.
 
@@ -77,16 +75,15 @@ class TableData(MultiTaskDataModule):
         log1p: numeric columns of which sign(x) log(1 + abs(x)) is taken, for amounts with a long tail.
         missing_values: what stands for a missing value, such as ``"?"``, beside empty fields, null, nan and the usual
             marks.
-        usual_missing: the marks that stand for a missing value in any table: true for ``NA``, ``N/A``, ``null``,
-            ``NULL``, ``None``, ``NaN``, ``nan``, ``-`` and ``#N/A``; false for none, or a list, where some of them mean
-            something.
+        usual_missing: true: ``NA``, ``N/A``, ``null``, ``NULL``, ``None``, ``NaN``, ``nan``, ``-`` and ``#N/A`` are
+            missing values everywhere; false, or a list of those that are, where some of them mean something.
         min_count: a category with fewer training rows than this counts as not met in training.
         split: how ``path`` is divided (:class:`~mtl_lightning.data.TableSplit`): by chance, 80, 10 and 10 %
             by default, by time, or by a column. Its columns are no features unless they are declared.
         thousands: what sets groups of three digits apart in texts, such as ``","`` in 2,125,730; by default what all
             cells of a column agree in.
         decimal: what stands before the fraction in texts, such as ``","`` in 100,13; likewise.
-        dates: columns of dates and times as ISO 8601 writes them, which are seen without it where all cells agree; or
+        dates: columns of dates and times, ISO 8601's (which are seen without it where all cells agree); or
             ``{column: format}``, such as ``{bought: "%d.%m.%Y"}``. They become seconds since 1970.
         header: the names of the columns, for text files whose first line has none.
         delimiter: what separates the fields of text files; a comma, or a tab in ``.tsv`` files, by default.
@@ -171,7 +168,7 @@ class TableData(MultiTaskDataModule):
         else:
             try:
                 schema = self._fit(source)
-            except UnreadableNumberError:  # it may be spelled in another way than Arrow's
+            except UnreadableNumberError:  # which may be spelled in another way
                 schema = self._fit(source, as_text=True)
         rank_zero_info(f"{type(self).__name__}: {described(schema)}")
         return schema
@@ -186,7 +183,7 @@ class TableData(MultiTaskDataModule):
         return fitter.finish()
 
     def declared_tasks(self) -> dict[str, tuple[TargetSpec, TaskFactory]]:
-        """Return a task for each target: what it is declared as, or looks like."""
+        """Return a task for each target."""
         return {name: declared_task(name, known) for name, known in self.schema["targets"].items()}
 
     def rows(self, split: Split) -> TableRows | StreamedRows:
@@ -196,9 +193,8 @@ class TableData(MultiTaskDataModule):
             self._encoded |= self._read(source, SPLITS if source == "path" else (split,))
         found = self._encoded.pop(split, None) if self.streaming is None else self._streamed(source, split)
         if not found:
-            raise DataError(
-                f"{type(self).__name__}: expected rows in the split {split!r} of {self.paths[source]}, found none."
-            )
+            where = f"the split {split!r} of {self.paths[source]}"
+            raise DataError(f"{type(self).__name__}: expected rows in {where}, found none.")
         return found
 
     def train_target(self, task: str) -> Tensor:
@@ -228,13 +224,7 @@ class TableData(MultiTaskDataModule):
 
     def what_matters(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return how columns and targets are encoded, without what was met and said of them."""
-        known = ("numeric", "categorical", "reads", "weights")
-        targets = {
-            task: {key: value for key, value in target.items() if key != "guessed"}
-            for task, target in schema["targets"].items()
-        }
-        order = {"order": [*schema["numeric"], *schema["categorical"]]}
-        return {**{key: schema[key] for key in known if key in schema}, "targets": targets, **order}
+        return what_matters(schema)
 
     # --------------------------------------------------------------------------------------------------------- reading
     def assign(self, files: TableFiles) -> NDArray[np.int8]:
@@ -251,14 +241,7 @@ class TableData(MultiTaskDataModule):
     def _rule(self) -> tuple[TableSplit, list[bool]]:
         """Return how ``path`` is divided, and whether training, validation and test have paths of their own."""
         given = [self.paths[name] is not None for name in SPLITS]
-        shares = np.where(given, 0.0, self.split.fractions)
-        if shares.sum() == 0:
-            raise ConfigurationError(
-                f"{type(self).__name__}: expected `path` to give a split that has no path of its own, found fractions "
-                f"{list(self.split.fractions)}. Remove `path`, or give other fractions."
-            )
-        first, second, third = (shares / shares.sum()).tolist()
-        return replace(self.split, fractions=(first, second, third)), given
+        return self.split.without(given), given
 
     def _stream(self, source: Source) -> TableStream:
         assert self.streaming is not None

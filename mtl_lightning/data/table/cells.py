@@ -96,7 +96,7 @@ def numbers(column: Any, missing: Collection[str] = (), notation: Notation = PLA
     if not is_text(array):
         found = cast(array, missing)
         failed = np.abs(found) > LARGEST
-        shown: Any = found[failed.argmax()] if failed.any() else None
+        shown: Any = float(found[failed.argmax()]) if failed.any() else None
     else:
         fast = cast_text(array, missing) if notation.is_plain else None
         if fast is not None and not (np.abs(fast) > LARGEST).any():

@@ -42,7 +42,16 @@ def guess_feature(name: str, profile: Profile) -> Guess:
             return Guess("category", why, f"`numeric: [{name}]` if they are amounts")
         return Guess("number", why, f"`categorical: [{name}]` if they are codes")
     what = "integers" if reading.is_integer else "numbers"
-    return Guess("number", what + _written(profile))
+    return Guess("number", what + _written(profile), outweighed(profile))
+
+
+def outweighed(profile: Profile) -> str:
+    """Say which single cell makes all others of a column of numbers look alike; empty if none does."""
+    varied = not profile.reading.is_integer if profile.kind == "number" else profile.distinct > FEW
+    found = profile.reading.outlier if varied else None
+    if found is None:
+        return ""
+    return f"{found[0]:.6g} in {found[1]} outweighs all other cells; correct it, or add it to `missing_values`"
 
 
 def _text(name: str, profile: Profile) -> Guess:
@@ -78,7 +87,7 @@ def guess_target(task: str, column: str, profile: Profile) -> tuple[Literal["num
     if reading.notation.bools or distinct <= 2:
         return "classes", "" if reading.is_integer else number
     if reading.notation.dates or not reading.is_integer or distinct > FEW:
-        return "number", ""
+        return "number", outweighed(profile)
     many = profile.present >= _ROWS * distinct
     return ("classes", number) if many else ("number", classes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,9 +22,13 @@ from mtl_lightning.types import ConfigurationError, DataError
 Paths: TypeAlias = str | Path | Sequence[str | Path]
 As: TypeAlias = Literal["number", "text"]
 
+_LINE = 1 << 16  # bytes in which a first line should end
 _BLOCK = 1 << 22  # bytes of CSV that are parsed at a time
 _ROWS = 1 << 16  # rows of Parquet that are read at a time
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"PAR1": "parquet", b"PK\x03\x04": "zip"}
+"""The first bytes of files, by which they are told whatever their names are."""
+_DELIMITERS = {";": "';'", "\t": '"\\t"', "|": "'|'", ",": "','"}
 _PARQUET = (".parquet", ".pq")
 _TEXT = (".csv", ".tsv", ".txt", ".data")
 _RAGGED = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+): ?(.*)", re.DOTALL)
@@ -47,7 +52,8 @@ class TableFiles:
 
     A path is a file, a folder (all its ``.csv``, ``.tsv``, ``.txt``, ``.data``, ``.parquet`` and ``.pq`` files, those
     of its folders too), a pattern such as ``logs/2024-*.csv.gz``, or a list of such. Text files may be compressed
-    (``.gz``, ``.zst``, ``.bz2``). A file of another name is read as CSV.
+    (gzip, Zstandard, bzip2, whatever their names are). A file of another name is read as CSV, unless it begins as
+    Parquet does.
 
     Args:
         paths: where the rows are.
@@ -57,7 +63,7 @@ class TableFiles:
         missing: spellings of missing values in columns of numbers.
 
     Raises:
-        ConfigurationError: for a delimiter of several characters.
+        ConfigurationError: for a delimiter of several characters, and an unknown encoding.
         DataError: if there is no file.
     """
 
@@ -74,6 +80,10 @@ class TableFiles:
             raise ConfigurationError(
                 f"Expected a `delimiter` of one character, found {delimiter!r}. Rewrite the files with another one."
             )
+        try:
+            codecs.lookup(encoding)
+        except LookupError as error:
+            raise ConfigurationError(f"Expected an `encoding` such as utf8 or latin1, found {encoding!r}.") from error
         self.files = find_files(paths)
         self.delimiter, self.header, self.encoding = delimiter, header, encoding
         self._null = [*dict.fromkeys(blank + text for text in ("", " ", *missing) for blank in ("", " "))]
@@ -86,9 +96,27 @@ class TableFiles:
     def _spelled(self, file: Path) -> dict[str, str]:
         if file not in self._names:
             with _readable(file):
+                if self.header is None and not is_parquet(file):
+                    self._check_delimiter(file)
                 raw = pq.read_schema(file).names if is_parquet(file) else self._open(file).schema.names
             self._names[file] = dict(zip(stripped(raw, file), raw, strict=True))
         return self._names[file]
+
+    def _check_delimiter(self, file: Path) -> None:
+        """Refuse a first line in which another delimiter stands and the expected one does not."""
+        with _stream(file) as opened:
+            first = (opened.read(_LINE).decode(self.encoding, "replace").splitlines() or [""])[0]
+        used = self._delimiter(file)
+        other = [mark for mark in _DELIMITERS if mark in first]
+        if other and used not in first:
+            raise DataError(
+                f"{file}: expected columns with {_DELIMITERS.get(used, repr(used))} between them, found a single one, "
+                f"{first[:100]!r}. Give the delimiter: `delimiter: {_DELIMITERS[other[0]]}`."
+            )
+
+    def _delimiter(self, file: Path) -> str:
+        suffix = Path(file.stem if file.suffix in _COMPRESSED else file.name).suffix
+        return self.delimiter or ("\t" if suffix == ".tsv" else ",")
 
     def pieces(self, columns: Mapping[str, As]) -> Iterator[Piece]:
         """Read some columns of all files.
@@ -128,19 +156,16 @@ class TableFiles:
 
     def _open(self, file: Path, columns: Mapping[str, As] | None = None) -> Any:
         """Open a text file: with some columns, or all of them to learn their names."""
-        suffix = Path(file.stem if file.suffix in _COMPRESSED else file.name).suffix
         kinds = {"number": pa.float64(), "text": pa.dictionary(pa.int32(), pa.string())}
         options = {"include_columns": list(columns)} if columns else {}
         types = {name: kinds[kind] for name, kind in (columns or {}).items()}
         return pc.open_csv(
-            pa.input_stream(str(file), compression=_COMPRESSED.get(file.suffix)),
+            _stream(file),
             # One thread: only then does Arrow know the number of a row that it cannot read.
             read_options=pc.ReadOptions(
                 use_threads=False, block_size=_BLOCK, column_names=self.header, encoding=self.encoding
             ),
-            parse_options=pc.ParseOptions(
-                delimiter=self.delimiter or ("\t" if suffix == ".tsv" else ","), newlines_in_values=True
-            ),
+            parse_options=pc.ParseOptions(delimiter=self._delimiter(file), newlines_in_values=True),
             convert_options=pc.ConvertOptions(
                 column_types=types, null_values=self._null, strings_can_be_null=False, **options
             ),
@@ -187,8 +212,23 @@ def stripped(names: Sequence[str], file: Path) -> list[str]:
 
 
 def is_parquet(file: Path) -> bool:
-    """Whether a file is read as Parquet, by its name."""
-    return file.suffix in _PARQUET
+    """Whether a file is read as Parquet: by its name, or by how it begins."""
+    return file.suffix in _PARQUET or _kind(file) == "parquet"
+
+
+def _stream(file: Path) -> Any:
+    """Open a text file, perhaps a compressed one."""
+    kind = _kind(file)
+    if kind == "zip":
+        raise DataError(f"{file}: expected CSV or Parquet, found a ZIP archive. Unpack it, and give what is in it.")
+    return pa.input_stream(str(file), compression=kind or _COMPRESSED.get(file.suffix))
+
+
+def _kind(file: Path) -> str | None:
+    """Return what a file is by its first bytes: a compression, ``parquet`` or ``zip``; None for plain text."""
+    with file.open("rb") as opened:
+        begins = opened.read(4)
+    return next((kind for magic, kind in _MAGIC.items() if begins.startswith(magic)), None)
 
 
 def _is_table(file: Path) -> bool:

@@ -22,6 +22,7 @@ Locate: TypeAlias = Callable[[int], str]
 Texts: TypeAlias = tuple[NDArray[np.int64], list[str]]
 
 SHOWN = 5  # cells that an error quotes
+_OUTWEIGHS = 0.9999  # the share of the variance that is one cell's
 _HOPELESS = 10_000  # cells after which a notation that has read none is given up
 
 
@@ -57,6 +58,8 @@ class Reading:
     is_integer: bool = True
     rises: bool = True
     last: float = -np.inf
+    lowest: tuple[float, str] = (np.inf, "")  # and where it was met first
+    highest: tuple[float, str] = (-np.inf, "")
     marked: int = 0  # cells with a comma
     units: Counter[str] = field(default_factory=Counter)
     strangers: Strangers = field(default_factory=Strangers)
@@ -65,9 +68,14 @@ class Reading:
         """Add cells (N,), nan where one is missing; ``describe`` quotes one that is too large to be a number."""
         for row in np.flatnonzero(np.abs(cells) > LARGEST):
             self.strangers.add(describe(int(row)), 1, lambda row=int(row): locate(row))  # type: ignore[misc]  # a default
-        found = cells[np.abs(cells) <= LARGEST]
-        if not len(found):
+        rows = np.flatnonzero(np.abs(cells) <= LARGEST)
+        if not len(rows):
             return
+        found = cells[rows]
+        for place in (found.argmin(), found.argmax()):
+            if not self.parsed or not self.lowest[0] <= found[place] <= self.highest[0]:
+                extreme = (float(found[place]), locate(int(rows[place])))
+                self.lowest, self.highest = min(self.lowest, extreme), max(self.highest, extreme)
         self.parsed += len(found)
         self.is_integer = self.is_integer and bool((found == np.floor(found)).all())
         self.rises = self.rises and bool((np.diff(found, prepend=self.last) > 0).all())
@@ -92,6 +100,16 @@ class Reading:
     def fed(self, cells: int) -> None:
         """Note cells that this notation is not for."""
         self.strangers.total += cells
+
+    @property
+    def outlier(self) -> tuple[float, str] | None:
+        """The one cell, and where it is, beside which all others are as good as equal; None if there is none."""
+        moments = self.moments.finish()
+        for value, where in (self.lowest, self.highest) if moments.count > 2 else ():
+            apart = (logarithmic(np.array(value)) if self.log1p else value) - moments.mean
+            if apart * apart * moments.count > _OUTWEIGHS * moments.squares * (moments.count - 1):
+                return value, where
+        return None
 
     @property
     def agrees(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mtl_lightning.data.table.cells import CellError
 from mtl_lightning.data.table.columns import ColumnRoles, TableColumns, TargetColumn, in_order, listed, matching
-from mtl_lightning.data.table.guess import Guess, guess_feature, guess_target
+from mtl_lightning.data.table.guess import Guess, guess_feature, guess_target, outweighed
 from mtl_lightning.data.table.profile import Kind, Profile
 from mtl_lightning.data.table.readings import Locate
 from mtl_lightning.data.table.words import refuse_spoiled
@@ -144,7 +144,8 @@ class TableFitter:
             if profile.is_spoiled:
                 refuse_spoiled(name, profile, f"declare the column: `categorical: [{name}]`")
         self._guessed = {name: guess_feature(name, profile) for name, profile in self._open.items()}
-        return self._guessed, {name: guess.doubt for name, guess in self._guessed.items() if guess.doubt}
+        doubts = {name: doubt for name, profile in self._numeric.items() if (doubt := outweighed(profile))}
+        return self._guessed, doubts | {name: guess.doubt for name, guess in self._guessed.items() if guess.doubt}
 
     def _of_kind(self, kind: Kind) -> dict[str, Profile]:
         """Return the features of a kind: the declared ones, then the guessed ones."""
@@ -203,6 +204,17 @@ class TableFitter:
             raise DataError(
                 f"Target {task!r}: expected some of {listed(positive)} in the training split, found {listed([*found])}."
             )
+
+
+def what_matters(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a schema by which columns and targets are encoded, without what was met and said of them."""
+    known = [key for key in ("numeric", "categorical", "reads", "weights") if key in schema]
+    targets = {
+        task: {key: value for key, value in target.items() if key != "guessed"}
+        for task, target in schema["targets"].items()
+    }
+    order = [*schema["numeric"], *schema["categorical"]]
+    return {**{key: schema[key] for key in known}, "targets": targets, "order": order}
 
 
 def _as(kind: str | None) -> Literal["number", "text"] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, cast
 
@@ -86,6 +86,24 @@ class TableSplit:
     def columns(self) -> list[str]:
         """The columns that it looks at."""
         return [name for name in (self.group, self.stratify, self.time, self.column) if name is not None]
+
+    def without(self, elsewhere: Sequence[bool]) -> TableSplit:
+        """Return the split whose fractions are those of the rows that are left.
+
+        Args:
+            elsewhere: whether training, validation and test have rows of their own.
+
+        Raises:
+            ConfigurationError: if nothing is left.
+        """
+        shares = np.where(elsewhere, 0.0, self.fractions)
+        if shares.sum() == 0:
+            raise ConfigurationError(
+                f"Expected `path` to give a split that has no path of its own, found fractions {list(self.fractions)}. "
+                "Remove `path`, or give other fractions."
+            )
+        first, second, third = (shares / shares.sum()).tolist()
+        return replace(self, fractions=(first, second, third))
 
     def assign(self, table: Any, seed: int, missing: Sequence[str] = ()) -> NDArray[np.int8]:
         """Return the split of each row (N,): 0 training, 1 validation, 2 test, -1 none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ from mtl_lightning.data.base import TaskFactory
 from mtl_lightning.data.table.columns import TargetColumn, TargetKind
 from mtl_lightning.tasks.classification import BinaryClassification, MulticlassClassification
 from mtl_lightning.tasks.regression import Regression
-from mtl_lightning.types import TargetSpec
+from mtl_lightning.types import ConfigurationError, TargetSpec
 
 
 def declared_targets(
@@ -25,6 +26,13 @@ def declared_targets(
     """
     given = declared if isinstance(declared, Mapping) else {name: TargetColumn() for name in declared}
     targets = {name: target or TargetColumn() for name, target in given.items()}
+    for name, target in targets.items():
+        if {".", "/"} & {*name}:
+            other, column = re.sub(r"[./]", "_", name), target.column or name
+            raise ConfigurationError(
+                f"Target {name!r}: expected a name without '.' and '/', which the name of a task cannot hold. Name it "
+                f"otherwise: `targets: {{{other}: {{column: {column!r}}}}}`."
+            )
     for name, factory in overrides.items():
         if factory is None:
             continue

@@ -16,6 +16,7 @@ import torch
 import yaml  # type: ignore[import-untyped]  # it ships no types
 
 from mtl_lightning.data import TableData, TableSplit, TargetColumn
+from mtl_lightning.data.table.words import described
 from mtl_lightning.plain import check_plain
 from mtl_lightning.tasks import BinaryClassification, MulticlassClassification, Regression
 from mtl_lightning.types import ConfigurationError, DataError, TableSpec
@@ -327,3 +328,39 @@ def test_a_target_far_from_zero_keeps_its_digits(tmp_path: Path) -> None:
     assert task.loss(output, batch["targets"]["when"]) < 1e-9
     predicted: Any = task.predict(output)
     torch.testing.assert_close(predicted, batch["targets"]["when"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_names_with_blanks_and_points_are_read_alike(tmp_path: Path, stream: bool) -> None:
+    columns = {" a.b ": [i / 7 for i in range(100)], "a": ["x", "y"] * 50, " price": [i / 3 for i in range(100)]}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    data = TableData(train=str(tmp_path / "t.parquet"), targets=["price"], stream=stream)
+    assert data.input_spec == TableSpec(("a.b",), {"a": 3})
+    assert len(next(iter(data.train_dataloader()))["targets"]["price"]) == 100
+    with pytest.raises(ConfigurationError, match=r"'a.b': expected a name .*`targets: \{a_b: \{column: 'a.b'\}\}`"):
+        TableData(train=str(tmp_path / "t.parquet"), targets=["a.b"], stream=stream)
+    named = TableData(train=str(tmp_path / "t.parquet"), targets={"a_b": TargetColumn(column="a.b")}, stream=stream)
+    assert named.schema["targets"]["a_b"]["kind"] == "number"
+
+
+def test_what_is_said_of_a_wide_table_is_short(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    table = {f"column number {i}": list(random.normal(size=60).round(3)) for i in range(1000)}
+    table |= {f"code {i}": list(random.integers(0, 4, 60)) for i in range(50)} | {"price": table["column number 0"]}
+    data = TableData(train=str(write_table(tmp_path / "t.csv", table)), targets=["price"])
+    assert len(described(data.schema)) < 3000
+    assert "and 988 more" in described(data.schema)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_infinity_in_other_splits_is_named_by_its_row(tmp_path: Path, stream: bool) -> None:
+    for name, last in (("train", 1.0), ("val", float("inf"))):
+        pq.write_table(
+            pa.table({"x": [*(i / 7 for i in range(99)), last], "y": [0.5, 1.5] * 50}), tmp_path / f"{name}.parquet"
+        )
+    paths: dict[str, Any] = {name: str(tmp_path / f"{name}.parquet") for name in ("train", "val")}
+    data = TableData(**paths, targets=["y"], stream=stream)
+    with pytest.raises(DataError, match=r"val.parquet, row 100: column 'x': expected a number, found inf"):
+        list(data.val_dataloader())
+    with pytest.raises(DataError, match=r"val.parquet, row 100: column 'x': expected a number, found 'inf'; of 100"):
+        _ = TableData(train=paths["val"], targets=["y"], stream=stream).schema

@@ -143,6 +143,18 @@ def test_a_refused_column_is_read_as_the_message_says() -> None:
     assert len(fitter.finish()["targets"]["y"]["values"]) == 60
 
 
+@pytest.mark.parametrize("absurd", [1e20, -1e30])
+def test_one_absurd_cell_is_told_by_its_row(absurd: float) -> None:
+    cells = [i / 7 for i in range(300)]
+    assert not fit(cells)[0]["doubts"]
+    cells[77] = absurd
+    schema, _ = fit(cells)
+    assert schema["doubts"] == {
+        "target y": f"{absurd:.6g} in row 78 outweighs all other cells; correct it, or add it to `missing_values`"
+    }
+    assert math.isfinite(schema["targets"]["y"]["std"])
+
+
 MARKS = ["", "NA", "N/A", "null", "NULL", "None", "NaN", "nan", "-", "#N/A"]
 
 

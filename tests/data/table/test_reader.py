@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,8 @@ def test_folders_patterns_and_lists(tmp_path: Path) -> None:
             find_files(str(tmp_path / nothing))
     with pytest.raises(ConfigurationError, match="one character, found '::'"):
         TableFiles(tmp_path, delimiter="::")
+    with pytest.raises(ConfigurationError, match="an `encoding` such as utf8 or latin1, found 'utf-99'"):
+        TableFiles(tmp_path, encoding="utf-99")
 
 
 def test_the_files_of_a_folder_may_differ_in_the_order_of_columns_only(tmp_path: Path) -> None:
@@ -119,3 +123,38 @@ def test_a_file_that_is_cut_short_is_named(tmp_path: Path, name: str) -> None:
         read(TableFiles(path), a="number")
     with pytest.raises(DataError, match=f"other{name[1:]}: expected a file that can be read"):
         TableFiles(written(tmp_path / f"other{name[1:]}", b"neither")).names()
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd", "bz2", "parquet"])
+def test_a_file_is_what_its_first_bytes_say(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "t.csv"
+    if kind == "parquet":
+        pq.write_table(pa.table({"a": [1.0, 2.0]}), path)
+    else:
+        with pa.output_stream(path, compression=kind) as file:
+            file.write(b"a\n1\n2\n")
+    assert read(TableFiles(path), a="number") == [{"a": 1.0}, {"a": 2.0}]
+
+
+def test_an_archive_is_told(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "t.csv", "w") as archive:
+        archive.writestr("t.csv", "a\n1\n")
+    with pytest.raises(DataError, match=r"t.csv: expected CSV or Parquet, found a ZIP archive"):
+        TableFiles(tmp_path / "t.csv").names()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "delimiter", "remedy"),
+    [
+        ("t.csv", "x;price\n0,1;100,2\n", None, "';'"),
+        ("t.csv", "x\tprice\n1\t2\n", None, r'"\t"'),
+        ("t.tsv", "x,price\n1,2\n", None, "','"),
+        ("t.csv", "x,price\n1,2\n", ";", "','"),
+    ],
+)
+def test_a_wrong_delimiter_is_told(tmp_path: Path, name: str, text: str, delimiter: str | None, remedy: str) -> None:
+    path = written(tmp_path / name, text)
+    with pytest.raises(
+        DataError, match=rf"{name}: expected columns with .* a single one, 'x.*`delimiter: {re.escape(remedy)}`"
+    ):
+        TableFiles(path, delimiter=delimiter).names()
