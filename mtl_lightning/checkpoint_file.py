@@ -33,6 +33,11 @@ _KINDS: dict[str, type] = {
     **dict.fromkeys(("config", "by_code", "input_spec", "schema", "data"), dict),
     **dict.fromkeys(("task_names", "processes", "optimizers"), list),
 }
+_TOP: dict[str, type] = {
+    **dict.fromkeys(("state_dict", "callbacks", "loops"), dict),
+    **dict.fromkeys(("optimizer_states", "lr_schedulers"), list),
+    **dict.fromkeys(("epoch", "global_step"), int),
+}
 _CHUNK = 1 << 20  # bytes read at a time
 _TIMEOUT = 30.0  # seconds to wait for an answer
 _AGAIN = "Take another copy, or an earlier checkpoint."
@@ -84,11 +89,12 @@ def check(checkpoint: Any, where: str | Path = "The checkpoint") -> None:
         raise CheckpointError(f"{where}: expected a checkpoint of a MultiTaskModule, found keys {keys}.")
     part = part_of(checkpoint, where)
     lacking = [name for name in _NEEDED if name not in part] + ["state_dict"] * ("state_dict" not in checkpoint)
-    if lacking or not isinstance(checkpoint["state_dict"], dict):
+    if lacking:
         raise CheckpointError(
-            f"{where}: expected a checkpoint with {', '.join(lacking) or 'a dict as its state_dict'}, found one "
-            f"without: something else has written or changed it. {_AGAIN}"
+            f"{where}: expected a checkpoint with {', '.join(lacking)}, found one without: something else has "
+            f"written or changed it. {_AGAIN}"
         )
+    _check_kinds(checkpoint, _TOP, where, "")
 
 
 def part_of(checkpoint: Mapping[str, Any], where: str | Path = "The checkpoint") -> dict[str, Any]:
@@ -110,16 +116,21 @@ def part_of(checkpoint: Mapping[str, Any], where: str | Path = "The checkpoint")
             f"{where}: expected a checkpoint of format {FORMAT} or older, found format {found!r:.40}, written by "
             f"mtl_lightning {part.get('version', 'of an unknown version')!s:.40}. Install that version or a later one."
         )
-    for name, kind in _KINDS.items() if part else ():
-        if not isinstance(part.get(name), kind | None):
-            raise CheckpointError(
-                f"{where}: expected a {kind.__name__} under {KEY}.{name}, found {type(part[name]).__name__}: something "
-                f"else has written or changed it. {_AGAIN}"
-            )
+    _check_kinds(part, _KINDS, where, f"{KEY}.")
     return part
 
 
 # -------------------------------------------------------------------------------------------------------------- details
+def _check_kinds(entries: Mapping[str, Any], kinds: Mapping[str, type], where: str | Path, within: str) -> None:
+    """Refuse entries of another type than they are written with; any may be missing, or None."""
+    for name, kind in kinds.items():
+        if not isinstance(entries.get(name), kind | None):
+            raise CheckpointError(
+                f"{where}: expected a {kind.__name__} under {within}{name}, found {type(entries[name]).__name__}: "
+                f"something else has written or changed it. {_AGAIN}"
+            )
+
+
 @contextmanager
 def _local(path: str | Path) -> Iterator[Path]:
     """Give a file of this machine with the content of ``path``, which may be elsewhere."""

@@ -121,6 +121,7 @@ FOREIGN: dict[str, Any] = {
     "a part that is none": {"mtl_lightning": 3, "state_dict": {}},
     "a part without a configuration": {"mtl_lightning": {"format": 2}, "state_dict": {}},
     "a list for a configuration": {"mtl_lightning": {"format": 2, "config": []}, "state_dict": {}},
+    "a list for a state dict": {"mtl_lightning": {"config": {}, "by_code": {}}, "state_dict": []},
     "a format that is no number": {"mtl_lightning": {"format": [2]}, "state_dict": {}},
 }
 
@@ -131,6 +132,12 @@ def test_files_of_another_kind(found: str) -> None:
     torch.save(FOREIGN[found], PATH)
     for way in WAYS:
         refused(str(PATH), way)
+
+
+@pytest.mark.parametrize("name", ["epoch", "loops", "callbacks", "optimizer_states", "state_dict"])
+def test_entries_of_another_type(saved: dict[str, Any], name: str) -> None:
+    torch.save({**saved, name: "text"}, PATH)
+    assert f"under {name}, found str" in refused(str(PATH), "fit")
 
 
 def test_what_is_no_checkpoint_at_all() -> None:

@@ -43,7 +43,16 @@ def test_the_sdist_holds_what_builds_and_explains_it(folder: Path) -> None:
     assert path.stat().st_size < SMALL
     with tarfile.open(path) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
-    plain = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "pyproject.toml", "PKG-INFO", ".gitignore"}
+    plain = {
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "LICENSE",
+        "pyproject.toml",
+        "PKG-INFO",
+        ".gitignore",
+    }
     assert names >= SOURCES | plain
     rest = {name for name in names - SOURCES - plain if not name.startswith(("configs/", "docs/"))}
     assert rest == set()

@@ -294,6 +294,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         if self.trainer.precision == "64-true":
             self.double()  # the trainer loads them before it does so, and would round them
         if self.trainer.state.fn == "fit":
+            resume.check(checkpoint, self.trainer.ckpt_path)
             self._interrupted = checkpoint.get(checkpoint_file.KEY, {})
             due = self._interrupted.get("validation_is_due", False) and self.trainer.enable_validation
             compat.plan_validation(checkpoint["loops"], due)

@@ -51,9 +51,11 @@ def expected(name: str) -> Any:
 
 
 def assert_alike(found: Any, stored: Any) -> None:
-    """Compare nested tensors; what is no tensor has to be equal."""
+    """Compare nested tensors; what is no tensor has to be equal. What foreign modules remember is saved wrapped now."""
+    if isinstance(found, dict) and [*found] in (["list"], ["tuple"]):
+        (found,) = found.values()
     if isinstance(stored, dict):
-        assert [*found] == [*stored]
+        assert [*found] == [*stored] or ({*found} > {*stored} and any(name[:1] == "_" for name in stored))
         for name, value in stored.items():
             assert_alike(found[name], value)
     elif isinstance(stored, list | tuple):

@@ -65,6 +65,19 @@ def accept_schema(trainer: Trainer, schema: Mapping[str, Any] | None) -> None:
         accept(schema)
 
 
+def check(checkpoint: Mapping[str, Any], where: Any) -> None:
+    """Refuse a checkpoint that no run can go on from.
+
+    Raises:
+        CheckpointError: that says what it lacks, of the checkpoint called ``where``.
+    """
+    if lacking := [name for name in ("optimizer_states", "lr_schedulers", "loops") if name not in checkpoint]:
+        raise CheckpointError(
+            f"{where}: expected a checkpoint to resume a run from, found one that contains only the model, without "
+            f"{', '.join(lacking)}. Begin anew from its weights: load_from_checkpoint(path)."
+        )
+
+
 def restore(parts: Parts, states: Sequence[Mapping[str, Any]], runtime: Runtime) -> None:
     """Give every part its state of an interrupted run.
 
