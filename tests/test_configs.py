@@ -40,22 +40,42 @@ def on_made_files(config: Path, folder: Path) -> list[str]:
     return [*small, *(f"--data.init_args.{name}={text}" for name, text in texts.items())]
 
 
-@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+every_config = pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+
+
+@every_config
 def test_a_config_runs(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It trains, validates, tests and predicts, on a few batches each."""
+    limits = [f"--trainer.limit_{stage}_batches=3" for stage in ("train", "val", "test", "predict")]
+    short = ["--trainer.max_epochs=1", *limits, "--trainer.accelerator=cpu"]
+    made = on_made_files(config, tmp_path / "made")
+    run(monkeypatch, "fit", "--config", str(config), *made, *short, "--test_after_fit=true")
+    checkpoint = f"--ckpt_path={only(tmp_path, '*.ckpt')}"
+    run(monkeypatch, "predict", "--config", str(config), *made, *short, checkpoint)
+    check_predictions(tmp_path)
+
+
+@pytest.mark.slow
+@every_config
+def test_every_command_takes_a_config(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=3", "--trainer.accelerator=cpu"]
     made = on_made_files(config, tmp_path / "made")
     run(monkeypatch, "fit", "--config", str(config), *made, *short)
     checkpoint = f"--ckpt_path={only(tmp_path, '*.ckpt')}"
     for subcommand in ("validate", "test", "predict"):
         run(monkeypatch, subcommand, "--config", str(config), *made, checkpoint)
-    written = list(tmp_path.rglob("predictions*.parquet"))  # several dataloaders give a file each
-    written += tmp_path.rglob("predictions/*/0.npy")  # dense tasks
+    check_predictions(tmp_path)
+
+
+def check_predictions(folder: Path) -> None:
+    written = list(folder.rglob("predictions*.parquet"))  # several dataloaders give a file each
+    written += folder.rglob("predictions/*/0.npy")  # dense tasks
     assert written
     assert all(path.stat().st_size > 0 for path in written)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+@every_config
 def test_a_shipped_config_shows_no_symptom(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mtl_lightning.types import MtlLightningWarning
 

@@ -18,6 +18,7 @@ from mtl_lightning import checkpoint_file
 from mtl_lightning.architectures.base import ArchitectureArgument, HeadFactory
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.build import BalancerArgument
+from mtl_lightning.checkpoint_file import KEY
 from mtl_lightning.core import compat, optim
 from mtl_lightning.core.checkpoint import RandomState, fine_tuning, format_1, resume
 from mtl_lightning.core.checkpoint import checkpoint as saving
@@ -280,8 +281,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         """Add what rebuilds this module, as plain data, and what an interrupted run goes on with."""
         saving.prove_rebuildable(self, self.config, self.by_code)
         described = {"config": self.config, "by_code": self.by_code, "validation_is_due": self.validations.is_due()}
-        ours = saving.our_part(self, self.runtime, self.plan, self.resumable, described)
-        checkpoint[checkpoint_file.KEY] = ours
+        checkpoint[KEY] = saving.our_part(self, self.runtime, self.plan, self.resumable, described)
         for key in {"optimizer_states", "lr_schedulers"} & checkpoint.keys():
             checkpoint[key] = saving.without_numpy(checkpoint[key])
 
@@ -289,15 +289,15 @@ class MultiTaskModule(Described, Network, LightningModule):
         """Keep what the start of training needs, and make room for weights in float64."""
         checkpoint_file.check(checkpoint, self.trainer.ckpt_path or "The checkpoint")
         checkpoint.update(format_1.upgrade(checkpoint))
-        self.trained_on = checkpoint.get(checkpoint_file.KEY, {}).get("schema")
+        self.trained_on = checkpoint.get(KEY, {}).get("schema")
         resume.accept_schema(self.trainer, self.trained_on)
         if self.trainer.precision == "64-true":
             self.double()  # the trainer loads them before it does so, and would round them
         if self.trainer.state.fn == "fit":
             resume.check(checkpoint, self.trainer.ckpt_path)
-            self._interrupted = checkpoint.get(checkpoint_file.KEY, {})
-            due = self._interrupted.get("validation_is_due", False) and self.trainer.enable_validation
-            compat.plan_validation(checkpoint["loops"], due)
+            self._interrupted = checkpoint.get(KEY, {})
+            due = self._interrupted.get("validation_is_due", False)
+            compat.plan_validation(checkpoint["loops"], due and self.trainer.enable_validation)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load weights and other state; what does not fit is told in a few lines."""

@@ -210,11 +210,6 @@ def with_permuted_draws(balancer: Balancer, order: Tensor) -> Balancer:
     return balancer
 
 
-def is_random(balancer: Balancer) -> bool:
-    """Whether it draws."""
-    return any(isinstance(part, SeededGenerator) for part in balancer.modules())
-
-
 def same(balancer: Balancer) -> Balancer:
     """An independent copy."""
     return copy.deepcopy(balancer)
