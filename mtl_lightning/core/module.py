@@ -305,7 +305,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         if self.trainer.precision == "64-true":
             self.double()  # the trainer loads them before it does so, and would round them
         if self.trainer.state.fn == "fit":
-            resume.check(checkpoint, self.trainer.ckpt_path)
+            resume.check(checkpoint, self.trainer)
             self._interrupted = checkpoint.get(checkpoint_file.KEY, {})
             due = self._interrupted.get("validation_is_due", False) and self.trainer.enable_validation
             compat.plan_validation(checkpoint["loops"], due)
@@ -315,7 +315,8 @@ class MultiTaskModule(Described, Network, LightningModule):
         try:
             return super().load_state_dict(state_dict, strict, assign)
         except Exception as error:  # torch's list of all names, or what a part makes of a state that is not its own
-            raise fine_tuning.misfit(self, state_dict, error) from error
+            path = getattr(self._trainer, "ckpt_path", None)  # `self.trainer` would raise where there is none
+            raise fine_tuning.misfit(self, state_dict, error, path) from error
 
     def restore_optimizers(self, checkpoint_path: str | Path) -> None:
         """Begin the next training with the optimizer state, in a checkpoint, of the parameters that stay.
