@@ -94,8 +94,8 @@ def misfit(network: nn.Module, weights: Mapping[str, Any], error: Exception, pat
     said = [line.strip() for line in str(error).splitlines() if not line.startswith("Error(s) in loading")]
     reason = found or f"{type(error).__name__}: {(said or [''])[0]:.200}"
     return CheckpointError(
-        f"{where}Expected the weights of this module, found others. {reason}. Make the module as it was when the checkpoint "
-        "was written, or fine-tune: load_from_checkpoint(path, strict=False, ...)."
+        f"{where}Expected the weights of this module, found others. {reason}. Make the module as it was when the "
+        "checkpoint was written, or fine-tune: load_from_checkpoint(path, strict=False, ...)."
     )
 
 
