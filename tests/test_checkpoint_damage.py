@@ -140,6 +140,26 @@ def test_entries_of_another_type(saved: dict[str, Any], name: str) -> None:
     assert f"under {name}, found str" in refused(str(PATH), "fit")
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("loops", "fit_loop", "epoch_progress", "current"), 3),
+        (("loops", "fit_loop", "epoch_progress", "current", "completed"), None),
+        (("loops", "fit_loop"), {}),
+        (("optimizer_states", 0), torch.zeros(3)),
+        (("optimizer_states", 0, "param_groups", 0), {"class_path": "os.system"}),
+        (("optimizer_states", 0, "state", 0), []),
+    ],
+)
+def test_states_that_are_none(saved: dict[str, Any], place: tuple[Any, ...], value: Any) -> None:
+    inside: Any = saved
+    for key in place[:-1]:
+        inside = inside[key]
+    inside[place[-1]] = value
+    torch.save(saved, PATH)
+    assert "expected what an interrupted run goes on with" in refused(str(PATH), "fit")
+
+
 def test_what_is_no_checkpoint_at_all() -> None:
     Path("text.ckpt").write_text("hello")
     Path("folder.ckpt").mkdir()
@@ -169,7 +189,7 @@ def test_weights_of_another_module_are_told_apart(saved: dict[str, Any]) -> None
     torch.save(saved, PATH)
     for way in ("module", "fit"):
         with pytest.raises(
-            CheckpointError, match=r"Missing key.*unexpected key: more; other shape: .* \(7, 7, 7\) for"
+            CheckpointError, match=r"model\.ckpt: .*Missing key.*unexpected key: more; other shape: .* \(7, 7, 7\) for"
         ):
             WAYS[way](str(PATH))
 

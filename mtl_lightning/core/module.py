@@ -56,9 +56,8 @@ class MultiTaskModule(Described, Network, LightningModule):
         allow_unlabelled: tasks that may go without a label for a whole epoch.
         on_nonfinite: what to do about an inf or nan gradient: ``raise``, ``skip`` the update, or ``ignore`` it,
             which saves a host sync.
-        compile: compile the architecture and the heads with ``torch.compile`` when a trainer runs them: True, or its
-            arguments, such as ``{mode: max-autotune}``. Weights keep their names in checkpoints. Each set of tasks that
-            a batch has targets of is compiled anew; from the ninth on PyTorch runs it as it is, with a warning.
+        compile: ``torch.compile`` the architecture and the heads: True, or its arguments (``{mode: max-autotune}``).
+            Each set of tasks in a batch is compiled anew; from the ninth on PyTorch runs it as it is, with a warning.
 
     Raises:
         ConfigurationError: for unknown names, cycles, and parameters in no group or in two.
@@ -188,7 +187,6 @@ class MultiTaskModule(Described, Network, LightningModule):
     def on_train_start(self) -> None:
         """Put back this process's state of an interrupted run, after the loaders were set up."""
         self.accumulation.batches = []
-        self.runtime.start()
         self.updates.start_fit()
         self.plan.use_found_rate(self._composite, self._scheduler)
         if self._interrupted:
@@ -294,7 +292,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         if self.trainer.precision == "64-true":
             self.double()  # the trainer loads them before it does so, and would round them
         if self.trainer.state.fn == "fit":
-            resume.check(checkpoint, self.trainer.ckpt_path)
+            resume.check(checkpoint, self.trainer)
             self._interrupted = checkpoint.get(KEY, {})
             due = self._interrupted.get("validation_is_due", False)
             compat.plan_validation(checkpoint["loops"], due and self.trainer.enable_validation)
@@ -304,7 +302,8 @@ class MultiTaskModule(Described, Network, LightningModule):
         try:
             return super().load_state_dict(state_dict, strict, assign)
         except Exception as error:  # torch's list of all names, or what a part makes of a state that is not its own
-            raise fine_tuning.misfit(self, state_dict, error) from error
+            path = getattr(self._trainer, "ckpt_path", None)  # `self.trainer` would raise where there is none
+            raise fine_tuning.misfit(self, state_dict, error, path) from error
 
     def restore_optimizers(self, checkpoint_path: str | Path) -> None:
         """Begin the next training with the optimizer state, in a checkpoint, of the parameters that stay.

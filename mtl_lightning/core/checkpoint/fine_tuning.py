@@ -71,14 +71,16 @@ def load_what_stays(network: Network, weights: Mapping[str, Any], tasks: Sequenc
     )
 
 
-def misfit(network: nn.Module, weights: Mapping[str, Any], error: Exception) -> CheckpointError:
+def misfit(network: nn.Module, weights: Mapping[str, Any], error: Exception, path: Any = None) -> CheckpointError:
     """Return an error that says which weights do not fit a network.
 
     Args:
         network: the network.
         weights: the state dict that it could not load.
         error: what happened.
+        path: of the checkpoint, where it is known.
     """
+    where = f"{path}: " if path else ""
     own = network.state_dict()
     missing = [name for name in own if name not in weights]
     extra = [name for name in weights if name not in own]
@@ -89,10 +91,11 @@ def misfit(network: nn.Module, weights: Mapping[str, Any], error: Exception) -> 
     ]
     kinds = {"Missing key": missing, "unexpected key": extra, "other shape": other}
     found = "; ".join(f"{kind}: {', '.join(map(str, n[:3]))}{' ...' * (len(n) > 3)}" for kind, n in kinds.items() if n)
-    reason = found or f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]:.200}"
+    said = [line.strip() for line in str(error).splitlines() if not line.startswith("Error(s) in loading")]
+    reason = found or f"{type(error).__name__}: {(said or [''])[0]:.200}"
     return CheckpointError(
-        f"Expected the weights of this module, found others. {reason}. Make the module as it was when the checkpoint "
-        "was written, or fine-tune: load_from_checkpoint(path, strict=False, ...)."
+        f"{where}Expected the weights of this module, found others. {reason}. Make the module as it was when the "
+        "checkpoint was written, or fine-tune: load_from_checkpoint(path, strict=False, ...)."
     )
 
 

@@ -65,17 +65,50 @@ def accept_schema(trainer: Trainer, schema: Mapping[str, Any] | None) -> None:
         accept(schema)
 
 
-def check(checkpoint: Mapping[str, Any], where: Any) -> None:
-    """Refuse a checkpoint that no run can go on from.
+def check(checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
+    """Refuse a checkpoint that no run can go on from, before Lightning takes its states.
 
     Raises:
-        CheckpointError: that says what it lacks, of the checkpoint called ``where``.
+        CheckpointError: that says what it lacks, or where something else than a state stands.
     """
+    where = trainer.ckpt_path
     if lacking := [name for name in ("optimizer_states", "lr_schedulers", "loops") if name not in checkpoint]:
         raise CheckpointError(
             f"{where}: expected a checkpoint to resume a run from, found one that contains only the model, without "
             f"{', '.join(lacking)}. Begin anew from its weights: load_from_checkpoint(path)."
         )
+    loop: Any = trainer.fit_loop
+    expected = {"loops": {"fit_loop": loop.state_dict()}}
+    wrong = _unlike(checkpoint, expected, "") or next(
+        filter(None, map(_no_state, checkpoint["optimizer_states"])), None
+    )
+    if wrong:
+        raise CheckpointError(
+            f"{where}: expected what an interrupted run goes on with, found something else: {wrong}. Take another "
+            "checkpoint, or begin anew from its weights: load_from_checkpoint(path)."
+        )
+
+
+def _unlike(found: Any, expected: Any, place: str) -> str | None:
+    """Say where a nested dict has not the entries and types of another one."""
+    if isinstance(expected, dict):
+        if not isinstance(found, dict) or (lost := expected.keys() - found.keys()):
+            return f"`{place}` is a {type(found).__name__}" + (
+                f" without {min(lost)}" if isinstance(found, dict) else ""
+            )
+        inside = (_unlike(found[key], value, f"{place}.{key}".strip(".")) for key, value in expected.items())
+        return next(filter(None, inside), None)
+    alike = not isinstance(expected, int) or isinstance(found, int)
+    return None if alike else f"`{place}` is a {type(found).__name__}"
+
+
+def _no_state(state: Any) -> str | None:
+    """Say why something is no optimizer's state."""
+    if _unlike(state, {"state": {}, "param_groups": None}, "") or not isinstance(state["param_groups"], list):
+        return "`optimizer_states` without `state` and `param_groups`"
+    if not all(isinstance(group, dict) and isinstance(group.get("params"), list) for group in state["param_groups"]):
+        return "`optimizer_states` with groups without parameters"
+    return None if all(isinstance(one, dict) for one in state["state"].values()) else "a parameter's state that is none"
 
 
 def restore(parts: Parts, states: Sequence[Mapping[str, Any]], runtime: Runtime) -> None:

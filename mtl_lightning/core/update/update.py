@@ -124,7 +124,8 @@ class Updates:
             self.network.balancer.after_epoch(*means)
 
     def start_fit(self) -> None:
-        """Look who reads metrics of training."""
+        """Look what is frozen, and who reads metrics of training."""
+        self.runtime.start()
         self._records_all = record.has_readers(self.runtime.trainer)
 
     def finish_fit(self) -> None:
