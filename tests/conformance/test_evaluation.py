@@ -65,8 +65,9 @@ def test_metrics_and_losses_are_summed_in_float32(precision: Any) -> None:
         trainer = make_trainer(precision=precision)
         trainer.validate(module, loader_of(batches), verbose=False)
         found.append(float(trainer.callback_metrics["val/loss"]))
-        for evaluations in getattr(module, "evaluations", {}).values():
-            for evaluation in evaluations:
+        if isinstance(module, MultiTaskModule):
+            (kept,) = (evaluations for evaluations in module.evaluations._stages.values() if evaluations)
+            for evaluation in kept:
                 states = [state for m in evaluation.modules() for state in getattr(m, "_defaults", {}).values()]
                 assert {s.dtype for s in states if s.is_floating_point()} == {torch.float32}
     assert found[0] == pytest.approx(found[1], abs=1e-5)
