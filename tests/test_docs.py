@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.programs import ROOT, start
+
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 CLAIMS = ("works", "differs", "refused")
 
@@ -25,8 +24,9 @@ def existing() -> set[str]:
     files = sorted({test.split("::")[0] for page in PAGES for test in named(page)})
     missing = [file for file in files if not (ROOT / file).is_file()]
     assert not missing, f"the docs name files that do not exist: {missing}"
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-o", "addopts=", *files]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True).stdout
+    (program,) = start("pytest", "--collect-only", "-q", "-o", "addopts=", "-p", "no:xdist", *files)
+    listed = program.stdout.read()
+    assert program.wait(timeout=300) == 0, listed[-3000:]
     cases = {line for line in listed.splitlines() if "::" in line}
     return cases | {case.split("[")[0] for case in cases}
 
