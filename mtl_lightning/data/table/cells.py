@@ -49,8 +49,8 @@ def texts(column: Any, missing: Collection[str] = ()) -> tuple[NDArray[np.int64]
         missing: what stands for a missing value, beside null, nan and the empty text.
 
     Returns:
-        For each row the index (N,) of its value, -1 where it is missing; and the distinct values, in the order in which
-        they are met. A value that no row has is not among them, though an Arrow dictionary may hold it.
+        For each row the index (N,) of its value, -1 where it is missing; and the distinct values (unsorted). A value
+        that no row has is not among them, though an Arrow dictionary may hold it.
     """
     encoded = one(column)
     if pa.types.is_floating(encoded.type):
@@ -69,16 +69,12 @@ def texts(column: Any, missing: Collection[str] = ()) -> tuple[NDArray[np.int64]
 
 
 def _met(found: NDArray[np.int64], values: list[str]) -> tuple[NDArray[np.int64], list[str]]:
-    """Leave out values that no row has, and bring the others into the order of their first rows."""
-    first = np.full(len(values) + 1, len(found), dtype=np.int64)
-    first[found[::-1]] = np.arange(len(found) - 1, -1, -1)  # of several rows the first is written last
-    order = np.argsort(first[:-1], kind="stable")
-    order = order[first[order] < len(found)]
-    if len(order) == len(values) and (order == np.arange(len(values))).all():
+    """Leave out values that no row has."""
+    met = np.bincount(found + 1, minlength=len(values) + 1)[1:] > 0
+    if met.all():
         return found, values
-    places = np.full(len(values) + 1, -1, dtype=np.int64)
-    places[order] = np.arange(len(order))
-    return places[found], [values[index] for index in order]
+    places = np.append(np.where(met, np.cumsum(met) - 1, -1), -1)
+    return places[found], [value for value, there in zip(values, met.tolist(), strict=True) if there]
 
 
 def numbers(column: Any, missing: Collection[str] = (), notation: Notation = PLAIN) -> NDArray[np.float64]:

@@ -122,10 +122,14 @@ class TableSplit:
             return self._by_time(table.column(self.time), missing)
         random = np.random.default_rng(mixed_seed(seed, "split"))
         rows = table.num_rows
-        units = np.arange(rows) if self.group is None else _alone(texts(table.column(self.group), missing)[0])
+        units = (
+            np.arange(rows)
+            if self.group is None
+            else _alone(_in_order_met(texts(table.column(self.group), missing)[0]))
+        )
         strata = np.zeros(rows, dtype=np.int64)
         if self.stratify is not None:
-            strata = texts(table.column(self.stratify), missing)[0] + 1
+            strata = _in_order_met(texts(table.column(self.stratify), missing)[0]) + 1
         return self._by_chance(units, strata, random)
 
     def _by_chance(
@@ -156,6 +160,16 @@ class TableSplit:
             ends = np.round(np.cumsum(self.fractions)[:2] * len(times)).astype(int)
             bounds = [*np.append(np.sort(times), np.inf)[np.minimum(ends, len(times))]]
         return np.searchsorted(np.array(bounds), times, side="right").astype(np.int8)
+
+
+def _in_order_met(codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number codes (N,) by their first rows, so that the same chance falls alike however a column is stored."""
+    first = np.full(codes.max(initial=-1) + 2, -1, dtype=np.int64)
+    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)  # of several rows the first is written last
+    ranks = np.empty(len(first), dtype=np.int64)
+    ranks[np.argsort(first[:-1])] = np.arange(len(first) - 1)
+    ranks[-1] = -1  # a missing one
+    return ranks[codes]
 
 
 def _alone(codes: NDArray[np.int64]) -> NDArray[np.int64]:

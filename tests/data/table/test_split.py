@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from mtl_lightning.data import TableSplit
@@ -104,3 +105,15 @@ def test_a_time_that_is_none_is_named(times: list[Any], row: int, message: str) 
 def test_what_does_not_go_together_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         TableSplit(**wrong)
+
+
+def test_groups_and_strata_fall_alike_however_they_are_stored() -> None:
+    towns = pa.array([f"t{(7 * i) % 23}" if i % 11 else None for i in range(300)])
+    backwards = pa.DictionaryArray.from_arrays(
+        pc.index_in(towns, pa.array([f"t{i}" for i in range(30, -1, -1)])),
+        pa.array([f"t{i}" for i in range(30, -1, -1)]),
+    )
+    for split in (TableSplit(group="town"), TableSplit(stratify="town")):
+        one, other = (split.assign(pa.table({"town": column}), seed=3) for column in (towns, backwards))
+        np.testing.assert_array_equal(one, other)
+        assert set(one.tolist()) == {0, 1, 2}
