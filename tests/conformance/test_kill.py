@@ -27,7 +27,7 @@ def left_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[]
         (end,) = ended(children, folder)
         assert end["updates"] == UPDATES
         assert end["stopping"]["stopped_epoch"] == end["epochs"] - 1 < EPOCHS - 1  # early, by its own validations
-        assert end["scheduler"]["number"]["_last_lr"] != [0.02]  # the plateau was met
+        assert end["scheduler"]["number"]["scheduler"]["_last_lr"] != [0.02]  # the plateau was met
         return end
 
     yield wait
