@@ -178,6 +178,8 @@ def _check_archive(path: str | Path, file: Path, *, only_plain: bool) -> None:
                     f"{path}: expected a checkpoint as torch writes it, found one whose parts are compressed: it may "
                     "be made to fill the memory. Do not trust this file."
                 )
+            if any(entry.compress_size != entry.file_size or entry.external_attr for entry in entries):
+                raise zipfile.BadZipFile("the directory is not as torch writes it")  # which would read zeros there
             known = any(entry.CRC for entry in entries)  # torch can be told to write zeros instead
             for entry in entries if known else ():
                 if not only_plain or entry.filename.endswith("/data.pkl"):
