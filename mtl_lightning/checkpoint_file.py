@@ -88,7 +88,10 @@ def check(checkpoint: Any, where: str | Path = "The checkpoint") -> None:
         keys = sorted(map(str, checkpoint))[:12] if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise CheckpointError(f"{where}: expected a checkpoint of a MultiTaskModule, found keys {keys}.")
     part = part_of(checkpoint, where)
-    lacking = [name for name in _NEEDED if name not in part] + ["state_dict"] * ("state_dict" not in checkpoint)
+    whole = not os.path.isdir(where)  # a folder's plain data has its weights, which are sharded, beside it
+    lacking = [name for name in _NEEDED if name not in part] + ["state_dict"] * (
+        whole and "state_dict" not in checkpoint
+    )
     if lacking:
         raise CheckpointError(
             f"{where}: expected a checkpoint with {', '.join(lacking)}, found one without: something else has "

@@ -96,7 +96,9 @@ def test_a_bit_that_flipped_is_found_wherever_it_is(saved: dict[str, Any], conte
 
 
 @pytest.mark.parametrize("field", [20, 38], ids=["compressed size", "attributes"])
-def test_a_directory_in_which_torch_would_read_zeros_is_refused(content: bytes, field: int) -> None:
+def test_a_directory_in_which_torch_would_read_zeros_is_refused(
+    saved: dict[str, Any], content: bytes, field: int
+) -> None:
     place = content.index(b"PK\x01\x02") + field  # of the first entry in the archive's directory
     while place > 0:
         PATH.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
