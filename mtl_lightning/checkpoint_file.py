@@ -88,10 +88,8 @@ def check(checkpoint: Any, where: str | Path = "The checkpoint") -> None:
         keys = sorted(map(str, checkpoint))[:12] if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise CheckpointError(f"{where}: expected a checkpoint of a MultiTaskModule, found keys {keys}.")
     part = part_of(checkpoint, where)
-    whole = not os.path.isdir(where)  # a folder's plain data has its weights, which are sharded, beside it
-    lacking = [name for name in _NEEDED if name not in part] + ["state_dict"] * (
-        whole and "state_dict" not in checkpoint
-    )
+    weights = [] if os.path.isdir(where) else ["state_dict"]  # in a folder they stand beside the plain data, sharded
+    lacking = [n for n in _NEEDED if n not in part] + [n for n in weights if n not in checkpoint]
     if lacking:
         raise CheckpointError(
             f"{where}: expected a checkpoint with {', '.join(lacking)}, found one without: something else has "
