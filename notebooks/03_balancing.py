@@ -112,7 +112,10 @@ def descend(methods, steps=7000, rate=5e-3):
         sum(balancer(loss) for balancer, loss in zip(balancers, losses, strict=True)).backward()
         rows = losses.grad.unsqueeze(-1) * gradients
         points.grad = torch.stack(
-            [b.gradient(row, loss, present) for b, row, loss in zip(balancers, rows, losses, strict=True)]
+            [
+                b.gradient(row, loss, present) if b.rows else row.sum(0)
+                for b, row, loss in zip(balancers, rows, losses, strict=True)
+            ]
         )
         optimizer.step()
         after = landscape.losses(points.detach()) - lowest
