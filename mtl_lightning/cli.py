@@ -129,8 +129,10 @@ class MultiTaskCLI(LightningCLI):
         if self.subcommand is None:
             return
         config = self.config[self.subcommand]
-        path = compat.checkpoint_path(config.get("ckpt_path"), self.subcommand, self._make_trainer)
+        given = config.get("ckpt_path")
+        path = compat.checkpoint_path(given, self.subcommand, self._make_trainer)
         if path is None:
+            config["ckpt_path"] = given if given is None else compat.as_text(given)
             return
         config["ckpt_path"] = path  # the weights come from where the schema comes from
         saved = read_part(compat.part_file(path))

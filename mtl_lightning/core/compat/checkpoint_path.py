@@ -35,7 +35,7 @@ def checkpoint_path(path: str | Path | None, stage: str, make_trainer: Callable[
     Raises:
         ConfigurationError: if there is no such checkpoint, and for ``test`` and ``predict`` without one.
     """
-    found: str | None = None if path is None else str(path)
+    found: str | None = None if path is None else as_text(path)
     if found in ("last", "hpc") or (found is None and SLURMEnvironment.detect()):
         found = _of_lightning(found, stage, make_trainer())
     elif found == "best":
@@ -49,6 +49,18 @@ def checkpoint_path(path: str | Path | None, stage: str, make_trainer: Callable[
             "file of a checkpoint: `--ckpt_path=FILE`."
         )
     return found
+
+
+def as_text(path: str | Path) -> str:
+    """Return a path or an address as it was given.
+
+    The parser makes a ``Path`` of it or not, by what was imported before (Python keeps the first of two unions of the
+    same types), and a ``Path`` takes one of an address's two slashes away.
+    """
+    scheme, colon, rest = str(path).partition(":/")
+    if isinstance(path, str) or not colon or len(scheme) < 2 or not scheme.isalnum():
+        return str(path)
+    return f"{scheme}://{'/' if scheme == 'file' else ''}{rest}"
 
 
 def part_file(path: str) -> str:

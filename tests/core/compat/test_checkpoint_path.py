@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.architectures import SharedBottom, TabularEncoder
+from mtl_lightning.core.compat import as_text
 from mtl_lightning.data import TableData
 from mtl_lightning.data.differences import in_words
 from mtl_lightning.types import ConfigurationError
@@ -149,3 +150,11 @@ def test_differences_are_told_in_a_few_words() -> None:
     assert in_words(saved, {"a": {"x": 1.0, "z": 2}}) == "a: ['y'] there, ['z'] here"
     many = {"a": dict.fromkeys("abcdefg", 1)}
     assert in_words(many, {"a": dict.fromkeys("abcdefg", 2)}).endswith("; and 4 more")
+
+
+@pytest.mark.parametrize(
+    "given", ["last", "runs/last.ckpt", "https://example.org/a.ckpt", "s3://bucket/a", "file:///a/b"]
+)
+def test_a_path_object_loses_nothing(given: str) -> None:
+    """What the parser makes of a text depends on what was imported before."""
+    assert as_text(Path(given)) == as_text(given) == given
