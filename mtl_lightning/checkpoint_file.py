@@ -88,7 +88,8 @@ def check(checkpoint: Any, where: str | Path = "The checkpoint") -> None:
         keys = sorted(map(str, checkpoint))[:12] if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise CheckpointError(f"{where}: expected a checkpoint of a MultiTaskModule, found keys {keys}.")
     part = part_of(checkpoint, where)
-    lacking = [name for name in _NEEDED if name not in part] + ["state_dict"] * ("state_dict" not in checkpoint)
+    weights = [] if os.path.isdir(where) else ["state_dict"]  # in a folder they stand beside the plain data, sharded
+    lacking = [n for n in _NEEDED if n not in part] + [n for n in weights if n not in checkpoint]
     if lacking:
         raise CheckpointError(
             f"{where}: expected a checkpoint with {', '.join(lacking)}, found one without: something else has "
@@ -178,6 +179,8 @@ def _check_archive(path: str | Path, file: Path, *, only_plain: bool) -> None:
                     f"{path}: expected a checkpoint as torch writes it, found one whose parts are compressed: it may "
                     "be made to fill the memory. Do not trust this file."
                 )
+            if any(entry.compress_size != entry.file_size or entry.external_attr for entry in entries):
+                raise zipfile.BadZipFile("the directory is not as torch writes it")  # which would read zeros there
             known = any(entry.CRC for entry in entries)  # torch can be told to write zeros instead
             for entry in entries if known else ():
                 if not only_plain or entry.filename.endswith("/data.pkl"):

@@ -95,6 +95,17 @@ def test_a_bit_that_flipped_is_found_wherever_it_is(saved: dict[str, Any], conte
     assert name in refused(PATH)
 
 
+@pytest.mark.parametrize("field", [20, 38], ids=["compressed size", "attributes"])
+def test_a_directory_in_which_torch_would_read_zeros_is_refused(
+    saved: dict[str, Any], content: bytes, field: int
+) -> None:
+    place = content.index(b"PK\x01\x02") + field  # of the first entry in the archive's directory
+    while place > 0:
+        PATH.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
+        refused(PATH)
+        place = content.find(b"PK\x01\x02", place) + field if content.find(b"PK\x01\x02", place) > 0 else 0
+
+
 def test_a_tensor_with_another_bit_is_refused_by_every_way(saved: dict[str, Any], content: bytes) -> None:
     weight = max(saved["state_dict"].values(), key=lambda value: value.numel())
     place = content.index(weight.numpy().tobytes())

@@ -8,6 +8,7 @@ gives and takes its state; to find out what went wrong with a resume, compare tw
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -72,7 +73,9 @@ def check(checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
         CheckpointError: that says what it lacks, or where something else than a state stands.
     """
     where = trainer.ckpt_path
-    if lacking := [name for name in ("optimizer_states", "lr_schedulers", "loops") if name not in checkpoint]:
+    sharded = os.path.isdir(str(where))  # a folder, in which optimizer states stand beside the plain data
+    needed = ("lr_schedulers", "loops") if sharded else ("optimizer_states", "lr_schedulers", "loops")
+    if lacking := [name for name in needed if name not in checkpoint]:
         raise CheckpointError(
             f"{where}: expected a checkpoint to resume a run from, found one that contains only the model, without "
             f"{', '.join(lacking)}. Begin anew from its weights: load_from_checkpoint(path)."
@@ -80,7 +83,7 @@ def check(checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
     loop: Any = trainer.fit_loop
     expected = {"loops": {"fit_loop": {**loop.state_dict(), "state_dict": {}}}}  # that one is the loaders' own
     wrong = _unlike(checkpoint, expected, "") or next(
-        filter(None, map(_no_state, checkpoint["optimizer_states"])), None
+        filter(None, map(_no_state, checkpoint.get("optimizer_states", []))), None
     )
     if wrong:
         raise CheckpointError(
