@@ -14,11 +14,13 @@ from nbformat.v4 import new_code_cell
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.py"))
 MINUTES = ("03_balancing",)  # of trajectories, which no trainer makes
 SHORT = """
+import os
 from functools import wraps
 import torch
 from lightning.pytorch import Trainer
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of programs that a notebook starts
 make = Trainer.__init__
 
 @wraps(make)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import benchmarks
 from benchmarks import loops, step_time, timing
 from benchmarks.workloads import BATCHES, WORKLOADS, Workload
 from mtl_lightning.architectures import MLP, LeNet, Linear, MLPHead
+from tests.programs import start
 
 TABLE = Workload((3,), 4, 2, partial(MLP, hidden=[5]), partial(MLPHead, hidden=[2]))
 PICTURES = Workload((1, 12, 12), 2, 3, partial(LeNet, channels=(2, 2), width=4), Linear, classes=3)
@@ -23,16 +20,15 @@ RATIO = re.compile(r"\d+\.\d{3} \(\d+\.\d{3} to \d+\.\d{3}\)")
 
 
 def test_the_command_prints_a_table() -> None:
-    options = ["W1_T8", "--rounds", "1", "--steps", "1", "--warmup", "1"]
-    root = Path(benchmarks.__file__).parents[1]
-    command = [sys.executable, "-m", "benchmarks.step_time", *options]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("\n### W1_T8: 8 tasks, 1 rounds; a step of the floor ")
-    rows = [line for line in done.stdout.splitlines() if line.startswith("| ") and RATIO.search(line)]
+    (program,) = start("benchmarks.step_time", "W1_T8", "--rounds", "1", "--steps", "1", "--warmup", "1")
+    printed = program.stdout.read()
+    assert program.wait(timeout=300) == 0, program.errors()
+    assert printed.startswith("\n### W1_T8: 8 tasks, 1 rounds; a step of the floor ")
+    rows = [line for line in printed.splitlines() if line.startswith("| ") and RATIO.search(line)]
     names = list(loops.variants(WORKLOADS["W1_T8"]))
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == names[1:]
     assert all(len(RATIO.findall(row)) == 2 for row in rows)
-    goals = [line for line in done.stdout.splitlines() if line.startswith("- ")]
+    goals = [line for line in printed.splitlines() if line.startswith("- ")]
     assert [re.findall(r"goal (\d\.\d\d): (?:met|missed)$", line) for line in goals] == [["1.00"], ["1.08"], ["1.05"]]
 
 

@@ -87,6 +87,8 @@ def in_large_strings(folder: Path, table: Any) -> dict[str, Any]:
 
 
 def in_string_views(folder: Path, table: Any) -> dict[str, Any]:
+    if int(pa.__version__.partition(".")[0]) < 21:
+        pytest.skip("before pyarrow 21 such columns are read, but not written to Parquet")
     return in_parquet(folder, text_as(table, pa.string_view()))
 
 
