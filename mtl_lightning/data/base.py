@@ -44,6 +44,7 @@ class MultiTaskDataModule(SavedDataModule):
         tasks: other tasks for declared names, as functions of the ``TargetSpec``; None removes a task.
         seed: of whatever the data draws: splits, made rows, the order of the training rows.
         num_workers: processes that read rows ahead; 0 reads them in the training process.
+        drop_last: leave out the last batch of a training epoch where it would be short.
     """
 
     loader_type: type[ResumableLoader] = ResumableLoader  # that suits what `rows` returns
@@ -56,6 +57,7 @@ class MultiTaskDataModule(SavedDataModule):
         tasks: TaskOverrides | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        drop_last: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -63,6 +65,7 @@ class MultiTaskDataModule(SavedDataModule):
         self.batch_size = batch_size
         self.seed = seed
         self.num_workers = num_workers
+        self.drop_last = drop_last
         self._overrides = dict(tasks or {})
         self._schema: dict[str, Any] | None = None
         self._restored = False
@@ -211,7 +214,14 @@ class MultiTaskDataModule(SavedDataModule):
     # ------------------------------------------------------------------------------------------------------- loaders
     def train_dataloader(self) -> ResumableLoader:
         """Return the training rows, in a new order each epoch."""
-        return self._loader("train", shuffle=True)
+        loader = self._loader("train", shuffle=True, drop_last=self.drop_last)
+        if self.drop_last and not len(loader):
+            raise ConfigurationError(
+                f"{type(self).__name__}: expected at least one full batch of batch_size={self.batch_size} for each "
+                f"process, since `drop_last` leaves out short ones, found {len(loader.order)} training rows. Use a "
+                "smaller `batch_size`, or no `drop_last`."
+            )
+        return loader
 
     def val_dataloader(self) -> ResumableLoader:
         """Return the validation rows, in order."""
@@ -225,7 +235,9 @@ class MultiTaskDataModule(SavedDataModule):
         """Return the test rows, in order, none of them made up; several processes share them out in turn."""
         return self._loader("test", pad=False)
 
-    def _loader(self, split: Split, *, shuffle: bool = False, pad: bool = True) -> ResumableLoader:
+    def _loader(
+        self, split: Split, *, shuffle: bool = False, pad: bool = True, drop_last: bool = False
+    ) -> ResumableLoader:
         # The trainer knows better than torch.distributed which processes share a model and need the same rows.
         place = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
         return self.loader_type(
@@ -235,6 +247,7 @@ class MultiTaskDataModule(SavedDataModule):
             seed=self.seed,
             missing=self.missing_labels,
             pad=pad,
+            drop_last=drop_last,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

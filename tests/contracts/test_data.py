@@ -120,6 +120,24 @@ def test_the_length_is_exact(make: Make) -> None:
     assert all(len(loader) == len(list(loader)) for loader in loaders(make()))
 
 
+def test_a_short_last_batch_is_left_out_of_training_alone(make: Make) -> None:
+    whole = make().train_dataloader()
+    rows = len(whole.order)
+    size = next(size for size in range(2, rows) if rows % size)  # the last batch would be short
+    data = make(batch_size=size, drop_last=True)
+    loader, *others = loaders(data)
+    sizes = [len(next(iter(tensors(batch["inputs"]).values()))) for batch in loader]
+    assert sizes == [size] * (rows // size)
+    assert len(loader) == len(sizes)
+    for other in others:
+        assert sum(len(next(iter(tensors(batch["inputs"]).values()))) for batch in other) == len(other.order)
+
+
+def test_left_out_batches_that_leave_none_are_an_error(make: Make) -> None:
+    with pytest.raises(ConfigurationError, match="at least one full batch of batch_size=100000.*`drop_last`"):
+        make(batch_size=100000, drop_last=True).train_dataloader()
+
+
 def test_the_same_arguments_give_the_same_batches(make: Make) -> None:
     torch.manual_seed(0)
     first = [list(loader) for loader in loaders(make())]

@@ -108,7 +108,7 @@ def _split(batch: Batch, parts: int) -> list[Any]:
     if rows < parts:
         raise BatchError(
             f"The balancer splits each batch into {parts} parts: expected at least {parts} rows, found {rows}. Use "
-            "larger batches, or `drop_last`."
+            "larger batches, or `drop_last: true` in the datamodule."
         )
     edges = [rows * part // parts for part in range(parts + 1)]
     cuts = [slice(*edges[part : part + 2]) for part in range(parts)]

@@ -62,6 +62,7 @@ class CelebA(MultiTaskDataModule):
         tasks: other tasks for declared names, as functions of the ``TargetSpec``; None removes a task.
         seed: of the order of the training rows.
         num_workers: processes that read and resize images ahead; worth as many as there are cores.
+        drop_last: leave out the last batch of a training epoch where it would be short.
 
     Raises:
         ConfigurationError: for unknown attributes, a normalisation that divides by zero, or without pillow.
@@ -82,8 +83,9 @@ class CelebA(MultiTaskDataModule):
         tasks: TaskOverrides | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        drop_last: bool = False,
     ) -> None:
-        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers)
+        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers, drop_last=drop_last)
         check_pillow("CelebA")
         check_normalization("CelebA", mean, std)
         self.root, self.attributes = Path(root), attributes

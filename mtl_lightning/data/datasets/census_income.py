@@ -92,6 +92,7 @@ class CensusIncome(TableData):
         tasks: other tasks for declared names, as functions of the ``TargetSpec``; None removes a task.
         seed: of the order of the training rows.
         num_workers: processes that read rows ahead.
+        drop_last: leave out the last batch of a training epoch where it would be short.
 
     Raises:
         DataError: if the files are neither there nor to be had, or are not UCI's.
@@ -110,6 +111,7 @@ class CensusIncome(TableData):
         tasks: TaskOverrides | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        drop_last: bool = False,
     ) -> None:
         answers = {target.column for target in TARGETS.values()}
         left_out = [WEIGHT, *sorted(str(column) for column in answers), *(LEAKING if strict else [])]
@@ -128,6 +130,7 @@ class CensusIncome(TableData):
             tasks=tasks,
             seed=seed,
             num_workers=num_workers,
+            drop_last=drop_last,
         )
         self.folder, self.download = Path(root), download
         self.paths |= {"train": self._file("census-income.data"), "path": self._file("census-income.test")}

@@ -54,6 +54,7 @@ class Cityscapes(DenseFolder):
             are not needed then.
         seed: of the validation rows, of the augmentation and of the order of the training rows.
         num_workers: processes that read rows ahead.
+        drop_last: leave out the last batch of a training epoch where it would be short.
 
     Raises:
         ConfigurationError: for arguments out of range.
@@ -76,6 +77,7 @@ class Cityscapes(DenseFolder):
         tasks: TaskOverrides | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        drop_last: bool = False,
     ) -> None:
         super().__init__(
             root,
@@ -88,6 +90,7 @@ class Cityscapes(DenseFolder):
             tasks=tasks,
             seed=seed,
             num_workers=num_workers,
+            drop_last=drop_last,
         )
 
     def layers(self, labels: str) -> dict[str, tuple[Layer, TargetSpec, TaskFactory]]:

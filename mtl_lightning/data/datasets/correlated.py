@@ -49,6 +49,7 @@ class CorrelatedRegression(MultiTaskDataModule):
         tasks: other tasks for declared names, as functions of the ``TargetSpec``; None removes a task.
         seed: of the vectors, the rows and their order. The same seed gives the same x and u at every correlation.
         num_workers: processes that read rows ahead.
+        drop_last: leave out the last batch of a training epoch where it would be short.
 
     Raises:
         ConfigurationError: for a correlation out of range, fewer than 2 features, not one phase per frequency, or other
@@ -71,8 +72,9 @@ class CorrelatedRegression(MultiTaskDataModule):
         tasks: TaskOverrides | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        drop_last: bool = False,
     ) -> None:
-        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers)
+        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers, drop_last=drop_last)
         if not -1 <= correlation <= 1:
             raise ConfigurationError(f"CorrelatedRegression: expected a correlation from -1 to 1, found {correlation}.")
         if len(frequencies) != len(phases):

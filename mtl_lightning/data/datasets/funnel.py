@@ -51,6 +51,7 @@ class SyntheticFunnel(MultiTaskDataModule):
         tasks: other tasks for declared names, as functions of the ``TargetSpec``; None removes a task.
         seed: of V, a and b, the rows and their order.
         num_workers: processes that read rows ahead.
+        drop_last: leave out the last batch of a training epoch where it would be short.
 
     Raises:
         ConfigurationError: for a cosine out of range, too few features, or a split without rows.
@@ -71,8 +72,9 @@ class SyntheticFunnel(MultiTaskDataModule):
         tasks: TaskOverrides | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        drop_last: bool = False,
     ) -> None:
-        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers)
+        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers, drop_last=drop_last)
         if not -1 <= cosine <= 1 or features < _HIDDEN or min(n, n_val, n_test) < 1:
             raise ConfigurationError(
                 f"SyntheticFunnel: expected a cosine from -1 to 1, at least {_HIDDEN} features and 1 row per split, "

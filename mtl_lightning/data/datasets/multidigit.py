@@ -45,6 +45,7 @@ class MultiDigit(MultiTaskDataModule):
         tasks: other tasks for declared names, as functions of the ``TargetSpec``; None removes a task.
         seed: of the pairs, the positions, the dropped labels and the order of the training rows.
         num_workers: processes that read rows ahead.
+        drop_last: leave out the last batch of a training epoch where it would be short.
 
     Raises:
         ConfigurationError: if a digit does not fit the canvas, if ``missing`` is no share, or without scikit-learn.
@@ -62,8 +63,9 @@ class MultiDigit(MultiTaskDataModule):
         tasks: TaskOverrides | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        drop_last: bool = False,
     ) -> None:
-        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers)
+        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers, drop_last=drop_last)
         if jitter < 0 or canvas < DIGIT + jitter:
             raise ConfigurationError(
                 f"MultiDigit: expected jitter >= 0 and canvas >= {DIGIT} + jitter, found canvas={canvas} and "

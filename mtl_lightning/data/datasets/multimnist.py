@@ -48,6 +48,7 @@ class MultiMNIST(MultiTaskDataModule):
         tasks: other tasks for declared names, as functions of the ``TargetSpec``; None removes a task.
         seed: of the validation split, the pairs, and the order of the training rows.
         num_workers: processes that read rows ahead; pictures are in memory, so that 0 is seldom slower.
+        drop_last: leave out the last batch of a training epoch where it would be short.
 
     Raises:
         ConfigurationError: for a share that is none, or a normalisation that divides by zero.
@@ -69,8 +70,9 @@ class MultiMNIST(MultiTaskDataModule):
         tasks: TaskOverrides | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        drop_last: bool = False,
     ) -> None:
-        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers)
+        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers, drop_last=drop_last)
         owner = type(self).__name__
         if not 0 < val_fraction < 1:
             raise ConfigurationError(f"{owner}: expected 0 < val_fraction < 1, found {val_fraction}.")
@@ -153,6 +155,7 @@ class MultiFashion(MultiMNIST):
         tasks: other tasks for declared names, as functions of the ``TargetSpec``; None removes a task.
         seed: of the validation split, the pairs, and the order of the training rows.
         num_workers: processes that read rows ahead; pictures are in memory, so that 0 is seldom slower.
+        drop_last: leave out the last batch of a training epoch where it would be short.
 
     Raises:
         ConfigurationError: for a share that is none, or a normalisation that divides by zero.
@@ -174,6 +177,7 @@ class MultiFashion(MultiMNIST):
         tasks: TaskOverrides | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        drop_last: bool = False,
     ) -> None:
         super().__init__(
             root,
@@ -185,6 +189,7 @@ class MultiFashion(MultiMNIST):
             tasks=tasks,
             seed=seed,
             num_workers=num_workers,
+            drop_last=drop_last,
         )
         if right not in ("fashion", "mnist"):
             raise ConfigurationError(f"MultiFashion: expected right='fashion' or right='mnist', found {right!r}.")

@@ -56,6 +56,7 @@ class NYUv2(DenseFolder):
             are not needed then.
         seed: of the validation rows, of the augmentation and of the order of the training rows.
         num_workers: processes that read rows ahead.
+        drop_last: leave out the last batch of a training epoch where it would be short.
 
     Raises:
         ConfigurationError: for arguments out of range.
@@ -79,6 +80,7 @@ class NYUv2(DenseFolder):
         tasks: TaskOverrides | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        drop_last: bool = False,
     ) -> None:
         super().__init__(
             root,
@@ -91,6 +93,7 @@ class NYUv2(DenseFolder):
             tasks=tasks,
             seed=seed,
             num_workers=num_workers,
+            drop_last=drop_last,
         )
         self.tilt_normals = tilt_normals
 

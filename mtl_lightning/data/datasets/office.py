@@ -47,6 +47,7 @@ class Office(PerTaskData):
         tasks: other tasks for domains, as functions of the ``TargetSpec``; None removes a domain.
         seed: of the order of the training rows, and of the splits where there are no lists.
         num_workers: processes that read and resize images ahead, for each domain.
+        drop_last: leave out the last batch of a training epoch where it would be short.
 
     Raises:
         ConfigurationError: for unknown domains and versions, a normalisation that divides by zero, or without pillow.
@@ -67,6 +68,7 @@ class Office(PerTaskData):
         tasks: TaskOverrides | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        drop_last: bool = False,
     ) -> None:
         chosen, overrides = list(domains or known_version(version).domains), tasks or {}
         if unknown := [name for name in overrides if name not in chosen]:
@@ -85,6 +87,7 @@ class Office(PerTaskData):
                     tasks={domain: overrides[domain]} if domain in overrides else None,
                     seed=seed,
                     num_workers=num_workers,
+                    drop_last=drop_last,
                 )
                 for domain in chosen
                 if domain not in overrides or overrides[domain] is not None

@@ -79,6 +79,7 @@ class OfficeDomain(MultiTaskDataModule):
         tasks: another task for the declared name, as a function of the ``TargetSpec``.
         seed: of the order of the training rows, and of the splits where there are no lists.
         num_workers: processes that read and resize images ahead.
+        drop_last: leave out the last batch of a training epoch where it would be short.
 
     Raises:
         ConfigurationError: for unknown domains and versions, a normalisation that divides by zero, or without pillow.
@@ -101,8 +102,9 @@ class OfficeDomain(MultiTaskDataModule):
         tasks: TaskOverrides | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        drop_last: bool = False,
     ) -> None:
-        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers)
+        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers, drop_last=drop_last)
         check_pillow("Office")
         check_normalization("Office", mean, std)
         self.version = known_version(version)

@@ -37,6 +37,7 @@ class SyntheticRegression(MultiTaskDataModule):
         tasks: other tasks for declared names, as functions of the ``TargetSpec``; None removes a task.
         seed: of the rows and of their order. The rows of a task are the same however many tasks there are.
         num_workers: processes that read rows ahead.
+        drop_last: leave out the last batch of a training epoch where it would be short.
 
     Raises:
         ConfigurationError: if a list has not one entry per task, or a noise is negative.
@@ -56,8 +57,9 @@ class SyntheticRegression(MultiTaskDataModule):
         tasks: TaskOverrides | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        drop_last: bool = False,
     ) -> None:
-        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers)
+        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers, drop_last=drop_last)
         given = [values for values in (slopes, intercepts, noise) if values is not None]
         self.num_tasks = num_tasks if num_tasks is not None else len(given[0]) if given else 2
         if self.num_tasks < 1 or min(n, n_val, n_test) < 1:

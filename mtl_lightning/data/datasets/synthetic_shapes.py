@@ -48,6 +48,7 @@ class SyntheticShapes(MultiTaskDataModule):
         tasks: other tasks for declared names, as functions of the ``TargetSpec``; None removes a task.
         seed: of the scenes, the noise, the dropped labels and the order of the training rows.
         num_workers: processes that read rows ahead.
+        drop_last: leave out the last batch of a training epoch where it would be short.
 
     Raises:
         ConfigurationError: for sizes below 1, or if ``missing`` is no share.
@@ -66,8 +67,9 @@ class SyntheticShapes(MultiTaskDataModule):
         tasks: TaskOverrides | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        drop_last: bool = False,
     ) -> None:
-        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers)
+        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers, drop_last=drop_last)
         if len(sizes) != 3 or min(*sizes, height, width, shapes) < 1 or not 0 <= missing < 1 or noise < 0:
             raise ConfigurationError(
                 "SyntheticShapes: expected 3 sizes, a height, a width and a number of shapes of at least 1, a noise of "

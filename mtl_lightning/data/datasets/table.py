@@ -25,7 +25,7 @@ from mtl_lightning.data.table.pieces import Selected, placed, select
 from mtl_lightning.data.table.reader import As, TableFiles, UnreadableNumberError, find_files
 from mtl_lightning.data.table.rows import RowsBuilder, TableRows
 from mtl_lightning.data.table.schema import TableFitter, what_matters
-from mtl_lightning.data.table.split import NONE, SPLITS, TableSplit, table_of
+from mtl_lightning.data.table.split import NONE, SPLITS, TableSplit, shares_of_train, table_of, without_rows
 from mtl_lightning.data.table.targets import declared_targets, declared_task
 from mtl_lightning.data.table.words import described
 from mtl_lightning.tasks.regression import Regression
@@ -62,7 +62,7 @@ class TableData(MultiTaskDataModule):
         path: the rows that are divided into those splits that have no path of their own: a file, a folder, a pattern
             such as ``logs/*.csv.gz``, or a list of such (:class:`~mtl_lightning.data.table.reader.TableFiles`).
         train: the rows for training, where they are in files of their own.
-        val: the rows for validation, likewise.
+        val: the rows for validation, likewise; or a share of the training rows, drawn by chance: ``0.1 of train``.
         test: the rows for test, likewise.
         predict: the rows to predict, which need no targets; the test rows by default.
         targets: the target columns; or, by the name of the task, where its target comes from
@@ -95,6 +95,7 @@ class TableData(MultiTaskDataModule):
         tasks: other tasks for target columns, as functions of the ``TargetSpec``; None removes a task.
         seed: of the split and of the order of the training rows.
         num_workers: processes that read rows ahead.
+        drop_last: leave out the last batch of a training epoch where it would be short.
 
     Raises:
         ConfigurationError: if no rows or no targets are given, or the declaration does not fit the columns.
@@ -131,10 +132,11 @@ class TableData(MultiTaskDataModule):
         tasks: TaskOverrides | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        drop_last: bool = False,
     ) -> None:
-        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers)
-        self.paths: dict[Source, Any] = {"path": path, "train": train, "val": val, "test": test, "predict": predict}
-        self.split = split or TableSplit()
+        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers, drop_last=drop_last)
+        paths = {"path": path, "train": train, "val": val, "test": test, "predict": predict}
+        self.paths, self.split = shares_of_train(paths, split or TableSplit())
         self.columns = TableColumns(
             targets=declared_targets(targets or {}, self._overrides),
             numeric=numeric or (),
@@ -193,8 +195,10 @@ class TableData(MultiTaskDataModule):
             self._encoded |= self._read(source, SPLITS if source == "path" else (split,))
         found = self._encoded.pop(split, None) if self.streaming is None else self._streamed(source, split)
         if not found:
-            where = f"the split {split!r} of {self.paths[source]}"
-            raise DataError(f"{type(self).__name__}: expected rows in {where}, found none.")
+            raise DataError(
+                f"{type(self).__name__}: expected rows in the split {split!r} of {self.paths[source]}, found none. "
+                f"{without_rows(split, source)}"
+            )
         return found
 
     def train_target(self, task: str) -> Tensor:
@@ -263,7 +267,8 @@ class TableData(MultiTaskDataModule):
         source: Source = split if self.paths[split] is not None else "path"
         if self.paths[source] is None:
             raise ConfigurationError(
-                f"{type(self).__name__}: expected rows for the split {split!r}, found neither `path` nor `{split}`."
+                f"{type(self).__name__}: expected rows for the split {split!r}, found neither `path` nor `{split}`. "
+                f"{without_rows(split, source)}"
             )
         return source
 

@@ -44,6 +44,7 @@ class StreamLoader(ResumableLoader):
         num_replicas: as in :class:`~mtl_lightning.data.loader.EpochSampler`.
         rank: as in :class:`~mtl_lightning.data.loader.EpochSampler`.
         sampler: for Lightning, which makes a loader anew for predict and ``overfit_batches``.
+        drop_last: leave out the last batch where it would be short.
         options: further arguments of ``DataLoader``; its items are blocks, so ``prefetch_factor`` counts blocks.
     """
 
@@ -59,6 +60,7 @@ class StreamLoader(ResumableLoader):
         num_replicas: int | None = None,
         rank: int | None = None,
         sampler: Sampler[Any] | None = None,
+        drop_last: bool = False,
         **options: Any,
     ) -> None:
         blocks = dataset if isinstance(dataset, BatchRows) else _Blocks(dataset, seed=seed, missing=missing)
@@ -70,10 +72,12 @@ class StreamLoader(ResumableLoader):
         if options.get("worker_init_fn") is None:
             options["worker_init_fn"] = _begin_worker
         super().__init__(blocks, batch_size=cast("int", None), sampler=sampler, **options)
+        object.__setattr__(self, "drop_last", drop_last)  # torch knows of blocks only, of which none is left out
 
     def __len__(self) -> int:
         """Return the number of batches of this process."""
-        return math.ceil(len(self.order) / self._batch_rows)
+        batches = len(self.order) / self._batch_rows
+        return math.floor(batches) if self.drop_last else math.ceil(batches)
 
     @property
     def order(self) -> StreamOrder:
@@ -100,7 +104,7 @@ class StreamLoader(ResumableLoader):
                     yield self._joined(parts)
                     parts, wanted = [], self._batch_rows
             skipped = 0
-        if parts:
+        if parts and not self.drop_last:
             yield self._joined(parts)
 
     def _joined(self, parts: Sequence[Any]) -> Any:

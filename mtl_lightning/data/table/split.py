@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, cast
@@ -23,6 +24,7 @@ _SPELLINGS = {
     "test": 2, "testing": 2, "te": 2, "eval": 2, "evaluation": 2,
 }  # fmt: skip
 NONE = -1  # a row of no split
+_SHARE = re.compile(r"(\d*\.?\d+)\s*(%?)\s*of\s+train")  # 0.1 of train, 10 % of train
 _TIME = "a number or a time such as 2024-01-31T12:00"
 
 
@@ -160,6 +162,53 @@ class TableSplit:
             ends = np.round(np.cumsum(self.fractions)[:2] * len(times)).astype(int)
             bounds = [*np.append(np.sort(times), np.inf)[np.minimum(ends, len(times))]]
         return np.searchsorted(np.array(bounds), times, side="right").astype(np.int8)
+
+
+def shares_of_train(paths: Mapping[str, Any], split: TableSplit) -> tuple[dict[Any, Any], TableSplit]:
+    """Return paths and their split with ``val`` or ``test`` that are a share of the training rows, "0.1 of train".
+
+    The files of training then stand under ``path``, which is divided.
+
+    Args:
+        paths: by ``path`` and the names of the splits; None where there is none.
+        split: how ``path`` is divided.
+
+    Raises:
+        ConfigurationError: for shares that leave nothing, without files for training, or beside another way to split.
+    """
+    found = {name: _SHARE.fullmatch(str(paths[name]).strip()) for name in SPLITS if paths[name] is not None}
+    shares = {name: float(m[1]) / (100 if m[2] else 1) for name, m in found.items() if m is not None}
+    if not shares:
+        return dict(paths), split
+    left = 1 - sum(shares.values())
+    alone = "train" in found and "train" not in shares and paths["path"] is None
+    if not alone or split.column is not None or split.bounds is not None or not 0 < left < 1:
+        name = next(iter(shares))
+        raise ConfigurationError(
+            f"`{name}: {paths[name]}`: expected shares that leave rows of files given as `train`, without a `path` and "
+            f"without `column` or `bounds` in `split`, found train={paths['train']!r} and path={paths['path']!r}. Give "
+            "`train`, and smaller shares."
+        )
+    fractions = (left, shares.get("val", 0.0), shares.get("test", 0.0))
+    moved: dict[Any, Any] = {**paths, "path": paths["train"], **dict.fromkeys(["train", *shares])}
+    return moved, replace(split, fractions=fractions)
+
+
+def without_rows(split: Split, source: str) -> str:
+    """Return what to do about a split without rows.
+
+    Args:
+        split: which one.
+        source: the argument that should give its rows: ``path``, or the split's own.
+    """
+    if split == "train":
+        return "Give files as `train`, or a larger share of `path` in `split`."
+    if source == "path":
+        shares = "`split: {fractions: [0.8, 0.1, 0.1]}`, or rows that `column` names so"
+        return (
+            f"Give files as `{split}`, a share of the training files (`{split}: 0.1 of train`) or of `path` ({shares})."
+        )
+    return f"Give other files as `{split}`."
 
 
 def _in_order_met(codes: NDArray[np.int64]) -> NDArray[np.int64]:

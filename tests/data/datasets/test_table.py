@@ -61,10 +61,42 @@ def test_a_split_may_have_files_of_its_own(tmp_path: Path) -> None:
     assert [len(apart.rows(split)) for split in ("train", "val", "test")] == [100, 100, 100]
     two = TableData(path=paths[0], test=paths[2], targets=TARGETS)  # 0.8 : 0.1 of `path`
     assert [len(two.rows(split)) for split in ("train", "val", "test")] == [89, 11, 100]
-    with pytest.raises(ConfigurationError, match="rows for the split 'val', found neither `path` nor `val`"):
+    with pytest.raises(ConfigurationError, match="rows for the split 'val', found neither.*`val: 0.1 of train`"):
         TableData(train=paths[0], targets=TARGETS).val_dataloader()
     with pytest.raises(ConfigurationError, match="a split that has no path of its own"):
         _ = TableData(train=paths[0], path=paths[1], targets=TARGETS, split=TableSplit(fractions=(1, 0, 0))).rows("val")
+
+
+@pytest.mark.parametrize("share", ["0.1 of train", "10 % of train", ".1 of train"])
+def test_validation_may_be_a_share_of_the_training_rows(share: str, tmp_path: Path) -> None:
+    paths = [str(write_table(tmp_path / f"{part}.csv", houses(100, seed=part))) for part in range(2)]
+    data = TableData(train=paths[0], val=share, test=paths[1], targets=TARGETS, numeric=["id"])
+    assert [len(data.rows(split)) for split in ("train", "val", "test")] == [90, 10, 100]
+    assert data.schema["rows"] == 90  # nothing is fitted on the others
+    again = TableData(train=paths[0], val=share, test=paths[1], targets=TARGETS, numeric=["id"])
+    assert torch.equal(whole(again, "val")["inputs"]["numeric"], whole(data, "val")["inputs"]["numeric"])
+
+
+def test_shares_of_validation_and_test(tmp_path: Path) -> None:
+    path = str(write_table(tmp_path / "t.csv", houses(100)))
+    data = TableData(train=path, val="0.2 of train", test="0.3 of train", targets=TARGETS)
+    assert [len(data.rows(split)) for split in ("train", "val", "test")] == [50, 20, 30]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"val": "0.1 of train"},
+        {"val": "0.1 of train", "path": "t.csv"},
+        {"train": "t.csv", "val": "0.1 of train", "path": "t.csv"},
+        {"train": "t.csv", "val": "1 of train"},
+        {"train": "t.csv", "val": "0.5 of train", "test": "0.5 of train"},
+        {"train": "t.csv", "val": "0.1 of train", "split": TableSplit(column="fold")},
+    ],
+)
+def test_shares_that_cannot_be_meant(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="of train`: expected shares that leave rows of files given as `train`"):
+        TableData(targets=TARGETS, **options)
 
 
 def test_nothing_of_validation_and_test_is_fitted(tmp_path: Path) -> None:
@@ -94,7 +126,7 @@ def test_an_empty_split_says_so(tmp_path: Path) -> None:
     path = str(write_table(tmp_path / "t.csv", houses(40)))
     data = TableData(path=path, targets=TARGETS, split=TableSplit(fractions=(1, 0, 0)))
     assert len(data.rows("train")) == 40
-    with pytest.raises(DataError, match=r"rows in the split 'val' of .*t.csv, found none"):
+    with pytest.raises(DataError, match=r"rows in the split 'val' of .*t.csv, found none.*`val: 0.1 of train`.*fractions: \[0.8"):
         data.val_dataloader()
     (tmp_path / "header.csv").write_text("a,b\n")
     with pytest.raises(DataError, match="training split: expected rows, found none"):

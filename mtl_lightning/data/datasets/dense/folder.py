@@ -39,6 +39,7 @@ class DenseFolder(MultiTaskDataModule):
         tasks: other tasks for declared names, as functions of the ``TargetSpec``; None removes a task.
         seed: of the validation rows, of the augmentation and of the order of the training rows.
         num_workers: processes that read rows ahead.
+        drop_last: leave out the last batch of a training epoch where it would be short.
 
     Attributes:
         url: where a browser finds the files.
@@ -61,8 +62,9 @@ class DenseFolder(MultiTaskDataModule):
         tasks: TaskOverrides | None,
         seed: int,
         num_workers: int,
+        drop_last: bool,
     ) -> None:
-        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers)
+        super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers, drop_last=drop_last)
         if not 0 <= val_fraction < 1:
             raise ConfigurationError(f"{type(self).__name__}: expected 0 <= val_fraction < 1, found {val_fraction}.")
         self.folder = Path(root)  # not `self.root`, in which a lock file would be made
