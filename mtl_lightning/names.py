@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 from mtl_lightning.types import ConfigurationError
 
-__all__ = ["did_you_mean", "known_name", "nearest"]
+__all__ = ["did_you_mean", "known_arguments", "known_name", "nearest"]
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -43,3 +46,38 @@ def known_name(name: str, known: Iterable[str], where: str) -> None:
     known = list(known)
     if name not in known:
         raise ConfigurationError(f"`{where}`: expected one of {known}, found {name!r}.{did_you_mean(name, known)}")
+
+
+def known_arguments(factory: Any) -> None:
+    """Raise a :class:`ConfigurationError` for a ``functools.partial`` with an argument that its class has not.
+
+    Anything else, and a constructor that takes whatever it is given, is left to be called.
+    """
+    if not isinstance(factory, functools.partial):
+        return
+    made = next((part for part in (factory.func, *factory.args) if inspect.isclass(part)), factory.func)
+    known = _parameters(made)
+    for name in factory.keywords:
+        if known is not None and name not in known:
+            label = getattr(made, "__name__", made)
+            raise ConfigurationError(
+                f"{label}: expected arguments among {sorted(known)}, found {name!r}.{did_you_mean(name, known)}"
+            )
+
+
+def _parameters(made: Any) -> list[str] | None:
+    """Return the names of a function's arguments, or of a class's and those that it hands on; None for any name."""
+    classes = made.__mro__ if inspect.isclass(made) else ()
+    constructors: list[Any] = [base.__dict__["__init__"] for base in classes if "__init__" in base.__dict__] or [made]
+    names: list[str] = []
+    for function in constructors:
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError):  # no function of Python
+            return None
+        names += [
+            p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"
+        ]
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return names
+    return None

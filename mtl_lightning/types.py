@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ __all__ = [
     "TargetError",
     "TargetSpec",
     "TensorSpec",
+    "as_spec",
     "constructor_arguments",
     "describe",
     "input_spec_from_dict",
@@ -124,6 +125,28 @@ class TargetSpec:
     classes: int | None = None
     names: tuple[str, ...] = ()
     units: str = ""
+
+
+def as_spec(given: Any) -> InputSpec | None:
+    """Return an input spec; a shape without the batch axis, ``(4,)`` or ``4``, is that of one tensor.
+
+    Raises:
+        ConfigurationError: for anything else.
+    """
+    if given is None or isinstance(given, TensorSpec | TableSpec):
+        return given
+    if isinstance(given, int) and not isinstance(given, bool):
+        return TensorSpec((given,))
+    if isinstance(given, tuple | list) and all(n is None or (isinstance(n, int) and n > 0) for n in given):
+        return TensorSpec(tuple(given))
+    if isinstance(given, Mapping) and given:
+        specs = {str(name): as_spec(entry) for name, entry in given.items()}
+        if all(isinstance(spec, TensorSpec) for spec in specs.values()):
+            return cast("dict[str, TensorSpec]", specs)
+    raise ConfigurationError(
+        f"`input_spec`: expected the shape of a row, such as `TensorSpec((4,))`, a dict of such, or a TableSpec, found "
+        f"{type(given).__name__}. Take the datamodule's `input_spec`, or leave it out: it is read off the first batch."
+    )
 
 
 def input_spec_to_dict(spec: InputSpec | None) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torch import Tensor, nn
 
 from mtl_lightning.architectures.sizes import size_or_outputs
+from mtl_lightning.names import known_arguments
 from mtl_lightning.types import ConfigurationError, Features, InputSpec
 
 
@@ -256,6 +257,7 @@ def made_without_arguments(factory: Callable[..., Any]) -> nn.Module:
 def _made(factory: Any, *args: Any) -> nn.Module:
     if not callable(factory):
         raise ConfigurationError(f"Expected a network, or a class or function that makes one, found {factory!r}.")
+    known_arguments(factory)
     made = factory(*args)
     if not isinstance(made, nn.Module):
         raise ConfigurationError(

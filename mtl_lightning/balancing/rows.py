@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.gramian import gramian
+from mtl_lightning.names import known_arguments
 from mtl_lightning.types import ConfigurationError, Likelihood
 
 Rescale: TypeAlias = Literal["none", "sum", "mean", "norm"]
@@ -240,6 +241,7 @@ def inner_balancer(losses: LossBalancer, num_tasks: int, owner: str) -> Balancer
         ConfigurationError: if it needs rows, tries steps, which only the outermost balancer can, or is made for another
             number of tasks.
     """
+    known_arguments(losses)
     made: object = losses(num_tasks)
     fits = isinstance(made, Balancer) and not made.rows and not made.tries_steps and made.num_tasks == num_tasks
     if not (isinstance(made, Balancer) and fits):

@@ -8,9 +8,16 @@ from typing import Any, TypeAlias
 from torch import nn
 from torch._functorch import config
 
+from mtl_lightning.core.network.arguments import check_arguments
 from mtl_lightning.core.network.network import Network
 
 CompileOptions: TypeAlias = bool | dict[str, Any]
+
+
+def checked_options(options: CompileOptions) -> CompileOptions:
+    """Return the options; refuse what is none."""
+    check_arguments(compile=options)
+    return options
 
 
 def compile_parts(network: Network, options: CompileOptions) -> None:

@@ -22,17 +22,17 @@ from mtl_lightning.checkpoint_file import KEY
 from mtl_lightning.core import compat, optim
 from mtl_lightning.core.checkpoint import RandomState, fine_tuning, format_1, resume
 from mtl_lightning.core.checkpoint import checkpoint as saving
-from mtl_lightning.core.compilation import CompileOptions, compile_parts
+from mtl_lightning.core.compilation import CompileOptions, checked_options, compile_parts
 from mtl_lightning.core.evaluation import Evaluations, with_derived
 from mtl_lightning.core.network import Edge, Named, Network
 from mtl_lightning.core.optim import Schedule
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.sharding import refuse_unsupported, shard
-from mtl_lightning.core.update import Accumulation, LabelWatch, Updates, Window, micro_batches, record
+from mtl_lightning.core.update import Accumulation, Intake, LabelWatch, Updates, Window, micro_batches, record
 from mtl_lightning.core.update.gradients.parameters import warn_if_nothing_is_shared
 from mtl_lightning.describe import Described
 from mtl_lightning.tasks.base import Task
-from mtl_lightning.types import InputSpec, spec_of
+from mtl_lightning.types import InputSpec
 
 
 class MultiTaskModule(Described, Network, LightningModule):
@@ -44,18 +44,16 @@ class MultiTaskModule(Described, Network, LightningModule):
             ``nn.Module`` (a tensor out is features for all tasks; a dict out is the tasks' final outputs).
         input_spec: sizes of the inputs; without one they are read off the first batch.
         balancer: makes the balancer from the number of tasks; the plain sum by default.
-        heads: makes a task's head from (feature size without B, K); ``default`` for tasks without an entry, else
-            a linear map.
+        heads: makes a task's head from (feature size without B, K), or is one; ``default`` for tasks without an entry,
+            else a linear map.
         reads: ``{task: [tasks whose estimates it reads]}``; see :class:`~mtl_lightning.core.network.graph.TaskGraph`.
         groups: ``{group: [patterns]}`` of parameter names, or ``task:<name>``; by default one group for what is
             shared, one per task, and one for the balancer.
-        optimizers: makes each group's optimizer; ``default`` for groups without an entry. Without this argument:
-            Adam at 1e-3, and at 1e-2 for the balancer, whose log-variances have far to go.
+        optimizers: makes each group's optimizer, ``default`` the others'; else Adam at 1e-3, at 1e-2 for the balancer.
         schedulers: each group's learning-rate scheduler, or a :class:`Schedule`; ``default`` likewise.
         gradient_clip: ``{group: largest gradient norm}``; null, 0 or less is no clipping.
         allow_unlabelled: tasks that may go without a label for a whole epoch.
-        on_nonfinite: what to do about an inf or nan gradient: ``raise``, ``skip`` the update, or ``ignore`` it,
-            which saves a host sync.
+        on_nonfinite: at inf or nan gradients ``raise``, ``skip`` the update, or ``ignore`` them (saves a host sync).
         compile: ``torch.compile`` the architecture and the heads: True, or its arguments (``{mode: max-autotune}``).
             Each set of tasks in a batch is compiled anew; from the ninth on PyTorch runs it as it is, with a warning.
 
@@ -71,7 +69,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         balancer: BalancerArgument = Balancer,
         heads: dict[str, HeadFactory] | None = None,
         reads: dict[str, list[str] | dict[str, Edge]] | None = None,
-        groups: dict[str, list[str]] | None = None,
+        groups: dict[str, list[str] | str] | None = None,
         optimizers: dict[str, OptimizerCallable] | None = None,
         schedulers: dict[str, Schedule | optim.SchedulerFactory] | None = None,
         gradient_clip: dict[str, float | None] | None = None,
@@ -84,10 +82,11 @@ class MultiTaskModule(Described, Network, LightningModule):
         self.config, self.by_code = saving.describe_constructor(self)
         self.save_hyperparameters(self.config, logger=False)  # record.py gives them to the loggers
         self.hparams.clear()  # the initial ones stay; in a checkpoint they would override the command line
-        self.compile_options = compile
+        self.compile_options = checked_options(compile)
         self.plan = optim.OptimizerPlan(groups, optimizers, schedulers, gradient_clip)
         self.runtime = Runtime(self)
         self.updates = Updates(self, self.runtime, self.plan, on_nonfinite)
+        self.intake = Intake(self, self.runtime)
         self.accumulation = Accumulation(self.runtime)
         self.labels = LabelWatch(self.tasks, allow_unlabelled or [])
         self.evaluations = Evaluations(self, self.runtime)
@@ -111,7 +110,7 @@ class MultiTaskModule(Described, Network, LightningModule):
     def configure_model(self) -> None:
         """Build what waited for the first batch's sizes; compile the parts if asked to; shard them if need be."""
         if not self.is_built:
-            self.build(spec_of(compat.first_batch(self.trainer)["inputs"]))
+            self.build(compat.first_spec(self.trainer, self.intake, self.tasks))
         compile_parts(self, self.compile_options)
         shard(self, self.trainer)
 
@@ -123,16 +122,13 @@ class MultiTaskModule(Described, Network, LightningModule):
         resume.accept_schema(self.trainer, self.trained_on)
         compat.check_declared(self.tasks, self.trainer)
         self.evaluations.start_afresh()
+        self.intake.start_afresh()
 
     def configure_callbacks(self) -> list[Callback]:
         """Take over what the trainer refuses under manual optimization; the last hook before its check."""
         compat.destroy_at_exit()  # a process group that the trainer makes next
-        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # set outside its __init__
-        self.trainer_arguments = compat.the_one(compat.TrainerArguments, callbacks)
-        self.trainer_arguments.take_over(self.trainer)
-        self.termination = compat.the_one(compat.Termination, callbacks)
-        own = [callback for callback in (self.trainer_arguments, self.termination) if callback not in callbacks]
-        return [*compat.replacements(callbacks), *own]
+        self.trainer_arguments, self.termination, callbacks = compat.own_callbacks(self.trainer)
+        return callbacks
 
     @property
     def groups(self) -> dict[str, Named]:
@@ -146,7 +142,7 @@ class MultiTaskModule(Described, Network, LightningModule):
 
     @property
     def _composite(self) -> optim.CompositeOptimizer:
-        return cast("optim.CompositeOptimizer", self.optimizers(use_pl_optimizer=False))
+        return optim.composite_of(self.optimizers(use_pl_optimizer=False))
 
     @property
     def _scheduler(self) -> optim.CompositeScheduler | None:
@@ -198,6 +194,10 @@ class MultiTaskModule(Described, Network, LightningModule):
     def on_train_epoch_start(self) -> None:
         """Tell the metrics of earlier epochs from those to come."""
         self.validations.start_epoch()
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Make a batch what it must be, if its loader's first one was not."""
+        return batch if self._trainer is None else self.intake.take(batch, dataloader_idx)
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
         """Add a batch to the window and, when it is complete, make one update from it."""

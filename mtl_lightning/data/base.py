@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from mtl_lightning.data.differences import in_words
 from mtl_lightning.data.loader import ResumableLoader
 from mtl_lightning.data.saved import SavedDataModule
-from mtl_lightning.names import did_you_mean
+from mtl_lightning.names import did_you_mean, known_arguments
 from mtl_lightning.plain import check_plain
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.tasks.rows import MISSING
@@ -263,7 +263,8 @@ class MultiTaskDataModule(SavedDataModule):
 
 
 def _make_task(name: str, spec: TargetSpec, factory: TaskFactory) -> Task:
-    task = None if isinstance(factory, nn.Module) else factory(spec)
+    known_arguments(factory)
+    task = factory(spec) if callable(factory) and not isinstance(factory, nn.Module) else None
     if not isinstance(task, Task):
         raise ConfigurationError(
             f"Task {name!r}: expected a task's class, or a function of a TargetSpec that makes one, found {factory!r}."

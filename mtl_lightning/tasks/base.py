@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from mtl_lightning.describe import Described
+from mtl_lightning.names import known_arguments
 from mtl_lightning.types import ConfigurationError, Likelihood, TargetError, TargetSpec
 
 MetricFactories: TypeAlias = Mapping[str, Callable[[], Metric]]
@@ -29,7 +31,7 @@ class Task(Described, nn.Module, ABC):
         output_size: K, the number of outputs (B, K, *) that the task's head has.
         estimate_size: E, the number of channels of :meth:`estimate`.
         likelihood: the form of the uncertainty term that fits the loss.
-        metrics: metrics by name, in place of :meth:`default_metrics`.
+        metrics: metrics by name, in place of :meth:`default_metrics`: what makes each, or one to take copies of.
 
     Attributes:
         batchable: equal for tasks that count labels and lose alike row by row, so that core may put their batches into
@@ -55,7 +57,7 @@ class Task(Described, nn.Module, ABC):
         self.output_size = output_size
         self.estimate_size = estimate_size
         self.likelihood = likelihood
-        self._metrics = metrics
+        self._metrics = None if metrics is None else _factories(metrics)
         self.batchable = id(self)
 
     # ------------------------------------------------------------------------------------------ what a subclass gives
@@ -176,6 +178,34 @@ class Task(Described, nn.Module, ABC):
         None where no one number does, so that sigma is not given in original units.
         """
         return 1.0
+
+
+def _factories(metrics: Any) -> dict[str, Callable[[], Metric]]:
+    """Return what makes each metric; one that has been made is copied, afresh.
+
+    Raises:
+        ConfigurationError: for anything else.
+    """
+    found: dict[str, Callable[[], Metric]] = {}
+    by_name = isinstance(metrics, Mapping | MetricCollection)
+    for name, made in metrics.items() if by_name else ():
+        known_arguments(made)
+        if isinstance(made, Metric):
+            found[name] = partial(_copy, made)
+        elif callable(made) and not isinstance(made, nn.Module):
+            found[name] = made
+    if not by_name or len(found) < len(metrics):
+        raise ConfigurationError(
+            f"`metrics`: expected a dict {{name: metric class}}, found {metrics!r:.100}. Write `metrics={{'mse': "
+            "MeanSquaredError}`, with a `functools.partial` for its arguments."
+        )
+    return found
+
+
+def _copy(metric: Metric) -> Metric:
+    copied = metric.clone()
+    copied.reset()
+    return copied
 
 
 def feed(metrics: MetricCollection, prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> None:

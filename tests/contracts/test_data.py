@@ -134,7 +134,7 @@ def test_a_short_last_batch_is_left_out_of_training_alone(make: Make) -> None:
 
 
 def test_left_out_batches_that_leave_none_are_an_error(make: Make) -> None:
-    with pytest.raises(ConfigurationError, match="at least one full batch of batch_size=100000.*`drop_last`"):
+    with pytest.raises(ConfigurationError, match=r"at least one full batch of batch_size=100000.*`drop_last`"):
         make(batch_size=100000, drop_last=True).train_dataloader()
 
 

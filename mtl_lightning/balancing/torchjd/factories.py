@@ -10,6 +10,7 @@ from typing import Any
 from torchjd.aggregation import Aggregator
 from torchjd.scalarization import Scalarizer
 
+from mtl_lightning.names import known_arguments
 from mtl_lightning.types import ConfigurationError
 
 _SIZES = ("shape", "n_tasks")  # what torchjd's classes that hold something per task call the number of tasks
@@ -21,6 +22,7 @@ def call_factory(factory: Callable[..., Any], num_tasks: int) -> Any:
     Raises:
         ConfigurationError: if a torchjd class needs arguments that were not given, or packages that are missing.
     """
+    known_arguments(factory)
     bound = factory if isinstance(factory, functools.partial) else functools.partial(factory)
     candidates = [part for part in (bound.func, *bound.args) if inspect.isclass(part)]  # the parser's has it in `args`
     cls = next((part for part in candidates if issubclass(part, Scalarizer | Aggregator)), None)

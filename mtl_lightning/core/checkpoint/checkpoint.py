@@ -165,6 +165,8 @@ def load(
     try:
         given = {"input_spec": input_spec_from_dict(saved["input_spec"]), **overrides}
         module = rebuild(cls, saved["config"], Trust(trusted, cls), given)
+        if not module.is_built:  # its inputs have no sizes that could be saved
+            module.build(None)
         if strict:
             module.load_state_dict(checkpoint["state_dict"])
         else:

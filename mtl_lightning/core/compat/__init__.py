@@ -3,8 +3,8 @@
 from mtl_lightning.core.compat.checkpoint_path import as_text, checkpoint_path, part_file
 from mtl_lightning.core.compat.process_group import destroy_at_exit
 from mtl_lightning.core.compat.termination import Termination
-from mtl_lightning.core.compat.trainer_arguments import TrainerArguments, replacements, the_one
-from mtl_lightning.core.compat.trainer_data import check_declared, first_batch
+from mtl_lightning.core.compat.trainer_arguments import TrainerArguments, own_callbacks
+from mtl_lightning.core.compat.trainer_data import check_declared, first_spec
 from mtl_lightning.core.compat.validations import Validations, plan_validation
 
 __all__ = [
@@ -15,9 +15,8 @@ __all__ = [
     "check_declared",
     "checkpoint_path",
     "destroy_at_exit",
-    "first_batch",
+    "first_spec",
+    "own_callbacks",
     "part_file",
     "plan_validation",
-    "replacements",
-    "the_one",
 ]

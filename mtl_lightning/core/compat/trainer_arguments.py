@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BackboneFinetuning, GradientAccumulationScheduler, ModelCheckpoint
 
 from mtl_lightning.core.compat.finetuning import GroupBackboneFinetuning
+from mtl_lightning.core.compat.termination import Termination
 from mtl_lightning.types import ConfigurationError
 
 Kept = TypeVar("Kept", bound=Callback)
@@ -88,6 +89,15 @@ def replacements(callbacks: list[Callback]) -> list[Callback]:
         *(ManualAccumulationScheduler(callback.scheduling) for callback in refusing),
         *(GroupBackboneFinetuning(callback) for callback in mistaken),
     ]
+
+
+def own_callbacks(trainer: Trainer) -> tuple[TrainerArguments, Termination, list[Callback]]:
+    """Return what takes the trainer's arguments over, which it has done, what ends a run, and all to be added."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set outside its __init__
+    arguments, termination = the_one(TrainerArguments, callbacks), the_one(Termination, callbacks)
+    arguments.take_over(trainer)
+    own = [callback for callback in (arguments, termination) if callback not in callbacks]
+    return arguments, termination, [*replacements(callbacks), *own]
 
 
 def the_one(kind: type[Kept], callbacks: list[Callback]) -> Kept:

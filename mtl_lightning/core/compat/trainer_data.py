@@ -7,17 +7,33 @@ which have the data before any loader is set up.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import CombinedLoader
 
-from mtl_lightning.core.update.batches import is_per_dataset
+from mtl_lightning.core.network.network import inputs_of
+from mtl_lightning.core.update.batches import is_per_dataset, micro_batches
+from mtl_lightning.core.update.intake import Intake
 from mtl_lightning.names import known_name
-from mtl_lightning.types import Batch, ConfigurationError
+from mtl_lightning.types import Batch, ConfigurationError, InputSpec, spec_of
 
 
-def first_batch(trainer: Trainer) -> Batch:
+def first_spec(trainer: Trainer, intake: Intake, tasks: Iterable[str]) -> InputSpec | None:
+    """Return the sizes of the inputs that the trainer is about to run on; None of inputs that have none.
+
+    Raises:
+        BatchError: for a batch that is none.
+    """
+    batch = first_batch(trainer, intake, tasks)
+    try:
+        return spec_of(batch["inputs"])
+    except ConfigurationError:  # such as graphs and text, of which only a network with `out_features` knows
+        return None
+
+
+def first_batch(trainer: Trainer, intake: Intake, tasks: Iterable[str]) -> Batch:
     """Return the first batch of the data that the trainer is about to run on; the random state stays as it was."""
     data = getattr(trainer, "datamodule", None)
     running = trainer.state.fn.value if trainer.state.fn is not None else "fit"
@@ -32,13 +48,18 @@ def first_batch(trainer: Trainer) -> Batch:
             "The network's sizes are read off the data, which cannot be reached from here: expected an `input_spec`, "
             "a datamodule, or a loader passed to `fit`."
         )
-    while isinstance(loader, Mapping | list | tuple):
+    while isinstance(loader, Mapping | list | tuple | CombinedLoader):
+        loader = loader.iterables if isinstance(loader, CombinedLoader) else loader
+        if not isinstance(loader, Mapping | list | tuple):
+            break
         loader = next(iter(loader.values() if isinstance(loader, Mapping) else loader))
     with torch.random.fork_rng(devices=[]):
         batch = next(iter(loader))
+    if running == "predict":
+        return {"inputs": intake.inputs(inputs_of(batch))}
     if is_per_dataset(batch):
         batch = next((part for part in batch.values() if part is not None), {})
-    return cast("Batch", batch if isinstance(batch, Mapping) and "inputs" in batch else {"inputs": batch})
+    return micro_batches(intake.batch(batch), tasks)[0]
 
 
 def check_declared(tasks: Iterable[str], trainer: Trainer) -> None:

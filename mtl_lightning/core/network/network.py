@@ -20,6 +20,7 @@ from mtl_lightning.architectures.base import (
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.build import BalancerArgument, build_balancer
 from mtl_lightning.balancing.rows import GradientBalancer
+from mtl_lightning.core.network.arguments import check_arguments
 from mtl_lightning.core.network.graph import (
     DEFAULT,
     Reads,
@@ -28,11 +29,12 @@ from mtl_lightning.core.network.graph import (
     head_sizes,
     run_heads,
 )
+from mtl_lightning.core.network.heads import build_head
 from mtl_lightning.core.network.last_layers import last_layers
 from mtl_lightning.core.network.roles import Roles, find_roles
 from mtl_lightning.names import known_name
 from mtl_lightning.tasks.base import Task
-from mtl_lightning.types import ConfigurationError, InputSpec
+from mtl_lightning.types import ConfigurationError, InputSpec, as_spec
 
 
 class Network(nn.Module):
@@ -69,6 +71,7 @@ class Network(nn.Module):
         reads: Reads | None = None,
     ) -> None:
         super().__init__()
+        check_arguments(tasks=tasks, heads=heads, reads=reads, balancer=balancer)
         check_task_names(tasks)
         for name in heads or {}:
             known_name(name, [*tasks, DEFAULT], "heads")
@@ -76,7 +79,7 @@ class Network(nn.Module):
         self.graph = TaskGraph(list(tasks), reads)
         self.balancer = build_balancer(balancer, len(tasks))
         self.balancer.bind({name: task.likelihood for name, task in self.tasks.items()})
-        self.input_spec = input_spec
+        self.input_spec = input_spec = as_spec(input_spec)
         self._waiting = (architecture, dict(heads or {}))  # for the sizes
         if input_spec is not None or isinstance(architecture, Architecture) or hasattr(architecture, "out_features"):
             self.build(input_spec)
@@ -98,7 +101,8 @@ class Network(nn.Module):
         if not self.architecture.final:
             sizes = head_sizes(self.graph, self.architecture.feature_sizes, self.tasks)
             default: HeadFactory = factories.get(DEFAULT, Linear)
-            heads = {name: factories.get(name, default)(sizes[name], self.tasks[name].output_size) for name in names}
+            made = {name: (factories.get(name, default), sizes[name], self.tasks[name].output_size) for name in names}
+            heads = {name: build_head(name, *arguments) for name, arguments in made.items()}
         elif any(self.graph.edges.values()) or factories:
             raise ConfigurationError(
                 "The architecture returns the tasks' final outputs, so that there are no heads: expected no "
@@ -175,6 +179,11 @@ class Network(nn.Module):
 
     def forward(self, inputs: Any) -> dict[str, Tensor]:
         """Map inputs to the outputs (B, K, *) of every task: logits and standardised values, see :meth:`predict`."""
+        if not self.is_built:
+            raise ConfigurationError(
+                "The network waits for the sizes of its inputs: expected an `input_spec`, found none. Pass it to the "
+                "constructor, or call `build(input_spec)`; a trainer reads it off the first batch."
+            )
         return self.run(inputs, list(self.tasks))[0]
 
     def predict(self, inputs: Any) -> dict[str, Any]:
@@ -185,11 +194,6 @@ class Network(nn.Module):
         Args:
             inputs: as in a batch; or a batch, whose targets are not looked at.
         """
-        if not self.is_built:
-            raise ConfigurationError(
-                "The network waits for the sizes of its inputs: expected an `input_spec`, found none. Pass it to the "
-                "constructor, or call `build(input_spec)`."
-            )
         with torch.no_grad(), _evaluating(self):
             outputs = self(inputs_of(inputs))
         return {name: task.predict(at_least_float32(outputs[name])) for name, task in self.tasks.items()}

@@ -13,11 +13,11 @@ from torch.optim import SGD, Optimizer
 from mtl_lightning.core.network.graph import BALANCER, DEFAULT
 from mtl_lightning.core.network.roles import Named, Roles
 from mtl_lightning.core.optim.composite import CompositeOptimizer, needs_closure
-from mtl_lightning.names import known_name
+from mtl_lightning.names import known_arguments, known_name
 from mtl_lightning.types import ConfigurationError
 
 
-def assign_groups(roles: Roles, patterns: Mapping[str, Sequence[str]] | None) -> dict[str, Named]:
+def assign_groups(roles: Roles, patterns: Mapping[str, str | Sequence[str]] | None) -> dict[str, Named]:
     """Put every parameter, frozen ones too, in exactly one group: by pattern, else by role.
 
     Args:
@@ -32,7 +32,7 @@ def assign_groups(roles: Roles, patterns: Mapping[str, Sequence[str]] | None) ->
     chosen: dict[str, str] = {}
     groups: dict[str, Named] = {role: {} for role, _ in roles.items()}
     for group, listed in (patterns or {}).items():
-        for pattern in listed:
+        for pattern in [listed] if isinstance(listed, str) else listed:
             for name in _matching(pattern, group, roles, everything):
                 if chosen.setdefault(name, group) != group:
                     raise ConfigurationError(
@@ -102,6 +102,7 @@ def _build_one(
 ) -> Optimizer:
     split: tuple[Callable[[nn.Parameter], bool], ...] = (lambda p: id(p) not in no_decay, lambda p: id(p) in no_decay)
     param_groups = [{"params": members} for keep in split if (members := [p for p in parameters if keep(p)])]
+    known_arguments(factory)
     optimizer = factory(param_groups)
     if needs_closure(optimizer):
         raise ConfigurationError(

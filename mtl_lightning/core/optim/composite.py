@@ -93,6 +93,21 @@ class CompositeOptimizer(Optimizer):
         super().add_param_group(param_group)
 
 
+def composite_of(optimizer: Any) -> CompositeOptimizer:
+    """Return the optimizer of a trainer as what owns the groups'.
+
+    Raises:
+        ConfigurationError: for another one, which a subclass of the module has made.
+    """
+    if not isinstance(optimizer, CompositeOptimizer):
+        found = type(optimizer[0] if isinstance(optimizer, list) and optimizer else optimizer).__name__
+        raise ConfigurationError(
+            f"`configure_optimizers`: expected the optimizer of this library, which steps every group, found {found} "
+            "from a method of your own. Leave the method out, and pass `optimizers` and `schedulers` instead."
+        )
+    return optimizer
+
+
 def needs_closure(optimizer: Optimizer) -> bool:
     """Whether ``optimizer.step`` cannot run without a closure (LBFGS)."""
     closure = inspect.signature(optimizer.step).parameters.get("closure")

@@ -10,6 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 from torch.optim import Adam
 
+from mtl_lightning.core.network.arguments import check_arguments
 from mtl_lightning.core.network.graph import BALANCER, DEFAULT
 from mtl_lightning.core.network.roles import Named, Roles
 from mtl_lightning.core.optim.build import assign_groups, build_optimizers, sparse_parameters
@@ -38,11 +39,12 @@ class OptimizerPlan:
 
     def __init__(
         self,
-        patterns: Mapping[str, Sequence[str]] | None,
+        patterns: Mapping[str, str | Sequence[str]] | None,
         optimizers: Mapping[str, OptimizerCallable] | None,
         schedulers: Mapping[str, Schedule | SchedulerFactory] | None,
         gradient_clip: Mapping[str, float | None] | None,
     ) -> None:
+        check_arguments(groups=patterns, optimizers=optimizers, schedulers=schedulers, gradient_clip=gradient_clip)
         self._patterns = patterns
         self._optimizers = optimizers or {DEFAULT: partial(Adam, lr=1e-3), BALANCER: partial(Adam, lr=1e-2)}
         self._schedulers = dict(schedulers or {})

@@ -12,6 +12,7 @@ from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch, BatchError, TargetError
 
 _KEYS = ("inputs", "targets", "weights")
+WANTED = "a batch {'inputs': ..., 'targets': {task: tensor}}"
 
 
 def micro_batches(item: Any, tasks: Iterable[str]) -> list[Batch]:
@@ -22,8 +23,8 @@ def micro_batches(item: Any, tasks: Iterable[str]) -> list[Batch]:
     """
     if not isinstance(item, Mapping):
         raise BatchError(
-            "Expected a batch {'inputs': ..., 'targets': {task: tensor}} or a dict of such batches by dataset, found "
-            f"{type(item).__name__}. Return dicts from your dataset."
+            f"Expected {WANTED} or a dict of such batches by dataset, found {type(item).__name__}. Return dicts from "
+            "your dataset."
         )
     batches = [batch for batch in item.values() if batch is not None] if is_per_dataset(item) else [item]
     for batch in batches:
@@ -31,11 +32,16 @@ def micro_batches(item: Any, tasks: Iterable[str]) -> list[Batch]:
     return _one_per_input(cast("list[Batch]", batches))
 
 
+def is_batch(item: Any) -> bool:
+    """Whether an item is a dict with inputs."""
+    return isinstance(item, Mapping) and "inputs" in item
+
+
 def is_per_dataset(item: Any) -> bool:
     """Whether a loader's item is a dict of batches by dataset."""
     if not isinstance(item, Mapping) or not item or "inputs" in item:
         return False
-    return all(value is None or (isinstance(value, Mapping) and "inputs" in value) for value in item.values())
+    return all(value is None or is_batch(value) for value in item.values())
 
 
 def _one_per_input(batches: list[Batch]) -> list[Batch]:
@@ -65,7 +71,9 @@ def _joined(first: Batch, second: Batch) -> Batch:
 def _check_keys(batch: Mapping[str, Any], tasks: list[str]) -> None:
     if "inputs" not in batch or (unknown := [key for key in batch if key not in _KEYS]):
         raise BatchError(
-            f"A batch has the keys 'inputs', 'targets' and perhaps 'weights': found {sorted(map(str, batch))}."
+            f"Expected {WANTED}, and 'weights' if there are sample weights, found the keys "
+            f"{sorted(map(str, batch))}. Put what the network reads into `inputs`, targets into `targets` by task, and "
+            "leave out what else a row has."
         )
     targets = batch.get("targets")
     if not isinstance(targets, Mapping):
@@ -101,6 +109,8 @@ def check_targets(batch: Batch, tasks: Mapping[str, Task]) -> None:
     """
     for name, target in targets_of(batch).items():
         try:
+            if not isinstance(target, Tensor):
+                raise TargetError(f"expected a tensor, as in the loader's first batch, found {type(target).__name__}.")
             tasks[name].check(target)
         except TargetError as error:
             raise TargetError(f"Task {name!r}: {error}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from mtl_lightning.core.network.arguments import check_arguments
 from mtl_lightning.core.update.batches import check_targets, targets_of
 from mtl_lightning.names import known_name
 from mtl_lightning.tasks.base import Task
@@ -25,6 +26,7 @@ class LabelWatch:
     process_only: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, tasks: Mapping[str, Task], allowed: Sequence[str]) -> None:
+        check_arguments(allow_unlabelled=allowed)
         self.tasks, self.allowed = tasks, list(allowed)
         for name in self.allowed:
             known_name(name, tasks, "allow_unlabelled")

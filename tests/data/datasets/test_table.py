@@ -61,7 +61,7 @@ def test_a_split_may_have_files_of_its_own(tmp_path: Path) -> None:
     assert [len(apart.rows(split)) for split in ("train", "val", "test")] == [100, 100, 100]
     two = TableData(path=paths[0], test=paths[2], targets=TARGETS)  # 0.8 : 0.1 of `path`
     assert [len(two.rows(split)) for split in ("train", "val", "test")] == [89, 11, 100]
-    with pytest.raises(ConfigurationError, match="rows for the split 'val', found neither.*`val: 0.1 of train`"):
+    with pytest.raises(ConfigurationError, match=r"rows for the split 'val', found neither.*`val: 0.1 of train`"):
         TableData(train=paths[0], targets=TARGETS).val_dataloader()
     with pytest.raises(ConfigurationError, match="a split that has no path of its own"):
         _ = TableData(train=paths[0], path=paths[1], targets=TARGETS, split=TableSplit(fractions=(1, 0, 0))).rows("val")
@@ -95,7 +95,9 @@ def test_shares_of_validation_and_test(tmp_path: Path) -> None:
     ],
 )
 def test_shares_that_cannot_be_meant(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match="of train`: expected shares that leave rows of files given as `train`"):
+    with pytest.raises(
+        ConfigurationError, match="of train`: expected shares that leave rows of files given as `train`"
+    ):
         TableData(targets=TARGETS, **options)
 
 
@@ -126,7 +128,9 @@ def test_an_empty_split_says_so(tmp_path: Path) -> None:
     path = str(write_table(tmp_path / "t.csv", houses(40)))
     data = TableData(path=path, targets=TARGETS, split=TableSplit(fractions=(1, 0, 0)))
     assert len(data.rows("train")) == 40
-    with pytest.raises(DataError, match=r"rows in the split 'val' of .*t.csv, found none.*`val: 0.1 of train`.*fractions: \[0.8"):
+    with pytest.raises(
+        DataError, match=r"rows in the split 'val' of .*t.csv, found none.*`val: 0.1 of train`.*fractions: \[0.8"
+    ):
         data.val_dataloader()
     (tmp_path / "header.csv").write_text("a,b\n")
     with pytest.raises(DataError, match="training split: expected rows, found none"):
