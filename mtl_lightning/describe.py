@@ -88,7 +88,10 @@ def constructor_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str,
 
 def _by_name(classes: Sequence[type], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     signature = inspect.signature(classes[0].__init__)  # type: ignore[misc]  # of the class that defines it
-    bound = signature.bind_partial(None, *args, **kwargs)  # a partial lacks what it will be called with
+    try:
+        bound = signature.bind_partial(None, *args, **kwargs)  # a partial lacks what it will be called with
+    except TypeError as error:
+        raise NotDescribableError(f"Expected arguments of {classes[0].__name__}, found others: {error}.") from error
     named: dict[str, Any] = {}
     for name, value in list(bound.arguments.items())[1:]:
         kind = signature.parameters[name].kind

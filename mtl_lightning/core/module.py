@@ -110,7 +110,7 @@ class MultiTaskModule(Described, Network, LightningModule):
     def configure_model(self) -> None:
         """Build what waited for the first batch's sizes; compile the parts if asked to; shard them if need be."""
         if not self.is_built:
-            self.build(compat.first_spec(self.trainer, self.intake, self.tasks))
+            compat.build_for_data(self, self.trainer, self.intake)
         compile_parts(self, self.compile_options)
         shard(self, self.trainer)
 
@@ -195,14 +195,10 @@ class MultiTaskModule(Described, Network, LightningModule):
         """Tell the metrics of earlier epochs from those to come."""
         self.validations.start_epoch()
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Make a batch what it must be, if its loader's first one was not."""
-        return batch if self._trainer is None else self.intake.take(batch, dataloader_idx)
-
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
         """Add a batch to the window and, when it is complete, make one update from it."""
         self.validations.start_batch()
-        batches = micro_batches(batch, self.tasks)
+        batches = micro_batches(self.intake.take(batch), self.tasks)
         self.labels.update(batches, batch_idx)
         last = self.trainer.is_last_batch
         complete = last or (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
@@ -246,7 +242,7 @@ class MultiTaskModule(Described, Network, LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the validation metrics."""
-        self.evaluations.update("val", batch, dataloader_idx)
+        self.evaluations.update("val", self.intake.take(batch, dataloader_idx), dataloader_idx)
 
     def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Do not wait for the end of a validation to leave: a resumed run begins it anew."""
@@ -261,7 +257,7 @@ class MultiTaskModule(Described, Network, LightningModule):
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the test metrics."""
-        self.evaluations.update("test", batch, dataloader_idx)
+        self.evaluations.update("test", self.intake.take(batch, dataloader_idx), dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
         """Log ``test/loss``, ``test/loss/<task>`` and ``test/<metric>/<task>``."""
@@ -273,7 +269,7 @@ class MultiTaskModule(Described, Network, LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Return each task's prediction, in original units; a batch may hold inputs only."""
-        return self.predict(batch)
+        return self.predict(self.intake.take(batch, dataloader_idx))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds this module, as plain data, and what an interrupted run goes on with."""

@@ -4,7 +4,7 @@ from mtl_lightning.core.compat.checkpoint_path import as_text, checkpoint_path, 
 from mtl_lightning.core.compat.process_group import destroy_at_exit
 from mtl_lightning.core.compat.termination import Termination
 from mtl_lightning.core.compat.trainer_arguments import TrainerArguments, own_callbacks
-from mtl_lightning.core.compat.trainer_data import check_declared, first_spec
+from mtl_lightning.core.compat.trainer_data import build_for_data, check_declared
 from mtl_lightning.core.compat.validations import Validations, plan_validation
 
 __all__ = [
@@ -12,10 +12,10 @@ __all__ = [
     "TrainerArguments",
     "Validations",
     "as_text",
+    "build_for_data",
     "check_declared",
     "checkpoint_path",
     "destroy_at_exit",
-    "first_spec",
     "own_callbacks",
     "part_file",
     "plan_validation",

@@ -13,24 +13,30 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import CombinedLoader
 
-from mtl_lightning.core.network.network import inputs_of
+from mtl_lightning.core.network.network import Network, inputs_of
 from mtl_lightning.core.update.batches import is_per_dataset, micro_batches
-from mtl_lightning.core.update.intake import Intake
+from mtl_lightning.core.update.intake import Intake, by_dataset
 from mtl_lightning.names import known_name
-from mtl_lightning.types import Batch, ConfigurationError, InputSpec, spec_of
+from mtl_lightning.types import Batch, ConfigurationError, spec_of
 
 
-def first_spec(trainer: Trainer, intake: Intake, tasks: Iterable[str]) -> InputSpec | None:
-    """Return the sizes of the inputs that the trainer is about to run on; None of inputs that have none.
+def build_for_data(network: Network, trainer: Trainer, intake: Intake) -> None:
+    """Build a network for the inputs that the trainer is about to run on.
 
     Raises:
         BatchError: for a batch that is none.
+        ConfigurationError: for inputs without sizes, such as graphs and text, if the network needs to know them.
     """
-    batch = first_batch(trainer, intake, tasks)
+    batch = first_batch(trainer, intake, network.tasks)
     try:
-        return spec_of(batch["inputs"])
-    except ConfigurationError:  # such as graphs and text, of which only a network with `out_features` knows
-        return None
+        spec = spec_of(batch["inputs"])
+    except ConfigurationError as error:
+        try:
+            network.build(None)
+        except ConfigurationError:
+            raise error from None
+    else:
+        network.build(spec)
 
 
 def first_batch(trainer: Trainer, intake: Intake, tasks: Iterable[str]) -> Batch:
@@ -57,6 +63,7 @@ def first_batch(trainer: Trainer, intake: Intake, tasks: Iterable[str]) -> Batch
         batch = next(iter(loader))
     if running == "predict":
         return {"inputs": intake.inputs(inputs_of(batch))}
+    batch = by_dataset(batch)
     if is_per_dataset(batch):
         batch = next((part for part in batch.values() if part is not None), {})
     return micro_batches(intake.batch(batch), tasks)[0]

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from mtl_lightning.names import known_arguments
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import ConfigurationError
 
@@ -98,11 +99,13 @@ def check_arguments(**arguments: Any) -> None:
     """Refuse arguments of another kind than they are used as; None is left to its default.
 
     Raises:
-        ConfigurationError: that names the argument, what was found and what to write.
+        ConfigurationError: that names the argument, what was found and what to write; likewise for an argument of a
+            ``functools.partial`` that there is not.
     """
     for argument, value in arguments.items():
         rule = _RULES[argument]
         if value is None or (not rule.by_name and rule.fits(value)):
+            known_arguments(value)
             continue
         if not rule.by_name:
             raise ConfigurationError(_message(argument, rule, rule.expected, value))
@@ -113,6 +116,7 @@ def check_arguments(**arguments: Any) -> None:
                 raise ConfigurationError(_message(argument, rule, "names that are text", name))
             if not rule.fits(entry):
                 raise ConfigurationError(_message(f"{argument}[{name!r}]", rule, rule.expected, entry, name))
+            known_arguments(entry)
 
 
 def _message(where: str, rule: _Rule, expected: str, value: Any, key: str | None = None) -> str:

@@ -9,7 +9,6 @@ from typing import Any, cast
 from torch import nn
 
 from mtl_lightning.architectures.base import HeadFactory
-from mtl_lightning.names import known_arguments
 from mtl_lightning.types import ConfigurationError
 
 
@@ -27,7 +26,6 @@ def build_head(task: str, factory: HeadFactory | nn.Module, size: tuple[int, ...
     """
     if isinstance(factory, nn.Module):
         return _fitting(task, factory, size, outputs)
-    known_arguments(factory)
     made_by = factory.func if isinstance(factory, functools.partial) else factory
     name = getattr(made_by, "__name__", made_by)
     takes_a_number = inspect.isclass(made_by) and issubclass(made_by, nn.Linear) and len(size) == 1

@@ -13,7 +13,7 @@ from torch.optim import SGD, Optimizer
 from mtl_lightning.core.network.graph import BALANCER, DEFAULT
 from mtl_lightning.core.network.roles import Named, Roles
 from mtl_lightning.core.optim.composite import CompositeOptimizer, needs_closure
-from mtl_lightning.names import known_arguments, known_name
+from mtl_lightning.names import known_name
 from mtl_lightning.types import ConfigurationError
 
 
@@ -102,7 +102,6 @@ def _build_one(
 ) -> Optimizer:
     split: tuple[Callable[[nn.Parameter], bool], ...] = (lambda p: id(p) not in no_decay, lambda p: id(p) in no_decay)
     param_groups = [{"params": members} for keep in split if (members := [p for p in parameters if keep(p)])]
-    known_arguments(factory)
     optimizer = factory(param_groups)
     if needs_closure(optimizer):
         raise ConfigurationError(

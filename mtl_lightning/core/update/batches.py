@@ -77,7 +77,10 @@ def _check_keys(batch: Mapping[str, Any], tasks: list[str]) -> None:
         )
     targets = batch.get("targets")
     if not isinstance(targets, Mapping):
-        raise BatchError(f"Expected batch['targets'] to be a dict {{task: tensor}}, found {type(targets).__name__}.")
+        raise BatchError(
+            f"Expected batch['targets'] to be a dict {{task: tensor}} of the tasks {tasks}, found "
+            f"{type(targets).__name__}. Return such dicts from your dataset."
+        )
     if unknown := [key for key in targets if key not in tasks]:
         raise BatchError(
             f"The batch has targets for {unknown}, which are no tasks: expected some of {tasks}. Declare them in "

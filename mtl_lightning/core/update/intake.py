@@ -1,4 +1,4 @@
-"""Batches as users first have them, made what a batch must be, before they are moved to a device.
+"""Batches as users first have them, made what a batch must be.
 
 A loader's first batch is looked at. If it is as it should be, as those of this library's data are, no later one of that
 loader is looked at again; otherwise all of them are converted alike.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.runtime import Runtime
-from mtl_lightning.core.update.batches import WANTED, is_batch, is_per_dataset
+from mtl_lightning.core.update.batches import is_batch, is_per_dataset
 from mtl_lightning.nested import leaves, map_leaves
 from mtl_lightning.types import BatchError
 
@@ -42,7 +42,7 @@ class Intake:
         """Forget all loaders."""
         self._converts = {}
 
-    def take(self, item: Any, loader: int) -> Any:
+    def take(self, item: Any, loader: int = 0) -> Any:
         """Return what a loader gave, converted if its first batch had to be.
 
         Raises:
@@ -52,9 +52,9 @@ class Intake:
         if type(item) is dict and "inputs" in item:
             return self._take(item, (stage, loader))
         if stage == "predict":
-            return self.inputs(item)
-        if isinstance(item, list | tuple) and item and all(part is None or is_batch(part) for part in item):
-            item = {str(index): part for index, part in enumerate(item)}
+            found = self.inputs(item)
+            return item if found is item else self._runtime.to_device(found)
+        item = by_dataset(item)
         if is_per_dataset(item):
             return {n: None if part is None else self._take(part, (stage, loader, n)) for n, part in item.items()}
         return self._take(item, (stage, loader))
@@ -65,11 +65,11 @@ class Intake:
             return batch
         found = self.batch(batch)
         self._converts.setdefault(key, found is not batch)
-        return found
+        return batch if found is batch else self._runtime.to_device(found)
 
     def batch(self, batch: Any) -> Any:
         """Return a batch as it should be; itself if it is."""
-        if isinstance(batch, list | tuple) and len(batch) == 2:
+        if isinstance(batch, list | tuple) and len(batch) == 2 and (self._alone or isinstance(batch[1], Mapping)):
             batch = {"inputs": batch[0], "targets": batch[1]}
         if not is_batch(batch):
             return batch  # refused where batches are read
@@ -100,13 +100,22 @@ class Intake:
     def _targets(self, targets: Any) -> Any:
         if isinstance(targets, Mapping):
             return _by_name(targets, "the target of")
+        if self._alone is None or targets is None:
+            return targets  # refused likewise: whose it is cannot be known
+        return {self._alone: _as_tensor(targets, f"the target of {self._alone!r}")}
+
+    @property
+    def _alone(self) -> str | None:
+        """The only task, if there is one."""
         names = list(self._network.tasks)
-        if len(names) > 1:
-            raise BatchError(
-                f"Expected {WANTED}, found targets of type {type(targets).__name__} without the names of their tasks, "
-                f"which are {names}. Return such dicts from your dataset."
-            )
-        return {names[0]: _as_tensor(targets, f"the target of {names[0]!r}")}
+        return names[0] if len(names) == 1 else None
+
+
+def by_dataset(item: Any) -> Any:
+    """Return a list of batches as a dict of them, by their places; anything else as it is."""
+    if isinstance(item, list | tuple) and item and all(part is None or is_batch(part) for part in item):
+        return {str(index): part for index, part in enumerate(item)}
+    return item
 
 
 def _by_name(values: Any, what: str) -> Any:

@@ -81,7 +81,7 @@ def _counts(batches: Sequence[Batch], tasks: Mapping[str, Task], runtime: Runtim
             for names in group_batchable(batch, targets_of(batch), tasks):
                 parts.append(_count(batch, names, tasks))
                 order += names
-    except TargetError:  # a wrong dtype or shape
+    except (TargetError, AttributeError, TypeError):  # a wrong dtype or shape, or no tensor
         for batch in batches:
             check_targets(batch, tasks)  # names the task
         raise
