@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import struct
-import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -14,6 +12,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
+
+from mtl_lightning.core.update.figures import png
 
 MapFormat: TypeAlias = Literal["npy", "png"]
 METADATA = "metadata.json"
@@ -84,19 +84,6 @@ def is_of_maps(folder: Path) -> bool:
         return not any(folder.iterdir()) or "sigmas" in json.loads((folder / METADATA).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return False
-
-
-def png(values: np.ndarray[Any, Any]) -> bytes:
-    """Return a grey picture (H, W) uint8 as the bytes of a PNG file (`ISO/IEC 15948 <https://www.w3.org/TR/png/>`_)."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    height, width = values.shape
-    lines = np.concatenate([np.zeros((height, 1), dtype=np.uint8), values], axis=1)  # each line begins with its filter
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)  # 8 bits, grey, not interlaced
-    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(lines.tobytes())), chunk(b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def split_maps(columns: Mapping[str, Tensor], all_maps: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

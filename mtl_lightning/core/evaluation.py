@@ -15,6 +15,8 @@ from torchmetrics import Metric, MetricCollection
 from mtl_lightning.core.network.network import Network, at_least_float32
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.update.batches import check_targets, micro_batches, targets_of, weight_of
+from mtl_lightning.core.update.figures import by_tag, check_shape, write_matrices
+from mtl_lightning.nested import leaves
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch, ConfigurationError
 
@@ -56,6 +58,7 @@ class Evaluation(nn.Module):
         self.started = False
         self.seen: set[str] = set()
         self.losses = MeanLosses(len(tasks))
+        self.names = {name: task.spec.names for name, task in tasks.items()}
         self.metrics = nn.ModuleDict({name: _metrics_of(name, task, stage) for name, task in tasks.items()})
 
     def update(self, tasks: Mapping[str, Task], batch: Batch, outputs: Mapping[str, Tensor]) -> None:
@@ -73,7 +76,8 @@ class Evaluation(nn.Module):
     def compute(self, prefix: str) -> dict[str, Tensor]:
         """Return ``<prefix>/loss`` and ``<prefix>/<what>/<task>`` of each task that has a label; then start afresh.
 
-        What: its ``loss``, its ``labels`` (the number, or weight, of labelled elements), and its metrics.
+        What: its ``loss``, its ``labels`` (the number, or weight, of labelled elements), and its metrics: of
+        those that are vectors ``<prefix>/<metric>/<task>/<class>``, and matrices (R, C) as they are.
         """
         means, counts = (vector.reshape(-1) for vector in self.losses.compute())  # torchmetrics squeezes T = 1
         values: dict[str, Tensor] = {}
@@ -84,7 +88,10 @@ class Evaluation(nn.Module):
                 values[f"{prefix}/loss/{name}"] = means[index]
                 values[f"{prefix}/labels/{name}"] = counts[index]
                 computed = cast("MetricCollection", metrics).compute()
-                values |= {f"{prefix}/{metric}/{name}": value for metric, value in computed.items()}
+                known = self.names.get(name, ())
+                values |= {
+                    t: v for key, value in computed.items() for t, v in by_tag(f"{prefix}/{key}/{name}", value, known)
+                }
         self.started, self.seen = False, set()
         self.losses.reset()
         for metrics in self.metrics.values():
@@ -143,8 +150,12 @@ class DerivedMetrics(Callback):
 
 
 def with_derived(module: LightningModule, stage: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the metrics that are about to be logged, if there are any, with those that callbacks add to them."""
-    found = dict(values)
+    """Return the metrics () that are about to be logged, if there are any, with those that callbacks add to them.
+
+    Matrices are shown now, and left out.
+    """
+    found = {tag: value for tag, value in values.items() if not value.dim()}
+    write_matrices({tag: value for tag, value in values.items() if value.dim()}, module.trainer)
     for callback in module.trainer.callbacks if found else []:  # type: ignore[attr-defined]  # set outside its __init__
         if isinstance(callback, DerivedMetrics):
             found |= callback.derive(module, stage, found)
@@ -181,8 +192,12 @@ class Evaluations:
         """Forget everything; refuse metrics that cannot be logged, before the first batch."""
         for stage, evaluations in self.stages.items():
             evaluations.clear()
+            checked = set()  # a hundred tasks have few kinds of metrics
             for name, task in self._network.tasks.items():
-                _metrics_of(name, task, stage)
+                for key, metric in _metrics_of(name, task, stage).items():
+                    if type(metric) not in checked:
+                        check_shape(f"{stage}/{key}/{name}", metric)
+                    checked.add(type(metric))
 
     def update(self, stage: str, batch: Any, dataloader_idx: int) -> None:
         """Add a batch of one dataloader, once its targets are checked: metrics read them on the host too."""
@@ -208,7 +223,8 @@ class Evaluations:
             loaders: the stage's dataloaders, for their names.
         """
         evaluations = self.stages[stage]  # one alone for loaders that give joint batches, {name: batch}
-        names = list(loaders if isinstance(loaders, Mapping) else range(len(evaluations)))
+        names = ["/".join(map(str, place)) for place, _ in leaves(loaders)]
+        names = names if len(names) >= len(evaluations) else [str(index) for index in range(len(evaluations))]
         apart = len(evaluations) == 1 or self._tasks_are_apart(evaluations)
         values: dict[str, Tensor] = {}
         for index, evaluation in enumerate(evaluations):

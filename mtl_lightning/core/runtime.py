@@ -37,6 +37,11 @@ class Runtime:
         return self._module.device
 
     @property
+    def stage(self) -> str | None:
+        """What the trainer is doing; None without a trainer."""
+        return None if self._module._trainer is None else self._module._trainer.state.stage
+
+    @property
     def went_through_all_data(self) -> bool:
         """Whether the epoch that ends was not cut short."""
         trainer = self.trainer

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.architectures import SegNet, SharedBottom
 from mtl_lightning.callbacks import PredictionWriter
-from mtl_lightning.callbacks.maps import png
+from mtl_lightning.core.update.figures import png
 from mtl_lightning.data import SyntheticShapes
 from mtl_lightning.tasks import Regression, Task
 from mtl_lightning.types import ConfigurationError, TargetSpec

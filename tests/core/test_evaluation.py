@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import CombinedLoader
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError
+from torchmetrics.classification import (
+    MulticlassConfusionMatrix,
+    MulticlassPrecisionRecallCurve,
+    MulticlassRecall,
+    MulticlassROC,
+    MultilabelConfusionMatrix,
+)
 
 from mtl_lightning import MultiTaskModule
-from mtl_lightning.tasks import Regression
+from mtl_lightning.core.update.figures import png
+from mtl_lightning.nested import map_leaves
+from mtl_lightning.tasks import MulticlassClassification, Regression
 from mtl_lightning.types import Batch, ConfigurationError, TargetSpec
 from tests.core.by_hand import HandLoop
 from tests.helpers import (
@@ -174,6 +187,21 @@ def test_several_loaders_have_names(loaders: Any, names: list[str]) -> None:
     assert len(found) == len(names) * len(expected)
 
 
+@pytest.mark.parametrize(
+    ("loaders", "names"),
+    [
+        pytest.param({"A": [0, 1], "B": 0}, ["val/A/0", "val/A/1", "val/B"], id="a list in a dict"),
+        pytest.param(({"a": 0, "b": 1}, 0), ["val/0/a", "val/0/b", "val/1"], id="a dict in a tuple"),
+        pytest.param({"A": {"near": [0], "far": 1}}, ["val/A/near/0", "val/A/far"], id="deeper"),
+    ],
+)
+def test_nested_loaders_are_named_by_their_places(loaders: Any, names: list[str]) -> None:
+    made = map_leaves(lambda which: loader_of([UNEVEN, WHOLE][which]), loaders)
+    found, expected = evaluated(made), evaluated(WHOLE)
+    assert {key.rpartition("/loss")[0] for key in found if key.endswith("/loss")} == set(names)
+    assert found[f"{names[-1]}/loss"] == pytest.approx(expected["val/loss"], abs=1e-6)
+
+
 def test_one_dataset_per_task_in_validation() -> None:
     numbers = [without(batch, "kind", "vector") for batch in UNEVEN]
     kinds = [without(batch, "number") for batch in WHOLE]
@@ -264,3 +292,83 @@ def test_a_metric_by_the_name_of_what_is_logged_anyway_is_refused(name: str) -> 
         ConfigurationError, match=rf"Task 'number': expected metrics with names .* found \['{name}'\]: `val"
     ):
         fit(module, make_batches(1, tasks=["number"]))
+
+
+# ------------------------------------------------------------------------------------------- metrics that are no number
+KIND = TargetSpec(classes=4, names=("hut", "flat", "a/b", "villa"))
+
+
+def classified(metric: Any, names: tuple[str, ...] = KIND.names) -> MultiTaskModule:
+    task = MulticlassClassification(TargetSpec(classes=4, names=names), metrics={"it": metric})
+    return make_module(tasks={**make_tasks("number"), "kind": task})
+
+
+def test_a_number_for_each_class() -> None:
+    module = classified(partial(MulticlassRecall, num_classes=4, average="none"))
+    found = evaluated([without(batch, "vector") for batch in UNEVEN], module=module)
+    inputs, targets = ROWS
+    labels = WHOLE[0]["targets"]["kind"]
+    right = module.predict(inputs)["kind"]["label"] == targets["kind"]
+    for label, name in enumerate(["hut", "flat", "a_b", "villa"]):
+        assert found[f"val/it/kind/{name}"] == pytest.approx(float(right[labels == label].double().mean()))
+    nameless = classified(partial(MulticlassRecall, num_classes=4, average="none"), ())
+    nameless.load_state_dict(module.state_dict())
+    again = evaluated([without(WHOLE[0], "vector")], module=nameless)
+    assert again["val/it/kind/3"] == pytest.approx(found["val/it/kind/villa"])
+
+
+class Drawing(CSVLogger):
+    """A logger that takes pictures."""
+
+    def __init__(self, folder: Any) -> None:
+        super().__init__(folder)
+        self.drawn: dict[str, Any] = {}
+
+    def log_image(self, key: str, images: list[Any], step: int) -> None:
+        self.drawn[key] = images
+
+
+def test_a_confusion_matrix_is_a_picture(tmp_path: Path) -> None:
+    """For loggers that take some; others are given its entries."""
+    drawing, board, plain = Drawing(tmp_path), TensorBoardLogger(tmp_path / "board"), CSVLogger(tmp_path / "csv")
+    module = classified(partial(MulticlassConfusionMatrix, num_classes=4))
+    batches = [without(batch, "vector") for batch in UNEVEN]
+    trainer = fit(module, batches, batches, logger=[drawing, board, plain], num_sanity_val_steps=1)
+    assert "val/it/kind" not in trainer.callback_metrics
+    inputs, _ = ROWS
+    labels = WHOLE[0]["targets"]["kind"]
+    predicted_labels = module.predict(inputs)["kind"]["label"]
+    counts = torch.zeros(4, 4)
+    for label, found in zip(labels.tolist(), predicted_labels.tolist(), strict=True):
+        if label >= 0:
+            counts[label, found] += 1
+    (picture,) = drawing.drawn["val/it/kind"]
+    assert picture.shape == (256, 256)
+    shares = torch.tensor(255 - picture[32::64, 32::64].astype(int)) / 255
+    torch.testing.assert_close(shares.float(), counts / counts.sum(1, keepdim=True), atol=3e-3, rtol=0)
+    rows = list(csv.DictReader(next((tmp_path / "csv").rglob("metrics.csv")).read_text().splitlines()))
+    assert [float(row["val/it/kind/2/1"]) for row in rows if row.get("val/it/kind/2/1")] == [counts[2, 1]]
+    events = EventAccumulator(board.log_dir, {"images": 0}).Reload()
+    (image,) = events.Images("val/it/kind")
+    assert image.encoded_image_string == png(picture)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        partial(MulticlassROC, num_classes=4, thresholds=5),
+        partial(MulticlassPrecisionRecallCurve, num_classes=4, thresholds=5),
+        partial(MultilabelConfusionMatrix, num_labels=4),
+    ],
+    ids=["a curve", "another", "several matrices"],
+)
+def test_what_cannot_be_logged_is_refused_before_the_first_batch(metric: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"The metric 'val/it/kind': expected a number, a vector .* found"):
+        fit(classified(metric), [{}])
+
+
+def test_what_can_only_be_seen_with_data_is_refused_then() -> None:
+    with pytest.raises(ConfigurationError, match=r"The metric 'val/it/kind': expected a number, a vector .* found tup"):
+        evaluated(
+            [without(batch, "vector") for batch in UNEVEN], module=classified(partial(MulticlassROC, num_classes=4))
+        )

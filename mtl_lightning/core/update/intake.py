@@ -48,7 +48,9 @@ class Intake:
         Raises:
             BatchError: that says what a batch must be.
         """
-        stage = self._runtime.trainer.state.stage
+        stage = self._runtime.stage
+        if stage is None:
+            return self.batch(item) if is_batch(item) else self.inputs(item)
         if type(item) is dict and "inputs" in item:
             return self._take(item, (stage, loader))
         if stage == "predict":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, cast
 
 from lightning.pytorch import LightningDataModule
@@ -15,6 +15,7 @@ from mtl_lightning.data.per_task.loader import Mode, PerTaskLoader, check_order
 from mtl_lightning.data.per_task.renaming import RenamedLoader, TargetNames
 from mtl_lightning.data.per_task.sampling import Sampling
 from mtl_lightning.data.saved import SavedDataModule
+from mtl_lightning.nested import leaves, map_leaves
 from mtl_lightning.plain import check_plain
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import ConfigurationError, InputSpec
@@ -83,8 +84,9 @@ class PerTaskData(SavedDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not data:
-            raise ConfigurationError("PerTaskData: expected at least one datamodule in `data`, found none.")
+        if not data or not isinstance(data, Mapping):
+            found = f"a {type(data).__name__}" if data else "none"
+            raise ConfigurationError(f"PerTaskData: expected at least one datamodule by name in `data`, found {found}.")
         if unknown := [name for name in rename or {} if name not in data]:
             raise ConfigurationError(f"PerTaskData: expected in `rename` datasets of {list(data)}, found {unknown}.")
         if nested := [name for name, part in data.items() if isinstance(part, PerTaskData)]:
@@ -227,14 +229,19 @@ class PerTaskData(SavedDataModule):
 
     def train_dataloader(self) -> PerTaskLoader:
         """Return the training batches of all datasets."""
-        loaders = self._loaders("train", renamed=False)
+        loaders, targets = {}, {}
+        for source in self._sources:
+            for name, loader in self._named(source.name, self._loaders_of(source, "train")):
+                loaders[name] = loader
+                if source.is_renamed:
+                    targets[name] = source.targets
         return PerTaskLoader(
             loaders,
             self.mode,
             sampling=self.sampling,
             seed=self.seed,
             steps_per_epoch=self.steps_per_epoch,
-            targets={source.name: source.targets for source in self._sources if source.is_renamed},
+            targets=targets,
             reshuffle=self.trainer is None or not self.trainer.overfit_batches,  # type: ignore[attr-defined]  # set outside its __init__
         )
 
@@ -251,13 +258,26 @@ class PerTaskData(SavedDataModule):
         return self._loaders("predict", renamed=False)
 
     def _loaders(self, split: str, *, renamed: bool = True) -> dict[str, Any]:
+        """Return what each dataset that has such a split gives, by its name: a loader, or several in lists or dicts."""
         found = {}
         for source in self._sources:
-            source.data.trainer = self.trainer  # tells the loaders how many processes share out the rows
-            if is_overridden(f"{split}_dataloader", source.data, LightningDataModule):
-                loader = getattr(source.data, f"{split}_dataloader")()
-                found[source.name] = RenamedLoader(loader, source.targets) if renamed and source.is_renamed else loader
+            given = self._loaders_of(source, split)
+            if given is not None:
+                targets = source.targets if renamed and source.is_renamed else None
+                wrapped = given if targets is None else map_leaves(partial(RenamedLoader, names=targets), given)
+                found[source.name] = wrapped
         return found
+
+    def _loaders_of(self, source: _Source, split: str) -> Any:
+        """Return what a dataset gives for a split; None if it has none."""
+        source.data.trainer = self.trainer  # tells the loaders how many processes share out the rows
+        if not is_overridden(f"{split}_dataloader", source.data, LightningDataModule):
+            return None
+        return getattr(source.data, f"{split}_dataloader")()
+
+    def _named(self, name: str, given: Any) -> list[tuple[str, Any]]:
+        """Return the training loaders of a dataset, each of which takes part by itself, under names of their own."""
+        return [("/".join(map(str, (name, *place))), loader) for place, loader in leaves(given) if loader is not None]
 
 
 def _tasks_of(name: str, data: LightningDataModule) -> Mapping[str, Task]:

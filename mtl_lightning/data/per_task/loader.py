@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
 from typing_extensions import Self
 
+from mtl_lightning.data.per_task.lengths import length_of
 from mtl_lightning.data.per_task.renaming import TargetNames, renamed
 from mtl_lightning.data.per_task.sampling import Sampling
 from mtl_lightning.data.seeding import generator_of
@@ -83,7 +82,7 @@ class PerTaskLoader(Iterable[dict[str, Any]]):
     @property
     def lengths(self) -> dict[str, int]:
         """The number of batches of each loader; it may change when processes are launched."""
-        return {name: _length(name, loader) for name, loader in self.loaders.items()}
+        return {name: length_of(name, loader) for name, loader in self.loaders.items()}
 
     def __len__(self) -> int:
         """Return the number of steps of an epoch."""
@@ -263,25 +262,6 @@ def check_order(mode: Mode | None, sampling: Sampling | None, steps: int | None)
             f"sampling={sampling}. A `mode` has its own length."
         )
     return mode or "max_size_cycle", sampling
-
-
-def _length(name: str, loader: Iterable[Any]) -> int:
-    """Return the number of batches of a loader that may be combined with others."""
-    if not isinstance(loader, Sized):
-        raise ConfigurationError(
-            f"PerTaskLoader, {name!r}: expected a loader with a length, found {type(loader).__name__}. Give it a "
-            "`__len__` that is exact."
-        )
-    if len(loader) < 1:
-        raise ConfigurationError(f"PerTaskLoader, {name!r}: expected at least one batch, found none.")
-    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    if several and isinstance(loader, DataLoader) and not isinstance(loader.sampler, DistributedSampler):
-        raise ConfigurationError(
-            f"PerTaskLoader, {name!r}: expected a loader that gives each process its share of the rows, found a "
-            f"DataLoader with {type(loader.sampler).__name__}. Make it a ResumableLoader, or give it a "
-            "DistributedSampler."
-        )
-    return len(loader)
 
 
 def _is_stateful(loader: object) -> bool:

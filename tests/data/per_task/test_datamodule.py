@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch import nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import StepLR
+from torch.utils.data import DataLoader, IterableDataset
 
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.balancing import UncertaintyWeighting
@@ -106,6 +107,7 @@ def test_targets_go_by_the_new_names() -> None:
     ("options", "message"),
     [
         ({"data": {}}, "expected at least one datamodule"),
+        ({"data": [Lines()]}, r"expected at least one datamodule by name in `data`, found a list"),
         ({"data": {"both": three()}}, r"of one dataset each, found several in \['both'\]"),
         ({"rename": {"left": {}}}, r"datasets of \['up', 'down', 'tiny'\], found \['left'\]"),
         ({"rename": {"up": {"z": "w"}}}, r"of 'up' tasks of \['y'\], found \['z'\]"),
@@ -333,3 +335,67 @@ def test_two_processes_train_and_validate_as_one(order: Any) -> None:
     assert values["val/labels/up_y"] == 21  # the rows that one process lacks count nowhere
     assert_same(two, one, atol=1e-5)
     assert other_values == pytest.approx(values, abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ several loaders in a dataset
+class Several(Lines):
+    """A dataset whose splits are in two parts."""
+
+    def train_dataloader(self) -> Any:
+        return [super().train_dataloader(), loader_of(list(super().val_dataloader()))]
+
+    def val_dataloader(self) -> Any:
+        return [super().val_dataloader(), super().test_dataloader()]
+
+
+@pytest.mark.parametrize("rename", [None, {"two": {"y": "line"}}], ids=["names kept", "renamed"])
+def test_a_dataset_with_lists_of_loaders(rename: Any) -> None:
+    data = PerTaskData({"two": Several(), "tiny": TinyData(n=30)}, rename=rename)
+    task = "y" if rename is None else "line"
+    assert list(data.train_dataloader().loaders) == ["two/0", "two/1", "tiny"]
+    step = next(iter(data.train_dataloader()))
+    assert [list(step[name]["targets"]) for name in ("two/0", "two/1")] == [[task], [task]]
+    trainer = fit(module_for(data), data)
+    losses = {key for key in trainer.callback_metrics if key.startswith("val") and key.endswith(f"loss/{task}")}
+    assert losses == {f"val/two/0/loss/{task}", f"val/two/1/loss/{task}"}
+
+
+class Endless(IterableDataset[Any]):
+    """Rows that nobody has counted."""
+
+    def __iter__(self) -> Any:
+        return iter([{"inputs": torch.zeros(4), "targets": {"y": torch.zeros(())}}] * 6)
+
+
+class Counted(Endless):
+    def __len__(self) -> int:
+        return 6
+
+
+def streamed(dataset: Any) -> PerTaskData:
+    class Streamed(Lines):
+        def train_dataloader(self) -> Any:
+            return DataLoader(dataset, 2)
+
+        def val_dataloader(self) -> Any:
+            return DataLoader(dataset, 2)
+
+    return PerTaskData({"rows": Streamed(), "tiny": TinyData(n=30)}, rename={"rows": {"y": "line"}})
+
+
+def test_rows_without_a_number_are_refused_in_training() -> None:
+    data = streamed(Endless())
+    with pytest.raises(
+        ConfigurationError, match=r"'rows': expected a loader with a length, found DataLoader of Endless"
+    ):
+        fit(module_for(data), data)
+    trainer = make_trainer()
+    trainer.validate(module_for(data), data, verbose=False)  # where it need not be known
+    assert "val/loss/line" in trainer.callback_metrics
+
+
+def test_rows_with_a_number_train() -> None:
+    data = streamed(Counted())
+    trainer = fit(module_for(data), data)
+    assert trainer.global_step == 4  # of 30 rows, in batches of 8
+    assert "val/loss/line" in trainer.callback_metrics
