@@ -111,7 +111,7 @@ def test_a_function_of_the_number_of_tasks() -> None:
 
 @pytest.mark.parametrize("argument", [lambda num_tasks: num_tasks, lambda num_tasks: torch.nn.Linear(num_tasks, 1)])
 def test_anything_else_is_refused(argument: Any) -> None:
-    with pytest.raises(ConfigurationError, match="or a torchjd scalarizer or aggregator, found"):
+    with pytest.raises(ConfigurationError, match="or a torchjd scalarizer, aggregator or weighting, found"):
         build_balancer(argument, 3)
     with pytest.raises(ConfigurationError, match="expected one for 3 tasks, found one for 4"):
         build_balancer(Balancer(4), 3)

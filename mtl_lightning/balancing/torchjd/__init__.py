@@ -1,4 +1,4 @@
-"""torchjd's scalarizers and aggregators, and a user's of the same kinds, as balancers.
+"""torchjd's scalarizers, aggregators and weightings, and a user's of the same kinds, as balancers.
 
 A class of torchjd is given where a balancer is; the library wraps it in one of the two adapters:
 
@@ -11,5 +11,6 @@ A class of torchjd is given where a balancer is; the library wraps it in one of 
 from mtl_lightning.balancing.torchjd.aggregator import TorchJD
 from mtl_lightning.balancing.torchjd.factories import call_factory
 from mtl_lightning.balancing.torchjd.scalarizer import TorchJDScalarizer
+from mtl_lightning.balancing.torchjd.weighting import as_aggregator
 
-__all__ = ["TorchJD", "TorchJDScalarizer", "call_factory"]
+__all__ = ["TorchJD", "TorchJDScalarizer", "as_aggregator", "call_factory"]

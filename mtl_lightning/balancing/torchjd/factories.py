@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from torchjd.aggregation import Aggregator
+from torchjd.aggregation import Aggregator, Weighting
 from torchjd.scalarization import Scalarizer
 
 from mtl_lightning.names import known_arguments
@@ -25,7 +25,7 @@ def call_factory(factory: Callable[..., Any], num_tasks: int) -> Any:
     known_arguments(factory)
     bound = factory if isinstance(factory, functools.partial) else functools.partial(factory)
     candidates = [part for part in (bound.func, *bound.args) if inspect.isclass(part)]  # the parser's has it in `args`
-    cls = next((part for part in candidates if issubclass(part, Scalarizer | Aggregator)), None)
+    cls = next((part for part in candidates if issubclass(part, Scalarizer | Aggregator | Weighting)), None)
     if cls is None:
         return factory(num_tasks)
     sizes = [name for name in _SIZES if name in inspect.signature(cls).parameters and name not in bound.keywords]

@@ -337,7 +337,7 @@ def test_two_processes_train_and_validate_as_one(order: Any) -> None:
     assert other_values == pytest.approx(values, abs=1e-5)
 
 
-# ------------------------------------------------------------------------------------------ several loaders in a dataset
+# ----------------------------------------------------------------------------------------- several loaders in a dataset
 class Several(Lines):
     """A dataset whose splits are in two parts."""
 
