@@ -34,7 +34,9 @@ from mtl_lightning.core.network.last_layers import last_layers
 from mtl_lightning.core.network.roles import Roles, find_roles
 from mtl_lightning.names import known_name
 from mtl_lightning.tasks.base import Task
-from mtl_lightning.types import ConfigurationError, InputSpec, as_spec
+from mtl_lightning.types import BatchError, ConfigurationError, InputSpec, as_spec
+
+_ONE_ROW = "Expected more than 1 value per channel when training"  # what torch says
 
 
 class Network(nn.Module):
@@ -169,7 +171,16 @@ class Network(nn.Module):
     def run(self, inputs: Any, tasks: Sequence[str]) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
         """Return outputs (B, K, *) of ``tasks`` and of those they read, and the auxiliary losses ()."""
         wanted = self.graph.needed(tasks)
-        features = self.architecture(inputs, wanted)
+        try:
+            features = self.architecture(inputs, wanted)
+        except ValueError as error:
+            if _ONE_ROW not in str(error):
+                raise
+            raise BatchError(
+                f"A layer of batch normalisation in {type(self.architecture).__name__}: expected at least 2 rows in "
+                "training, found 1: the last batch of an epoch may be short. Use `drop_last: true` in the datamodule, "
+                "or a `batch_size` that leaves more rows."
+            ) from error
         if self.architecture.final:
             outputs = dict(features.per_task)
         else:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 from torch.distributed.tensor import DTensor
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Adagrad, Optimizer, SparseAdam
 
 from mtl_lightning.core.network.graph import BALANCER, DEFAULT
 from mtl_lightning.core.network.roles import Named, Roles
@@ -108,6 +108,7 @@ def _build_one(
             f"`optimizers.{name}`: {type(optimizer).__name__} re-evaluates the loss in a closure, which one gradient "
             "for several optimizers cannot give it. Expected a first-order optimizer such as Adam, AdamW or SGD."
         )
+    _check_sparse(name, optimizer, sparse)
     for group in optimizer.param_groups:
         members = group["params"]
         if all(id(p) in no_decay for p in members) and "weight_decay" in group:
@@ -117,6 +118,20 @@ def _build_one(
         if free and all(_fusable(p) and not _stays(p, optimizer) and id(p) not in sparse for p in members):
             group["fused"] = True
     return optimizer
+
+
+def _check_sparse(name: str, optimizer: Optimizer, sparse: set[int]) -> None:
+    """Refuse what torch's optimizers refuse at their first step."""
+    members = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    found = [member in sparse for member in members]
+    theirs = type(optimizer).__module__.startswith("torch.optim")
+    takes = isinstance(optimizer, SGD | Adagrad | SparseAdam)
+    if theirs and ((any(found) and not takes) or (isinstance(optimizer, SparseAdam) and not all(found))):
+        raise ConfigurationError(
+            f"`optimizers.{name}`: expected one that takes the gradients of its parameters, found "
+            f"{type(optimizer).__name__} with {sum(found)} embeddings of `nn.Embedding(sparse=True)` among "
+            f"{len(found)} parameters. Give these SparseAdam in a group of their own (`groups`), or leave `sparse` out."
+        )
 
 
 def _fusable(parameter: nn.Parameter) -> bool:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, SGD, Adam, AdamW
+from torch.optim import LBFGS, SGD, Adam, AdamW, SparseAdam
 
 from mtl_lightning import MultiTaskModule
-from mtl_lightning.balancing import UncertaintyWeighting
+from mtl_lightning.balancing import DWA, FAMO, MGDA, UncertaintyWeighting, UPGrad
 from mtl_lightning.core.optim.build import build_optimizers
 from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.types import ConfigurationError
@@ -104,6 +104,55 @@ def test_sparse_gradients_are_stepped() -> None:
     after = weights_of(module)["architecture.network.weight"]
     moved = (after != before["architecture.network.weight"]).any(1)
     assert moved.tolist() == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("optimizers", "message"),
+    [
+        (None, r"`optimizers\.shared`: .* found Adam with 1 embeddings of .* among 1 parameters"),
+        ({"default": partial(SGD, lr=0.1), "shared": torch.optim.RMSprop}, r"`optimizers\.shared`: .* found RMSprop"),
+        ({"default": SparseAdam}, r"`optimizers\.number`: .* found SparseAdam with 0 embeddings"),
+    ],
+    ids=["the default", "another", "dense gradients"],
+)
+def test_optimizers_that_take_other_gradients_are_refused(optimizers: Any, message: str) -> None:
+    module = make_module(architecture=Embedding(5, 6, sparse=True), optimizers=optimizers)
+    with pytest.raises(ConfigurationError, match=message):
+        module.configure_optimizers()
+
+
+def test_a_group_of_its_own_for_sparse_gradients() -> None:
+    optimizers = {"default": Adam, "shared": partial(SparseAdam, lr=0.1)}
+    module = make_module(architecture=Embedding(5, 6, sparse=True), optimizers=optimizers).double()
+    before = weights_of(module)
+    (batch,) = make_batches(1)
+    fit(module, [{**batch, "inputs": torch.tensor([[1], [1], [3], [3], [1], [1], [3], [3]])}])
+    moved = (weights_of(module)["architecture.network.weight"] != before["architecture.network.weight"]).any(1)
+    assert moved.tolist() == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("balancer", "options"),
+    [
+        (MGDA, {}),
+        (UPGrad, {}),
+        (partial(MGDA, level="features"), {}),
+        (DWA, None),
+        (FAMO, {"accumulate_grad_batches": 2}),
+    ],
+    ids=["MGDA", "UPGrad", "features", "a balancer of losses", "one that is not affine, accumulated"],
+)
+def test_balancers_of_gradients_refuse_sparse_ones_before_the_first_batch(balancer: Any, options: Any) -> None:
+    architecture = Embedding(5, 6, sparse=True)
+    module = make_module(architecture=architecture, balancer=balancer, optimizers={"default": partial(SGD, lr=0.1)})
+    batches = [{**batch, "inputs": torch.ones(8, 1, dtype=torch.int64)} for batch in make_batches(2)]
+    if options is None:
+        fit(module, batches)
+        return
+    with pytest.raises(
+        ConfigurationError, match=r"takes one whole gradient per task: .* `nn\.Embedding\(sparse=True\)`"
+    ):
+        fit(module, [{}], **options)
 
 
 def test_optimizers_can_be_made_without_a_trainer() -> None:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from mtl_lightning.balancing.gramian import gramian
 from mtl_lightning.balancing.rows import GradientBalancer, GramianBalancer, PerParameter, WeighsHeads
 from mtl_lightning.core.network.network import Network, at_least_float32
+from mtl_lightning.core.optim.build import sparse_parameters
 from mtl_lightning.core.update.gradients.base import GradientLevel, Gradients, WeightedLosses
 from mtl_lightning.core.update.gradients.jacobian import Jacobian, RowMemory
 from mtl_lightning.core.update.losses import aux_term, window_losses
 from mtl_lightning.core.update.window import Window
-from mtl_lightning.types import MtlLightningWarning
+from mtl_lightning.types import ConfigurationError, MtlLightningWarning
 
 
 class ParameterLevel(GradientLevel):
@@ -100,8 +101,22 @@ class ParameterLevel(GradientLevel):
         return combined, None
 
 
-def warn_if_nothing_is_shared(network: Network) -> None:
-    """Say that a balancer of gradients has nothing to combine."""
+def check_shared(network: Network, accumulate: int) -> None:
+    """Refuse gradients that rows cannot be made of; say that a balancer of gradients has nothing to combine.
+
+    Args:
+        network: the network, built.
+        accumulate: the number of batches of an update.
+
+    Raises:
+        ConfigurationError: for sparse gradients, if one gradient per task is needed.
+    """
+    if sparse_parameters(network) and network.balancer.wants_rows(accumulate):
+        raise ConfigurationError(
+            f"{type(network.balancer).__name__} takes one whole gradient per task: expected embeddings without "
+            "`sparse`, found `nn.Embedding(sparse=True)`. Leave `sparse` out, or use a balancer of losses such as "
+            "UncertaintyWeighting (with `accumulate_grad_batches: 1` unless it is affine)."
+        )
     if network.balancer.rows and not network.roles.trained[0]:
         warnings.warn(
             f"{type(network.balancer).__name__} combines gradients of shared parameters, and this network has none: "
