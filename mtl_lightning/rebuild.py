@@ -63,12 +63,15 @@ def rebuild(
     return cls(**_Builder(trust).arguments(cls, rest, ""), **given)
 
 
-def unbuildable(cls: type, described: Mapping[str, Any]) -> dict[str, str]:
-    """Return the arguments that :func:`rebuild` could not make in another program, each with the reason.
+def unbuildable(cls: type, described: Mapping[str, Any], trust: Trust | None = None) -> dict[str, str]:
+    """Return the arguments that :func:`rebuild` could not make, each with the reason; nothing is made or called.
 
-    Nothing is made or called.
+    Args:
+        cls: the class.
+        described: its arguments as plain data.
+        trust: which classes and functions they may name; by default what another program that imports them has.
     """
-    builder, reasons = _Rehearsal(TrustAll()), {}
+    builder, reasons = _Rehearsal(TrustAll() if trust is None else trust), {}
     for name, value in described.items():
         try:
             builder.arguments(cls, {name: value}, "")
@@ -145,7 +148,11 @@ class _Builder:
         arguments = self.arguments(cls, described, where)
         if kind is Callable:
             return functools.partial(cls, **arguments) if arguments else cls
-        return self.call(cls, arguments)
+        try:
+            return self.call(cls, arguments)
+        except TypeError as error:  # the class has changed
+            found = f"the arguments of {path}, found {list(arguments)}: {error}"
+            raise _RefusedError(where, found, further=1) from error
 
     def _mapping(self, value: Mapping[Any, Any], hint: Any, kind: Any, where: str) -> Any:
         fields = getattr(kind, "__dataclass_fields__", None) or getattr(kind, "_fields", None)
@@ -190,9 +197,9 @@ class _Rehearsal(_Builder):
 class _RefusedError(NotDescribableError):
     """Says where; the deepest one tells what a user meant."""
 
-    def __init__(self, where: str, what: str) -> None:
+    def __init__(self, where: str, what: str, further: int = 0) -> None:
         super().__init__(f"`{where}`: expected {what}.")
-        self.depth = where.count(".") + where.count("[")
+        self.depth = where.count(".") + where.count("[") + further
 
 
 # ---------------------------------------------------------------------------------------------------------------- types

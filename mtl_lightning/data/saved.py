@@ -65,8 +65,8 @@ class SavedDataModule(Described, LightningDataModule, ABC):
             kind = "" if isinstance(error, MtlLightningError) else f"{type(error).__name__}: "
             raise CheckpointError(
                 f"{path}: expected to make a {cls.__name__}, found {made.get('class_path')} with arguments that cannot "
-                f"be one: {kind}{(str(error).splitlines() or [''])[0]:.600} Pass the argument in question again: "
-                f"{cls.__name__}.from_checkpoint(path, ...)."
+                f"be one: {kind}{(str(error).splitlines() or [''])[0]:.600} Pass again what this is about: "
+                f"{cls.__name__}.from_checkpoint(path, {', '.join(f'{n}=...' for n in made.get('init_args') or {})})."
             ) from error
         return data
 

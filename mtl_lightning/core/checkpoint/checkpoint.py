@@ -174,12 +174,26 @@ def load(
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except Exception as error:  # of a constructor, which meets arguments that a file or the caller gave
+        asked = {name: value for name, value in saved["config"].items() if name not in overrides}
         raise CheckpointError(
             f"{path} cannot be rebuilt: {'' if isinstance(error, MtlLightningError) else f'{type(error).__name__}: '}"
-            f"{_short(error)}\nPass the argument in question to load_from_checkpoint again."
+            f"{_short(error)}\n{_what_to_pass(cls, asked, Trust(trusted, cls), str(error))}"
         ) from error
     module.trained_on = saved.get("schema")
     return module
+
+
+def _what_to_pass(cls: type, config: Mapping[str, Any], trust: Trust, error: str) -> str:
+    """Say which arguments to pass again: those that cannot be made, or else what a constructor may have failed at."""
+    try:
+        named = list(unbuildable(cls, config, trust))
+    except Exception:  # whatever a file holds
+        named = []
+    named = named or [name for name in config if error.startswith((f"`{name}`", f"`{name}.", f"`{name}["))]
+    made = [name for name, value in config.items() if isinstance(value, dict | list) and value]
+    again = ", ".join(f"{name}=..." for name in named or made)
+    which = "Pass again" if named or len(made) == 1 else "Pass again the one that this is about, of"
+    return f"{which}: load_from_checkpoint(path, {again})."
 
 
 def _short(error: Exception) -> str:

@@ -133,6 +133,32 @@ def test_functions_need_trust_and_no_annotations() -> None:
     assert isinstance(made, Optimizer)
 
 
+def test_a_failure_to_rebuild_says_which_argument_to_pass() -> None:
+    module = trained(make_module(architecture=partial(SharedBottom, encoder=Bare), heads={"default": line}), BATCHES)
+    with pytest.raises(
+        CheckpointError, match=r"Pass again: load_from_checkpoint\(path, architecture=\.\.\., heads=\.\.\.\)"
+    ):
+        MultiTaskModule.load_from_checkpoint(PATH)
+    with pytest.raises(CheckpointError, match=r"`heads\..*\nPass again: load_from_checkpoint\(path, heads=\.\.\.\)"):
+        MultiTaskModule.load_from_checkpoint(PATH, architecture=partial(SharedBottom, encoder=Bare))
+    again: Any = {"architecture": partial(SharedBottom, encoder=Bare), "heads": {"default": line}}
+    assert_alike(MultiTaskModule.load_from_checkpoint(PATH, **again), module)
+
+
+def test_a_constructor_that_has_changed_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(encoder(partial(Bare, size=3)), BATCHES)
+
+    def changed(self: Any, width: int = 3) -> None:
+        raise AssertionError("never called")
+
+    monkeypatch.setattr(Bare, "__init__", changed)
+    with pytest.raises(
+        CheckpointError,
+        match=r"`architecture\.encoder`: .*Bare, found \['size'\].*\nPass again: .*\(path, architecture=",
+    ):
+        MultiTaskModule.load_from_checkpoint(PATH, trusted=["tests"])
+
+
 def test_a_class_of_a_script_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     mine: Any = type("Mine", (Bare,), {"__module__": "__main__", "__qualname__": "Mine"})
     monkeypatch.setattr(sys.modules["__main__"], "Mine", mine, raising=False)
