@@ -20,7 +20,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 from mtl_lightning.data.archives import unpack
 from mtl_lightning.types import ConfigurationError, DataError
 
-__all__ = ["check_sha256", "download", "existing", "unpack"]
+__all__ = ["check_sha256", "download", "existing", "text_rows", "unpack"]
 
 CHUNK = 1 << 20  # bytes read at a time
 PART = ".part"  # of a file that is not complete
@@ -114,6 +114,25 @@ def existing(path: str | Path, remedy: str = "") -> Path:
 
 
 # ------------------------------------------------------------------------------------------------------------ checksums
+def text_rows(path: Path) -> list[tuple[int, str]]:
+    """Return the lines of a text file that are not blank, each after its number, from 1; a byte-order mark is dropped.
+
+    Raises:
+        DataError: that names the file, if it cannot be read or is no text in UTF-8.
+    """
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: expected a text file, found one that cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        row = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"{path}, row {row}: expected text in UTF-8, found bytes that are none. Save the file in this encoding, or "
+            "get it again."
+        ) from error
+    return [(row, line) for row, line in enumerate(lines, start=1) if line.strip()]
+
+
 def _wrong_sum(path: Path, sha256: str | None, md5: str | None) -> str | None:
     """Say which sums were expected and found, if they differ."""
     for name, expected in (("sha256", sha256), ("md5", md5)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 from mtl_lightning.data.archives import unpack
 from mtl_lightning.data.base import MultiTaskDataModule, Split, TaskFactory, TaskOverrides
 from mtl_lightning.data.datasets.images import ImageFileRows, check_normalization, check_pillow, check_size
+from mtl_lightning.data.files import text_rows
 from mtl_lightning.tasks.classification import BinaryClassification
 from mtl_lightning.types import ConfigurationError, DataError, TargetSpec, TensorSpec, input_spec_to_dict
 
@@ -99,11 +101,11 @@ class CelebA(MultiTaskDataModule):
     def read_schema(self) -> dict[str, Any]:
         """Return the input spec and the names of the attributes."""
         path = self._existing(ATTRIBUTES)
-        with path.open(encoding="utf-8") as file:
-            file.readline()
-            names = file.readline().split()
+        names = dict(text_rows(path)).get(2, "").split()
         if not names:
             raise DataError(f"{path}: expected the names of the attributes in row 2, found none. Get the file again.")
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise DataError(f"{path}, row 2: expected every attribute once, found {twice} again. Get the file again.")
         if unknown := [name for name in self.attributes or [] if name not in names]:
             raise ConfigurationError(f"CelebA: expected `attributes` among {names}, found {unknown}.")
         return {
@@ -164,31 +166,32 @@ def read_attributes(path: Path, wanted: Sequence[str]) -> tuple[list[str], Tenso
     Raises:
         DataError: that names the file and the row.
     """
-    with path.open(encoding="utf-8") as file:
-        count, columns = file.readline().strip(), file.readline().split()
-        names, values = [], bytearray()
-        for row, line in enumerate(file, start=3):
-            name, *found = line.split() or [""]
-            if len(found) != len(columns):
-                raise DataError(
-                    f"{path}, row {row}: expected a name and {len(columns)} values, found {len(found)}: "
-                    f"{line.strip()!r}."
-                )
-            try:
-                values.extend(map(_LABELS.__getitem__, found))
-            except KeyError as error:
-                raise DataError(
-                    f"{path}, row {row}: expected -1 or 1, found {error} for "
-                    f"{columns[[value in _LABELS for value in found].index(False)]!r}."
-                ) from None
-            names.append(name)
+    rows = dict(text_rows(path))
+    count, columns = rows.pop(1, "").strip(), rows.pop(2, "").split()
+    names, values = dict[str, int](), bytearray()
+    for row, line in rows.items():
+        name, *found = line.split()
+        if len(found) != len(columns):
+            raise DataError(
+                f"{path}, row {row}: expected a name and {len(columns)} values, found {len(found)}: "
+                f"{line.strip()!r:.200}."
+            )
+        try:
+            values.extend(map(_LABELS.__getitem__, found))
+        except KeyError as error:
+            raise DataError(
+                f"{path}, row {row}: expected -1 or 1, found {error} for "
+                f"{columns[[value in _LABELS for value in found].index(False)]!r}."
+            ) from None
+        if names.setdefault(name, row) != row:
+            raise DataError(f"{path}, row {row}: expected every image once, found {name!r} of row {names[name]} again.")
     if not names or count != str(len(names)):
         raise DataError(
             f"{path}: expected as many images as row 1 says, {count or 'nothing'}, found {len(names)}. Get the file "
             "again."
         )
     labels = torch.frombuffer(values, dtype=torch.uint8).reshape(len(names), len(columns))
-    return names, labels[:, [columns.index(name) for name in wanted]]
+    return list(names), labels[:, [columns.index(name) for name in wanted]]
 
 
 def read_partition(path: Path) -> dict[str, int]:
@@ -198,12 +201,11 @@ def read_partition(path: Path) -> dict[str, int]:
         DataError: that names the file and the row.
     """
     parts: dict[str, int] = {}
-    with path.open(encoding="utf-8") as file:
-        for row, line in enumerate(file, start=1):
-            name, *found = line.split() or [""]
-            if len(found) != 1 or found[0] not in ("0", "1", "2"):
-                raise DataError(f"{path}, row {row}: expected a name and 0, 1 or 2, found {line.strip()!r}.")
-            if name in parts:
-                raise DataError(f"{path}, row {row}: expected every image once, found {name!r} again.")
-            parts[name] = int(found[0])
+    for row, line in text_rows(path):
+        name, *found = line.split()
+        if len(found) != 1 or found[0] not in ("0", "1", "2"):
+            raise DataError(f"{path}, row {row}: expected a name and 0, 1 or 2, found {line.strip()!r:.200}.")
+        if name in parts:
+            raise DataError(f"{path}, row {row}: expected every image once, found {name!r} again.")
+        parts[name] = int(found[0])
     return parts

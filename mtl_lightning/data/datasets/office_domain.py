@@ -18,6 +18,7 @@ from mtl_lightning.data.datasets.images import (
     check_pillow,
     check_size,
 )
+from mtl_lightning.data.files import text_rows
 from mtl_lightning.data.seeding import generator_of
 from mtl_lightning.tasks.classification import MulticlassClassification
 from mtl_lightning.types import ConfigurationError, DataError, TargetSpec, TensorSpec, input_spec_to_dict
@@ -206,7 +207,7 @@ def read_list(path: Path, classes: int) -> list[_File]:
     if not path.is_file():
         raise DataError(f"{path}: expected a list of images, found no such file. Give the folder of lists as `lists`.")
     files: list[_File] = []
-    for row, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for row, line in text_rows(path):
         name, _, label = line.strip().rpartition(" ")
         if not name or not label.isdecimal() or len(label) > 9 or int(label) >= classes:
             raise DataError(

@@ -9,11 +9,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from mtl_lightning.data.base import TaskFactory
 from mtl_lightning.data.table.columns import TargetColumn, TargetKind
 from mtl_lightning.tasks.classification import BinaryClassification, MulticlassClassification
 from mtl_lightning.tasks.regression import Regression
 from mtl_lightning.types import ConfigurationError, TargetSpec
+
+_TAKEN = ("shared", "balancer", "default")  # names of groups
 
 
 def declared_targets(
@@ -26,18 +30,19 @@ def declared_targets(
     """
     given = declared if isinstance(declared, Mapping) else {name: TargetColumn() for name in declared}
     targets = {name: target or TargetColumn() for name, target in given.items()}
-    for name, target in targets.items():
-        if {".", "/"} & {*name}:
-            other, column = re.sub(r"[./]", "_", name), target.column or name
-            raise ConfigurationError(
-                f"Target {name!r}: expected a name without '.' and '/', which the name of a task cannot hold. Name it "
-                f"otherwise: `targets: {{{other}: {{column: {column!r}}}}}`."
-            )
     for name, factory in overrides.items():
         if factory is None:
             continue
         target = targets.get(name, TargetColumn())
         targets[name] = target if target.is_derived else replace(target, kind=target.kind or kind_of(factory))
+    for name, target in targets.items():
+        if {".", "/"} & {*name} or name in _TAKEN or hasattr(nn.ModuleDict, name):
+            other = re.sub(r"[./]", "_", name) if {".", "/"} & {*name} else f"{name}_"
+            raise ConfigurationError(
+                f"Target {name!r}: expected a name without '.' and '/', other than {', '.join(_TAKEN)} and names "
+                "of `torch.nn.ModuleDict`'s methods, which a task cannot have. Name the task otherwise: "
+                f"`targets: {{{other}: {{column: {target.column or name!r}}}}}`."
+            )
     return targets
 
 

@@ -135,13 +135,16 @@ def changed(path: Path, row: int, old: str, new: str) -> None:
     lines = path.read_text().splitlines(keepends=True)
     assert old in lines[row - 1]
     lines[row - 1] = lines[row - 1].replace(old, new, 1)
-    path.write_text("".join(lines))
+    path.write_text("".join(lines), errors="surrogateescape")
 
 
 ATTRIBUTE_DAMAGES = {
     "ragged": (5, " 1", "", r"list_attr_celeba.txt, row 5: expected a name and 40 values, found 39: '000003.jpg "),
     "too many": (5, "\n", " 1\n", r"list_attr_celeba.txt, row 5: expected a name and 40 values, found 41"),
     "out of range": (4, " 1", " 2", r"list_attr_celeba.txt, row 4: expected -1 or 1, found '2' for '.+'"),
+    "no text": (4, " 1", " \udcff", r"list_attr_celeba.txt, row 4: expected text in UTF-8"),
+    "twice": (5, "000003", "000001", r"row 5: expected every image once, found '000001.jpg' of row 3 again"),
+    "an attribute twice": (2, "Young", "Smiling", r"row 2: expected every attribute once, found \['Smiling'\] again"),
     "cut short": (1, "13", "14", r"expected as many images as row 1 says, 14, found 13"),
     "without a split": (6, "000004.jpg", "900004.jpg", r"list_eval_partition.txt: expected the split of every image"),
 }
@@ -166,6 +169,17 @@ def test_a_damaged_file_of_splits_is_named(root: Path, row: int, old: str, new: 
     changed(root / "list_eval_partition.txt", row, old, new)
     with pytest.raises(DataError, match=f"list_eval_partition.txt, {message}"):
         CelebA(root).train_dataloader()
+
+
+def test_marks_of_editors_are_read_over(root: Path) -> None:
+    """A byte-order mark, the ends of lines of Windows, blank lines at the end."""
+    before = CelebA(root)
+    expected = [list(before.tasks), before.rows("train").names.tolist(), before.rows("train").labels.tolist()]
+    for name in ("list_attr_celeba.txt", "list_eval_partition.txt"):
+        path = root / name
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n\r\n")
+    after = CelebA(root)
+    assert [list(after.tasks), after.rows("train").names.tolist(), after.rows("train").labels.tolist()] == expected
 
 
 def test_an_empty_split_is_named(tmp_path: Path) -> None:

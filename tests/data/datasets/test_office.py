@@ -158,6 +158,8 @@ LIST_DAMAGES = {
     "no number": ("a.jpg bike", "row 2: .*found 'a.jpg bike'"),
     "out of range": ("a.jpg 31", "row 2: .*found 'a.jpg 31'"),
     "negative": ("a.jpg -1", "row 2: .*found 'a.jpg -1'"),
+    "no text": ("\udcff.jpg 1", "row 2: expected text in UTF-8"),
+    "twice": ("", "in one list, once, found amazon/.* in that of 'val' too"),  # the first row again
     "in two lists": ("amazon/images/bike/frame_0001.jpg 1", "in one list, once, found .*frame_0001.jpg in that of 'tr"),
 }
 
@@ -167,9 +169,17 @@ def test_a_damaged_list_is_named(tmp_path: Path, row: str, message: str) -> None
     root = write_office(tmp_path)
     path = root / "data_txt" / "office-31" / "amazon_val.txt"
     first, _, *others = path.read_text().split("\n")
-    path.write_text("\n".join([first, row, *others]))
+    path.write_text("\n".join([first, row or first, *others]), errors="surrogateescape")
     with pytest.raises(DataError, match=rf"amazon_val\.txt(, |: expected every image ){message}"):
         Office(root).tasks  # noqa: B018  # a property that reads
+
+
+def test_marks_of_editors_are_read_over(tmp_path: Path) -> None:
+    root = write_office(tmp_path)
+    expected = files(OfficeDomain(root, domain="amazon"))
+    for path in (root / "data_txt" / "office-31").glob("amazon_*.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n\r\n")
+    assert files(OfficeDomain(root, domain="amazon")) == expected
 
 
 def test_an_empty_list_and_a_missing_one_are_named(tmp_path: Path) -> None:

@@ -400,3 +400,18 @@ def test_infinity_in_other_splits_is_named_by_its_row(tmp_path: Path, stream: bo
         list(data.val_dataloader())
     with pytest.raises(DataError, match=r"val.parquet, row 100: column 'x': expected a number, found 'inf'; of 100"):
         _ = TableData(train=paths["val"], targets=["y"], stream=stream).schema
+
+
+@pytest.mark.parametrize("column", ["price.eur", "price/m2", "shared", "type", "items"])
+@pytest.mark.parametrize("way", ["targets", "tasks"])
+def test_columns_whose_names_no_task_can_have(column: str, way: str, tmp_path: Path) -> None:
+    """Are refused with the line that helps, and work with it."""
+    table = houses(60)
+    table[column] = table.pop("price")
+    path = str(write_table(tmp_path / "t.csv", table))
+    chosen: dict[str, Any] = {"targets": [column]} if way == "targets" else {"tasks": {column: Regression}}
+    with pytest.raises(ConfigurationError, match=rf"Target '{column}': .*column: '{column}'") as caught:
+        TableData(path=path, **chosen)
+    (line,) = re.findall(r"`(targets: .*)`", str(caught.value))
+    ((name, declared),) = yaml.safe_load(line)["targets"].items()
+    assert list(TableData(path=path, targets={name: TargetColumn(**declared)}).tasks) == [name]

@@ -18,6 +18,7 @@ from typing_extensions import Self
 from mtl_lightning.data.datasets.dense.augmentation import MapKind, Normals, Picture, ScaleCropFlip
 from mtl_lightning.types import Batch, DataError
 
+_ROUNDING = 1e-3  # what resizing may add to a colour
 VOID = -1  # a pixel without a class, in the files
 
 
@@ -44,7 +45,7 @@ class Layer:
     @classmethod
     def pictures(cls, folder: str) -> Self:
         """Colours (H, W, 3), floats in 0..1."""
-        return cls(folder, Picture(), "finite colours", torch.isfinite, channels=3)
+        return cls(folder, Picture(), "colours in 0..1 (bytes are divided by 255)", _are_colours, channels=3)
 
     @classmethod
     def classes(cls, folder: str, number: int) -> Self:
@@ -88,6 +89,10 @@ class Layer:
                 "the file, or get it again."
             )
         return values
+
+
+def _are_colours(values: Tensor) -> Tensor:
+    return (values >= -_ROUNDING) & (values <= 1 + _ROUNDING)
 
 
 def _are_classes(values: Tensor, number: int) -> Tensor:
