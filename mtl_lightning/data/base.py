@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from filelock import FileLock
@@ -240,6 +240,12 @@ class MultiTaskDataModule(SavedDataModule):
     ) -> ResumableLoader:
         # The trainer knows better than torch.distributed which processes share a model and need the same rows.
         place = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
+        rows, replicas = len(cast("Sized", self._split(split))), (place or {}).get("num_replicas", 1)
+        if not pad and rows < replicas:  # on all processes alike; one alone would leave the others waiting
+            raise ConfigurationError(
+                f"{type(self).__name__}: expected at least one row to predict for each of the {replicas} processes, "
+                f"found {rows} rows. Use fewer processes (`trainer.devices`)."
+            )
         return self.loader_type(
             self._split(split),
             batch_size=self.batch_size,

@@ -339,3 +339,24 @@ def test_a_checkpoint_of_another_datamodule_is_refused(tmp_path: Path) -> None:
         Flats.from_checkpoint(path)
     with pytest.raises(ConfigurationError, match=r"colour"):
         Houses.from_checkpoint(path, colour="red")
+
+
+# -------------------------------------------------------------------------------------------- fewer rows than processes
+def test_every_process_has_a_batch_though_there_are_fewer_rows(tmp_path: Path) -> None:
+    """The rows that are made up have no labels."""
+    data = Houses(root=tmp_path)
+    data.trainer = Trainer(accelerator="cpu", devices=8, strategy="ddp", logger=False, default_root_dir=tmp_path)
+    loader = data.val_dataloader()  # of 5 rows
+    assert (len(loader), loader.order.place()) == (1, (0, 8))
+    counts = []
+    for rank in range(8):
+        (batch,) = ResumableLoader(House(5), batch_size=4, missing=data.missing_labels, num_replicas=8, rank=rank)
+        counts.append(int(data.tasks["kind"].count(batch["targets"]["kind"])))
+    assert counts == [1] * 5 + [0] * 3
+
+
+def test_rows_are_not_made_up_for_a_prediction(tmp_path: Path) -> None:
+    data = Houses(root=tmp_path)
+    data.trainer = Trainer(accelerator="cpu", devices=8, strategy="ddp", logger=False, default_root_dir=tmp_path)
+    with pytest.raises(ConfigurationError, match=r"Houses: expected at least one row .* the 8 processes, found 7 rows"):
+        data.predict_dataloader()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from mtl_lightning.core.network.network import Network
@@ -66,6 +67,11 @@ class Intake:
         if converts is False:
             return batch
         found = self.batch(batch)
+        if converts is None and found is not batch:
+            rank_zero_info(
+                f"Batches of {key[0]} are converted to what a batch must be: a dict of tensors by task, with floating "
+                "inputs in the network's dtype."
+            )
         self._converts.setdefault(key, found is not batch)
         return batch if found is batch else self._runtime.to_device(found)
 
