@@ -149,7 +149,7 @@ class Task(Described, nn.Module, ABC):
     def metrics(self, stage: str) -> MetricCollection:
         """Return fresh metrics for one stage (``"train"``, ``"val"`` or ``"test"``), the same ones by default."""
         factories = self.default_metrics() if self._metrics is None else self._metrics
-        return MetricCollection({name: make() for name, make in factories.items()}, compute_groups=False)
+        return MetricCollection({name: _made(name, make) for name, make in factories.items()}, compute_groups=False)
 
     def fit_target(self, target: Tensor) -> None:
         """Fit statistics of the training split's whole target; nothing to fit by default, no-op once fitted."""
@@ -200,6 +200,26 @@ def _factories(metrics: Any) -> dict[str, Callable[[], Metric]]:
             "MeanSquaredError}`, with a `functools.partial` for its arguments."
         )
     return found
+
+
+def _made(name: str, make: Callable[[], Metric]) -> Metric:
+    """Make a metric.
+
+    Raises:
+        ConfigurationError: if it cannot be made so, or something else is.
+    """
+    try:
+        made: object = make()
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"`metrics`, {name!r}: expected a metric that can be made without further arguments, found "
+            f"{getattr(make, '__name__', make)}: {error}. Give them with a `functools.partial`, in YAML as `init_args`."
+        ) from error
+    if not isinstance(made, Metric):
+        raise ConfigurationError(
+            f"`metrics`, {name!r}: expected a metric of torchmetrics, found one of type {type(made).__name__}."
+        )
+    return made
 
 
 def _copy(metric: Metric) -> Metric:

@@ -92,11 +92,12 @@ _RULES = {
         by_name=False,
     ),
 }
+_REQUIRED = ("tasks", "balancer")
 _KEYS = {"tasks": "y", "heads": "y", "reads": "y", "groups": "encoder", "gradient_clip": "shared"}  # else `default`
 
 
 def check_arguments(**arguments: Any) -> None:
-    """Refuse arguments of another kind than they are used as; None is left to its default.
+    """Refuse arguments of another kind than they are used as; None, where it may be, is left to its default.
 
     Raises:
         ConfigurationError: that names the argument, what was found and what to write; likewise for an argument of a
@@ -104,7 +105,7 @@ def check_arguments(**arguments: Any) -> None:
     """
     for argument, value in arguments.items():
         rule = _RULES[argument]
-        if value is None or (not rule.by_name and rule.fits(value)):
+        if (value is None and argument not in _REQUIRED) or (not rule.by_name and rule.fits(value)):
             known_arguments(value)
             continue
         if not rule.by_name:

@@ -87,6 +87,11 @@ class PerTaskData(SavedDataModule):
         if not data or not isinstance(data, Mapping):
             found = f"a {type(data).__name__}" if data else "none"
             raise ConfigurationError(f"PerTaskData: expected at least one datamodule by name in `data`, found {found}.")
+        given: Any = rename or {}
+        if not isinstance(given, Mapping) or not all(isinstance(names, Mapping) for names in given.values()):
+            raise ConfigurationError(
+                f"PerTaskData: expected as `rename` {{dataset: {{task: new name}}}}, found {rename!r:.100}."
+            )
         if unknown := [name for name in rename or {} if name not in data]:
             raise ConfigurationError(f"PerTaskData: expected in `rename` datasets of {list(data)}, found {unknown}.")
         if nested := [name for name, part in data.items() if isinstance(part, PerTaskData)]:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import StepLR
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
+from torchmetrics.classification import MulticlassRecall
 
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.architectures import MLP, MLPHead, SharedBottom
@@ -36,6 +37,8 @@ WRONG = {
     "no tasks' names": ({"tasks": {0: make_tasks()["kind"]}}, r"`tasks`: expected names that are text, found the num"),
     "a task's class": ({"tasks": {"y": Regression}}, r"`tasks\['y'\]`: .* the class Regression\. Write .*TargetSpec"),
     "a loss as a task": ({"tasks": {"y": nn.MSELoss()}}, r"found a value of type MSELoss that has been made"),
+    "no tasks": ({"tasks": None}, r"`tasks`: expected a dict .* found a value of type NoneType"),
+    "no balancer": ({"balancer": None}, r"`balancer`: .* found a value of type NoneType"),
     "a balancer's name": ({"balancer": "UPGrad"}, r"the text 'UPGrad'\. Write `balancer=UPGrad` after `from mtl_li"),
     "a balancer's settings": ({"balancer": {"class_path": "UPGrad"}}, r"`balancer`: .* found a dict"),
     "one head": ({"heads": MLPHead}, r"`heads`: expected a dict .* found the class MLPHead"),
@@ -114,6 +117,20 @@ def test_running_before_the_sizes_are_known() -> None:
 def test_metrics_of_another_kind(metrics: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"`metrics`: expected a dict \{name: metric class\}, found"):
         Regression(TargetSpec(), metrics=metrics)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"recall": MulticlassRecall}, r"'recall': .* found MulticlassRecall: .*`functools\.partial`"),
+        ({"mse": lambda: 1.0}, r"'mse': expected a metric of torchmetrics, found one of type float"),
+        ({"mse": part(MeanSquaredError, sqared=False)}, r"MeanSquaredError: .* Did you mean 'squared'\?"),
+    ],
+    ids=["arguments that are missing", "no metric", "misspelt"],
+)
+def test_metrics_that_cannot_be_made_are_refused_before_the_first_batch(metrics: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        fit(make_module(tasks={"number": Regression(TargetSpec(), metrics=metrics)}), [{}])
 
 
 # --------------------------------------------------------------------------------------------------------------- taken

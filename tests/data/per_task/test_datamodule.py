@@ -107,6 +107,7 @@ def test_targets_go_by_the_new_names() -> None:
     ("options", "message"),
     [
         ({"data": {}}, "expected at least one datamodule"),
+        ({"rename": {"up": "rise"}}, r"expected as `rename` \{dataset: \{task: new name\}\}, found \{'up': 'rise'\}"),
         ({"data": [Lines()]}, r"expected at least one datamodule by name in `data`, found a list"),
         ({"data": {"both": three()}}, r"of one dataset each, found several in \['both'\]"),
         ({"rename": {"left": {}}}, r"datasets of \['up', 'down', 'tiny'\], found \['left'\]"),
