@@ -213,7 +213,8 @@ def _made(name: str, make: Callable[[], Metric]) -> Metric:
     except (TypeError, ValueError) as error:
         raise ConfigurationError(
             f"`metrics`, {name!r}: expected a metric that can be made without further arguments, found "
-            f"{getattr(make, '__name__', make)}: {error}. Give them with a `functools.partial`, in YAML as `init_args`."
+            f"{getattr(getattr(make, 'func', make), '__name__', make)}: {error}. Give them with a `functools.partial`, "
+            "in YAML as `init_args`."
         ) from error
     if not isinstance(made, Metric):
         raise ConfigurationError(

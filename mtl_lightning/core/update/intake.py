@@ -92,13 +92,13 @@ class Intake:
     def inputs(self, inputs: Any) -> Any:
         """Return inputs with arrays as tensors, and with floats of a dtype that the network has."""
         parameters = self._network.architecture.parameters() if self._network.is_built else ()
-        known = dict.fromkeys(p.dtype for p in parameters if p.is_floating_point()) or [torch.get_default_dtype()]
-        first = next(iter(known))
+        known = dict.fromkeys(p.dtype for p in parameters if p.is_floating_point())
+        first = next(iter(known), None)
 
         def converted(leaf: Any) -> Any:
             if isinstance(leaf, np.ndarray) and leaf.dtype.kind in _NUMBERS:
                 leaf = torch.from_numpy(leaf)
-            if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dtype not in known:
+            if first is not None and isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dtype not in known:
                 leaf = leaf.to(first)
             return leaf
 

@@ -140,7 +140,8 @@ def test_a_class_that_is_gone() -> None:
     trained(make_module(architecture=Doubling), BATCHES)
     rewrite(lambda c: c["mtl_lightning"]["config"].update(architecture={"class_path": "tests.core.gone.Doubling"}))
     with pytest.raises(
-        ConfigurationError, match=r"(?s)model\.ckpt cannot be rebuilt: .*tests\.core\.gone.*Pass the arg"
+        ConfigurationError,
+        match=r"(?s)model\.ckpt cannot be rebuilt: .*tests\.core\.gone.*\nPass again: .*\(path, architecture=",
     ):
         MultiTaskModule.load_from_checkpoint(PATH)
     MultiTaskModule.load_from_checkpoint(PATH, architecture=Doubling)
