@@ -10,7 +10,7 @@ from typing import Any
 
 from mtl_lightning.types import ConfigurationError
 
-__all__ = ["did_you_mean", "known_arguments", "known_name", "nearest"]
+__all__ = ["did_you_mean", "known_arguments", "known_name", "made_by", "nearest"]
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -55,7 +55,7 @@ def known_arguments(factory: Any) -> None:
     """
     if not isinstance(factory, functools.partial):
         return
-    made = next((part for part in (factory.func, *factory.args) if inspect.isclass(part)), factory.func)
+    made = made_by(factory)
     known = _parameters(made)
     for name in factory.keywords:
         if known is not None and name not in known:
@@ -63,6 +63,13 @@ def known_arguments(factory: Any) -> None:
             raise ConfigurationError(
                 f"{label}: expected arguments among {sorted(known)}, found {name!r}.{did_you_mean(name, known)}"
             )
+
+
+def made_by(factory: Any) -> Any:
+    """Return the class or function behind a ``functools.partial``; the YAML parser's have it among their arguments."""
+    if not isinstance(factory, functools.partial):
+        return factory
+    return next((part for part in (factory.func, *factory.args) if inspect.isclass(part)), factory.func)
 
 
 def _parameters(made: Any) -> list[str] | None:

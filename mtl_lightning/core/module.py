@@ -198,7 +198,7 @@ class MultiTaskModule(Described, Network, LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
         """Add a batch to the window and, when it is complete, make one update from it."""
         self.validations.start_batch()
-        batches = micro_batches(self.intake.take(batch), self.tasks)
+        batches = micro_batches(self.intake.take(batch, "train"), self.tasks)
         self.labels.update(batches, batch_idx)
         last = self.trainer.is_last_batch
         complete = last or (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
@@ -242,7 +242,7 @@ class MultiTaskModule(Described, Network, LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the validation metrics."""
-        self.evaluations.update("val", self.intake.take(batch, dataloader_idx), dataloader_idx)
+        self.evaluations.update("val", self.intake.take(batch, "val", dataloader_idx), dataloader_idx)
 
     def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Do not wait for the end of a validation to leave: a resumed run begins it anew."""
@@ -257,7 +257,7 @@ class MultiTaskModule(Described, Network, LightningModule):
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the test metrics."""
-        self.evaluations.update("test", self.intake.take(batch, dataloader_idx), dataloader_idx)
+        self.evaluations.update("test", self.intake.take(batch, "test", dataloader_idx), dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
         """Log ``test/loss``, ``test/loss/<task>`` and ``test/<metric>/<task>``."""
@@ -269,7 +269,7 @@ class MultiTaskModule(Described, Network, LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Return each task's prediction, in original units; a batch may hold inputs only."""
-        return self.predict(self.intake.take(batch, dataloader_idx))
+        return self.predict(self.intake.take(batch, "predict", dataloader_idx))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds this module, as plain data, and what an interrupted run goes on with."""

@@ -37,11 +37,6 @@ class Runtime:
         return self._module.device
 
     @property
-    def stage(self) -> str | None:
-        """What the trainer is doing; None without a trainer."""
-        return None if self._module._trainer is None else self._module._trainer.state.stage
-
-    @property
     def went_through_all_data(self) -> bool:
         """Whether the epoch that ends was not cut short."""
         trainer = self.trainer
@@ -113,8 +108,8 @@ class Runtime:
         return self._mask
 
     def to_device(self, batch: Any) -> Any:
-        """Return a batch on the module's device."""
-        return self.trainer.strategy.batch_to_device(batch)
+        """Return a batch on the module's device; as it is without a trainer."""
+        return batch if self._module._trainer is None else self.trainer.strategy.batch_to_device(batch)
 
     # -------------------------------------------------------------------------------------------------------- backward
     def no_gradient_sync(self) -> AbstractContextManager[Any]:

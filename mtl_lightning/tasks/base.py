@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from mtl_lightning.describe import Described
-from mtl_lightning.names import known_arguments
+from mtl_lightning.names import known_arguments, made_by
 from mtl_lightning.types import ConfigurationError, Likelihood, TargetError, TargetSpec
 
 MetricFactories: TypeAlias = Mapping[str, Callable[[], Metric]]
@@ -211,10 +211,10 @@ def _made(name: str, make: Callable[[], Metric]) -> Metric:
     try:
         made: object = make()
     except (TypeError, ValueError) as error:
+        maker = made_by(make)
         raise ConfigurationError(
             f"`metrics`, {name!r}: expected a metric that can be made without further arguments, found "
-            f"{getattr(getattr(make, 'func', make), '__name__', make)}: {error}. Give them with a `functools.partial`, "
-            "in YAML as `init_args`."
+            f"{getattr(maker, '__name__', maker)}: {error}. Give them in a `functools.partial`, in YAML as `init_args`."
         ) from error
     if not isinstance(made, Metric):
         raise ConfigurationError(

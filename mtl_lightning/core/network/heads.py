@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from typing import Any, cast
 
 from torch import nn
 
 from mtl_lightning.architectures.base import HeadFactory
+from mtl_lightning.names import made_by
 from mtl_lightning.types import ConfigurationError
 
 
@@ -26,9 +26,9 @@ def build_head(task: str, factory: HeadFactory | nn.Module, size: tuple[int, ...
     """
     if isinstance(factory, nn.Module):
         return _fitting(task, factory, size, outputs)
-    made_by = factory.func if isinstance(factory, functools.partial) else factory
-    name = getattr(made_by, "__name__", made_by)
-    takes_a_number = inspect.isclass(made_by) and issubclass(made_by, nn.Linear) and len(size) == 1
+    maker = made_by(factory)
+    name = getattr(maker, "__name__", maker)
+    takes_a_number = inspect.isclass(maker) and issubclass(maker, nn.Linear) and len(size) == 1
     try:
         made: Any = factory(cast("Any", size[0] if takes_a_number else size), outputs)
     except TypeError as error:

@@ -6,7 +6,7 @@ loader is looked at again; otherwise all of them are converted alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,35 +38,37 @@ class Intake:
     def __init__(self, network: Network, runtime: Runtime) -> None:
         self._network, self._runtime = network, runtime
         self._converts: dict[tuple[Any, ...], bool] = {}  # by stage, loader and dataset
+        self._dtypes: list[torch.dtype] = []  # of the built network's floats
 
     def start_afresh(self) -> None:
         """Forget all loaders."""
-        self._converts = {}
+        self._converts, self._dtypes = {}, []
 
-    def take(self, item: Any, loader: int = 0) -> Any:
+    def take(self, item: Any, stage: str, loader: int = 0) -> Any:
         """Return what a loader gave, converted if its first batch had to be.
+
+        Args:
+            item: what it gave.
+            stage: ``"train"``, ``"val"``, ``"test"`` or ``"predict"``, in which it may be inputs alone.
+            loader: the loader's number.
 
         Raises:
             BatchError: that says what a batch must be.
         """
-        stage = self._runtime.stage
-        if stage is None:
-            return self.batch(item) if is_batch(item) else self.inputs(item)
         if type(item) is dict and "inputs" in item:
             return self._take(item, (stage, loader))
-        if stage == "predict":
-            found = self.inputs(item)
-            return item if found is item else self._runtime.to_device(found)
+        if stage == "predict" and not is_batch(item):
+            return self._take(item, (stage, loader), self.inputs)
         item = by_dataset(item)
         if is_per_dataset(item):
             return {n: None if part is None else self._take(part, (stage, loader, n)) for n, part in item.items()}
         return self._take(item, (stage, loader))
 
-    def _take(self, batch: Any, key: tuple[Any, ...]) -> Any:
+    def _take(self, batch: Any, key: tuple[Any, ...], convert: Callable[[Any], Any] | None = None) -> Any:
         converts = self._converts.get(key)
         if converts is False:
             return batch
-        found = self.batch(batch)
+        found = (convert or self.batch)(batch)
         if converts is None and found is not batch:
             rank_zero_info(
                 f"Batches of {key[0]} are converted to what a batch must be: a dict of tensors by task, with floating "
@@ -91,15 +93,16 @@ class Intake:
 
     def inputs(self, inputs: Any) -> Any:
         """Return inputs with arrays as tensors, and with floats of a dtype that the network has."""
-        parameters = self._network.architecture.parameters() if self._network.is_built else ()
-        known = dict.fromkeys(p.dtype for p in parameters if p.is_floating_point())
-        first = next(iter(known), None)
+        if not self._dtypes and self._network.is_built:
+            parameters = self._network.architecture.parameters()
+            self._dtypes = list(dict.fromkeys(p.dtype for p in parameters if p.is_floating_point()))
+        known = self._dtypes
 
         def converted(leaf: Any) -> Any:
             if isinstance(leaf, np.ndarray) and leaf.dtype.kind in _NUMBERS:
                 leaf = torch.from_numpy(leaf)
-            if first is not None and isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dtype not in known:
-                leaf = leaf.to(first)
+            if known and isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dtype not in known:
+                leaf = leaf.to(known[0])
             return leaf
 
         changes = any(converted(leaf) is not leaf for _, leaf in leaves(inputs))
