@@ -202,3 +202,12 @@ def test_yaml_takes_a_loss_that_does_not_say_what_it_returns(monkeypatch: pytest
     run(monkeypatch, "fit", "--config", "c.yaml")
     (path,) = Path("checkpoints").glob("*.ckpt")
     assert MultiTaskModule.load_from_checkpoint(path, trusted=[__name__]).by_code == {}
+
+
+def test_what_is_taken_for_what_it_means_comes_back() -> None:
+    options: dict[str, Any] = {"heads": {"default": nn.Linear}, "groups": {"trunk": "architecture.*"}}
+    module = trained(make_module(input_spec=(4,), **options), BATCHES)
+    assert module.by_code == {}
+    loaded = MultiTaskModule.load_from_checkpoint(PATH)
+    assert_alike(loaded, module)
+    assert list(loaded.groups) == list(module.groups)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from mtl_lightning import MultiTaskModule
@@ -13,6 +15,7 @@ from mtl_lightning.architectures import SharedBottom
 from mtl_lightning.balancing import Balancer, MoDo
 from mtl_lightning.data import SyntheticRegression
 from mtl_lightning.types import BatchError
+from tests.cli import run
 from tests.helpers import make_trainer
 
 
@@ -47,3 +50,35 @@ def test_one_row_is_left(options: dict[str, Any], message: str, drop_last: bool)
     else:
         with pytest.raises(BatchError, match=message):
             trainer.fit(module, data)
+
+
+CONFIG = """
+data:
+  class_path: SyntheticRegression
+  init_args:
+    n: 101
+    batch_size: 20
+    drop_last: true
+    tasks: {y1: {class_path: Regression, init_args: {metrics: {mse: {class_path: torchmetrics.MeanSquaredError}}}}}
+model:
+  architecture: {class_path: SharedBottom}
+  heads: {y1: {class_path: torch.nn.Linear, init_args: {bias: false}}}
+  groups: {trunk: "architecture.*", head: ["heads.y1.*"]}
+  balancer: {class_path: torchjd.aggregation.UPGradWeighting}
+trainer: {max_epochs: 1, accelerator: cpu, logger: false, enable_progress_bar: false, enable_model_summary: false}
+"""
+
+
+def test_from_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a layer of torch as a head, one pattern alone as a group, and a weighting of torchjd."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    run(monkeypatch, "fit", "--config", "run.yaml")
+    path = next(tmp_path.rglob("*.ckpt"))
+    module = MultiTaskModule.load_from_checkpoint(path)
+    assert module.by_code == {}
+    assert torch.load(path, weights_only=True)["global_step"] == 5
+    head: Any = module.heads
+    assert (type(head["y1"]), head["y1"].bias) == (nn.Linear, None)
+    assert {*module.groups} == {"trunk", "head", "y2"}
+    assert SyntheticRegression.from_checkpoint(path).drop_last is True
