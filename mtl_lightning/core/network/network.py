@@ -173,19 +173,18 @@ class Network(nn.Module):
         wanted = self.graph.needed(tasks)
         try:
             features = self.architecture(inputs, wanted)
+            if self.architecture.final:
+                outputs = dict(features.per_task)
+            else:
+                heads = cast("Mapping[str, nn.Module]", self.heads)
+                outputs = run_heads(self.graph, wanted, features.per_task, heads, self.tasks)
         except ValueError as error:
             if _ONE_ROW not in str(error):
                 raise
             raise BatchError(
-                f"A layer of batch normalisation in {type(self.architecture).__name__}: expected at least 2 rows in "
-                "training, found 1: the last batch of an epoch may be short. Use `drop_last: true` in the datamodule, "
-                "or a `batch_size` that leaves more rows."
+                "A layer of batch normalisation: expected at least 2 rows in training, found 1: the last batch of an "
+                "epoch may be short. Use `drop_last: true` in the datamodule, or a `batch_size` that leaves more rows."
             ) from error
-        if self.architecture.final:
-            outputs = dict(features.per_task)
-        else:
-            heads = cast("Mapping[str, nn.Module]", self.heads)
-            outputs = run_heads(self.graph, wanted, features.per_task, heads, self.tasks)
         return outputs, {**features.aux, **self.architecture.output_losses(outputs)}
 
     def forward(self, inputs: Any) -> dict[str, Tensor]:

@@ -28,11 +28,19 @@ class Normalised(nn.Sequential):
         super().__init__(nn.LazyLinear(5), nn.BatchNorm1d(5), nn.ReLU())
 
 
-NEEDS_TWO = {
+def normalised_head(size: tuple[int, ...], outputs: int) -> nn.Module:
+    return nn.Sequential(nn.BatchNorm1d(size[0]), nn.Linear(size[0], outputs))
+
+
+NEEDS_TWO: dict[str, tuple[dict[str, Any], str]] = {
     "MoDo": ({"balancer": MoDo}, r"splits each batch into 3 parts: .* found 1\. .* `drop_last: true`"),
     "BatchNorm1d": (
         {"architecture": partial(SharedBottom, encoder=Normalised)},
-        r"batch normalisation in SharedBottom: expected at least 2 rows .* found 1: .* `drop_last: true`",
+        r"batch normalisation: expected at least 2 rows .* found 1: .* `drop_last: true`",
+    ),
+    "BatchNorm1d in a head": (
+        {"heads": {"default": normalised_head}},
+        r"batch normalisation: expected at least 2 rows .* found 1: .* `drop_last: true`",
     ),
 }
 
