@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -16,7 +15,6 @@ from mtl_lightning.core.optim.build import assign_groups, build_optimizers, spar
 from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.core.optim.schedules import CompositeScheduler, Schedule, SchedulerFactory
 from mtl_lightning.names import known_name
-from mtl_lightning.types import ConfigurationError
 
 
 class OptimizerPlan:
@@ -31,9 +29,6 @@ class OptimizerPlan:
     Attributes:
         groups: the groups' parameters by full name, once they are assigned.
         gradient_clip: the groups that are clipped, and the largest norm of each.
-
-    Raises:
-        ConfigurationError: for a norm that is no number.
     """
 
     def __init__(
@@ -46,11 +41,6 @@ class OptimizerPlan:
         self._patterns = patterns
         self._optimizers = optimizers or {DEFAULT: partial(Adam, lr=1e-3), BALANCER: partial(Adam, lr=1e-2)}
         self._schedulers = dict(schedulers or {})
-        for name, value in (gradient_clip or {}).items():
-            if value is not None and math.isnan(value):
-                raise ConfigurationError(
-                    f"`gradient_clip.{name}`: expected the largest norm, or null or 0 for no clipping, found {value}."
-                )
         self._clipped = list(gradient_clip or {})
         self.gradient_clip = {n: float(v) for n, v in (gradient_clip or {}).items() if v is not None and v > 0}
         self.groups: dict[str, Named] = {}

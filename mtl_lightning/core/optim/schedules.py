@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, S
 from mtl_lightning.core.network.graph import BALANCER, DEFAULT
 from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.names import known_name
+from mtl_lightning.ranges import Ranged
 from mtl_lightning.types import ConfigurationError
 
 SchedulerFactory: TypeAlias = Callable[[Optimizer], MonitoringPlateau] | Callable[[Optimizer], LRScheduler]
@@ -22,7 +23,7 @@ the short name means it and not torch's."""
 
 
 @dataclass
-class Schedule:
+class Schedule(Ranged):
     """A group's learning-rate scheduler with its options.
 
     Args:

@@ -43,7 +43,7 @@ def check_size(owner: str, size: Sequence[int]) -> tuple[int, int]:
     Raises:
         ConfigurationError: that names the owner, for anything else.
     """
-    if len(size) != 2 or min(size) < 1:
+    if len(size) != 2:
         raise ConfigurationError(f"{owner}: expected `size` to be a height and a width in pixels, found {list(size)}.")
     return int(size[0]), int(size[1])
 

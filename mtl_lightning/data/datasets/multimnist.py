@@ -72,8 +72,6 @@ class MultiMNIST(MultiTaskDataModule):
     ) -> None:
         super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers)
         owner = type(self).__name__
-        if not 0 < val_fraction < 1:
-            raise ConfigurationError(f"{owner}: expected 0 < val_fraction < 1, found {val_fraction}.")
         check_normalization(owner, [mean], [std])
         self.root, self.download, self.val_fraction = Path(root), download, val_fraction
         self.mean, self.std = mean, std

@@ -63,8 +63,6 @@ class DenseFolder(MultiTaskDataModule):
         num_workers: int,
     ) -> None:
         super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers)
-        if not 0 <= val_fraction < 1:
-            raise ConfigurationError(f"{type(self).__name__}: expected 0 <= val_fraction < 1, found {val_fraction}.")
         self.folder = Path(root)  # not `self.root`, in which a lock file would be made
         check_normalization(type(self).__name__, mean, std)
         self.labels, self.mean, self.std, self.val_fraction = labels, mean, std, val_fraction
