@@ -74,6 +74,7 @@ OURS: dict[str, Range] = {
     **_all("delta eps initial_losses lr mu std step_size temperature", POSITIVE),
     **_all("MoCo.gamma MoDo.gamma DSelectK.gamma FairGrad.alpha CorrelatedRegression.scale", POSITIVE),
     "TwoTaskLandscape.scale": POSITIVE,
+    "seed_everything": Range(0, 2**32 - 1),  # what NumPy takes
     **_all("flip fractions leak relax tau CrossStitch.alpha GradVac.beta", SHARE),
     **_all("beta betas dropout label_smoothing missing momentum val_fraction CRMOGM.alpha", BELOW_1),
     **_all("GradNorm.floor MultiMNIST.val_fraction MultiFashion.val_fraction", INSIDE),
@@ -117,9 +118,9 @@ def outside(owner: type | None, name: str, value: Any) -> Iterator[tuple[str, fl
     """Yield each number in an argument that it may not be: its dotted name, itself, and what was expected."""
     allowed = range_of(owner, name)
     for place, entry in leaves(value):
-        number = float(entry) if isinstance(entry, Real) and str(entry) not in ("True", "False") else None
-        if number is not None and not allowed.holds(number):
-            yield ".".join([name, *(key for key in place if isinstance(key, str))]), number, allowed
+        is_number = not isinstance(entry, bool) and isinstance(entry, Real)
+        if is_number and not allowed.holds(float(entry)):
+            yield ".".join([name, *(key for key in place if isinstance(key, str))]), float(entry), allowed
 
 
 class _ConstructorSignature:

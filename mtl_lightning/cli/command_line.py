@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -15,12 +19,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from mtl_lightning.callbacks import BaselineWriter, DeadUnits, LogDeltaM, PredictionWriter, UpdateRatio
 from mtl_lightning.callbacks.run_config import RunConfig
 from mtl_lightning.checkpoint_file import read_part
+from mtl_lightning.cli import config_files, failures, numbers
 from mtl_lightning.cli.parser import Parser
 from mtl_lightning.cli.table import metrics_table
 from mtl_lightning.core import MultiTaskModule, compat
 from mtl_lightning.data.saved import SavedDataModule
 from mtl_lightning.tasks.base import Task
-from mtl_lightning.types import ConfigurationError, InputSpec, MtlLightningError
+from mtl_lightning.types import ConfigurationError, InputSpec
 
 
 class MultiTaskCLI(LightningCLI):
@@ -71,6 +76,15 @@ class MultiTaskCLI(LightningCLI):
         parser.link_arguments("data", "model.tasks", compute_fn=_tasks_of, apply_on="instantiate")
         parser.link_arguments("data", "model.input_spec", compute_fn=_input_spec_of, apply_on="instantiate")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse what is given, and refuse config files and numbers that cannot be right."""
+        sections = [*self._parsers[-1].classes]
+        for file in config_files.given(sys.argv[1:] if args is None else args if isinstance(args, list) else []):
+            config_files.check(file, sections)
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand] if self.config.get("subcommand") else self.config
+        numbers.check(config.as_dict(), self._parsers[-1].classes)
+
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it is: Lightning would let a checkpoint's ``hyper_parameters`` change it."""
 
@@ -105,6 +119,14 @@ class MultiTaskCLI(LightningCLI):
         made = parser.instantiate_classes(config)
         return self._instantiate_trainer({**made.trainer}, [])
 
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        try:
+            return super()._instantiate_trainer(config, callbacks)
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            named = [name for name in config if re.search(rf"\b{name}\b", str(error))]
+            key = f"trainer.{named[0]}" if named else "trainer"
+            raise ConfigurationError(f"`{key}`: {error}") from error
+
     def predict(self, **options: Any) -> None:
         """Predict into the file of the ``predictions`` callback, without keeping everything in memory."""
         self.trainer.predict(**{**options, "return_predictions": False})
@@ -125,16 +147,24 @@ class MultiTaskCLI(LightningCLI):
 
 
 def main(args: ArgsType = None) -> None:
-    """Run the command line; an error of ours ends it with one message."""
+    """Run the command line; an error ends it with one message.
+
+    Classes of the user's own are found in the current folder, as under ``python -m``, and beside the config files.
+    """
+    arguments = sys.argv[1:] if args is None else args if isinstance(args, list) else []
+    _find_modules(arguments)
     try:
         MultiTaskCLI(args=args)
-    except (MtlLightningError, ValueError) as error:
-        cause: BaseException | None = error  # the parser wraps what the datamodule raises in a ValueError
-        while cause is not None and not isinstance(cause, MtlLightningError):
-            cause = cause.__cause__
-        if cause is None:
+    except Exception as error:
+        if failures.TRACEBACK in os.environ:
             raise
-        sys.exit(f"mtl-lightning: {type(cause).__name__}: {cause}")
+        sys.exit(f"mtl-lightning: {failures.sentence(error)}")
+
+
+def _find_modules(arguments: Sequence[str]) -> None:
+    beside = (str(Path(file).resolve().parent) for file in config_files.given(arguments))
+    sys.path[:0] = [] if {"", os.getcwd()} & {*sys.path} else [os.getcwd()]
+    sys.path += [folder for folder in dict.fromkeys(beside) if folder not in sys.path]
 
 
 # ----------------------------------------------------------------------------------------------------- from the data

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentError, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 
-from mtl_lightning.cli.messages import hints
+from mtl_lightning.cli.messages import sentence
 
 set_parsing_settings(instantiate_subclass_spec_in_any=False)  # only a declared type tells what may be made
 
 
 class Parser(LightningArgumentParser):
-    """Adds the nearest valid names to messages about unknown ones, and spares the reader the list of all options.
+    """Says of a mistake what was meant, with the nearest valid name, and spares the reader the list of all options.
 
     ``LightningCLI`` and its ``SaveConfigCallback`` call methods and arguments of jsonargparse that are deprecated since
     4.49; here they lead to those that took their place.
@@ -21,8 +24,26 @@ class Parser(LightningArgumentParser):
 
     family: list[Parser]
     """The parsers of all subcommands, whose options are the valid ones; unset in an option's own parser."""
+    classes: Mapping[str, type] = MappingProxyType({})
+    """The classes that sections of a configuration are the arguments of."""
     instantiators: tuple[tuple[Any, type, bool], ...] = ()
     """Functions that make classes in a way of their own, each with its class and whether it makes subclasses too."""
+
+    def add_lightning_class_args(self, lightning_class: Any, nested_key: str, *args: Any, **options: Any) -> list[str]:
+        """Add a class's arguments as options, and remember whose they are."""
+        self.classes = {**self.classes, nested_key: lightning_class}
+        added: list[str] = super().add_lightning_class_args(lightning_class, nested_key, *args, **options)
+        return added
+
+    def format_help(self, *formatter: Any) -> str:
+        """Return the help without the lists of all classes that there are, and without the usage, which repeats it."""
+        usage = f"usage: {self._program} [--config FILE] [--OPTION VALUE ...]\n\n"
+        text = re.sub(r"(?s)\Ausage: .*?\n\n", usage, super().format_help(*formatter))
+        return re.sub(r"(?s),\s+known\s+subclasses:\s.*?(?=\)\n)", "", text)
+
+    @property
+    def _program(self) -> str:
+        return str(self.prog).replace(" [options]", "").replace("__main__.py", "mtl-lightning")
 
     def add_instantiator(self, instantiator: Any, class_type: Any, subclasses: bool = True, **options: Any) -> None:
         """Let a function make a class."""
@@ -42,11 +63,10 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End the program with one message; within an option's own parser, raise it."""
-        full = "\n".join([message, *hints(message, self._keys())])
         if self.exit_on_error:
-            self.exit(2, f"error: {full}\nSee {self.prog} --help.\n")
-        super().error(full, ex)
-        raise ArgumentError(full)
+            self.exit(2, f"mtl-lightning: {sentence(message, self._keys())}\nSee {self._program} --help.\n")
+        super().error(message, ex)
+        raise ArgumentError(message)
 
     def _keys(self) -> list[str]:
         return [
