@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+from mtl_lightning.cli import messages
 from mtl_lightning.names import did_you_mean
 from mtl_lightning.types import MtlLightningError
 
@@ -40,6 +41,8 @@ def sentence(error: BaseException) -> str:
         where = f"{first.filename}: " if first.filename is not None else ""
         remedy = _REMEDIES.get(first.errno, "")
         return _cut(f"{type(first).__name__}: {where}{first.strerror}.{f' {remedy}' if remedy else _place(first)}")
+    if "\nErrors:\n" in str(error):  # of the parser, which finds some mistakes only when it makes things
+        return _cut(f"ConfigurationError: {messages.sentence(str(error), ())}")
     name, text, process = _original(error)
     if found := _MONITOR.search(text):
         known = re.findall(r"[\w/.-]+", found[2])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ _UNKNOWN = re.compile(
 _ARGUMENTS = re.compile(r"[Uu]nrecognized arguments: --([\w.]+)")
 _REQUIRED = re.compile(r"the following arguments are required: (.*)")
 _TYPE = re.compile(r"Expected a (?:<class '(?:[\w.]*\.)?(\w+)'>|typing\.(Literal\[.*\]))")
-_NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)|has no attribute '(\w+)'")
+_NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)()")
+_NO_MEMBER = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 _MODULE = re.compile(r"No module named '([\w.]+)'()")
 _OTHER_CLASS = re.compile(
     r"(?:Expected|Import path) '?([\w.]+)'? (?:to be a subclass of|does not correspond to a subclass of)"
@@ -67,7 +69,7 @@ def failure_of(message: str) -> Failure:
     text = _dedented(message)
     if found := _KEY.match(text):
         inner = failure_of(found[2])
-        return Failure(inner.text, inner.weight + 1, (found[1], *inner.keys), inner.owner, inner.shown)
+        return Failure(inner.text, inner.weight + 4, (found[1], *inner.keys), inner.owner, inner.shown)
     if found := _CLASS.match(text):
         inner = failure_of(found[2])
         return Failure(inner.text, inner.weight + 1, inner.keys, inner.owner or found[1], inner.shown)
@@ -89,7 +91,7 @@ def _dedented(text: str) -> str:
 
 def _of_union(body: str) -> Failure:
     end = _END.search(body)
-    value = end[1] if end else ""
+    value = end[1].partition(". Got value: ")[0] if end else ""
     branches = [failure_of(branch) for branch in _branches(body[: end.start()] if end else body)]
     best = max(branches, key=lambda branch: branch.weight)
     if branches and all(_TYPE.match(branch.text) and not branch.keys for branch in branches):
@@ -112,7 +114,7 @@ def _branches(body: str) -> Iterator[str]:
 
 def _shown(text: str) -> str:
     found = _SHOWN.search(text)
-    return found[1].splitlines()[0] if found else ""
+    return found[1].splitlines()[0].partition(". Got value: ")[0] if found else ""
 
 
 def _type_name(text: str) -> str:
@@ -129,9 +131,11 @@ def _weight(text: str) -> int:
     """Return how far a type got before it failed: those that are not even of the value's kind come last."""
     kinds: tuple[tuple[int, re.Pattern[str]], ...] = (
         (6, _UNKNOWN),
+        (6, re.compile("has no option|needs .*found none")),
         (6, _REQUIRED),
         (5, _MODULE),
-        (0, re.compile("Expected a <class 'NoneType'>|Subclasses are disabled")),
+        (5, _NO_MEMBER),
+        (0, re.compile("Expected a <class 'NoneType'>|Subclasses are disabled|Not of type .*: Expected a function")),
         (1, _NO_CLASS),
         (1, _OTHER_CLASS),
         (2, re.compile("Not a valid subclass|argument of type|has no attribute")),
@@ -150,15 +154,20 @@ def sentence(message: str, keys: Iterable[str]) -> str:
     failure = failure_of(message)
     options = {part for key in keys for part in key.split(".")} | {"class_path", "init_args"}
     said = failure.text
+    said = re.sub(r"\ANot of type \w+: ", "", said)
     if found := _UNKNOWN.search(said) or _ARGUMENTS.search(said):
         said = _unknown(next(filter(None, found.groups())), failure.owner, options)
     elif (found := _REQUIRED.search(said)) and failure.owner:
         said = f"{_short(failure.owner)} needs {found[1]}, found none"
+        if found[1].startswith("optimizer"):
+            said += "; under the short names SequentialLR and ChainedScheduler schedulers get that of their group"
     elif found:
         missing = "`, `".join(name.partition(".")[2] or name for name in found[1].split(", "))
         return f"`{missing}`: expected a value, found none: it is required."
     elif found := _NO_CLASS.search(said):
         said = _no_class(found[1] or found[2])
+    elif found := _NO_MEMBER.search(said):
+        said = f"found no {found[2]!r} in the module {found[1]!r}{_member(*found.groups())}"
     elif found := _MODULE.search(said):
         said = f"found no module {found[1]!r}; it is looked for beside the config file and in the current folder"
     elif found := _TYPE.match(said):
@@ -189,6 +198,11 @@ def _no_class(name: str) -> str:
     near = nearest(name.rpartition(".")[2], {n for package in packages for n in package.__all__}, cutoff=0.7)
     hint = "" if near is None else f": did you mean {near!r}?"
     return f"found no class {name!r}{hint or '.'} One of your own is named with its module, `module.{name}`"
+
+
+def _member(module: str, name: str) -> str:
+    near = nearest(name, dir(sys.modules.get(module)))
+    return "" if near is None else f": did you mean {near!r}?"
 
 
 def _short(path: str) -> str:

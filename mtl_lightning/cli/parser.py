@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
+from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentError, set_parsing_settings
+from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mtl_lightning.cli.messages import sentence
+from mtl_lightning.core.optim.schedulers import SchedulerFunction
 
 set_parsing_settings(instantiate_subclass_spec_in_any=False)  # only a declared type tells what may be made
+
+
+def _scheduler_function(value: Any) -> SchedulerFunction:
+    """Read a function by its dotted path, alone or as ``class_path`` with ``init_args``."""
+    given: dict[str, Any] = {"class_path": value} if isinstance(value, str) else dict(value)
+    function = resolve_name(str(given["class_path"])) if "." in str(given.get("class_path", "")) else None
+    if inspect.isclass(function) or not callable(function):
+        raise ValueError(f"Expected a function, found {value}")
+    return SchedulerFunction.of(function, dict(given.get("init_args") or {}))
+
+
+def _path_and_arguments(function: SchedulerFunction) -> dict[str, Any]:
+    path = f"{function.func.__module__}.{function.func.__qualname__}"
+    return {"class_path": path, **({"init_args": function.keywords} if function.keywords else {})}
+
+
+register_type(
+    SchedulerFunction, _path_and_arguments, _scheduler_function, (ValueError, TypeError, ImportError, AttributeError)
+)
 
 
 class Parser(LightningArgumentParser):

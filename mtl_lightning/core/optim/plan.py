@@ -13,7 +13,8 @@ from mtl_lightning.core.network.graph import BALANCER, DEFAULT
 from mtl_lightning.core.network.roles import Named, Roles
 from mtl_lightning.core.optim.build import assign_groups, build_optimizers, sparse_parameters
 from mtl_lightning.core.optim.composite import CompositeOptimizer
-from mtl_lightning.core.optim.schedules import CompositeScheduler, Schedule, SchedulerFactory
+from mtl_lightning.core.optim.schedulers import SchedulerFactory
+from mtl_lightning.core.optim.schedules import CompositeScheduler, Length, Schedule
 from mtl_lightning.names import known_name
 
 
@@ -46,6 +47,7 @@ class OptimizerPlan:
         self.groups: dict[str, Named] = {}
         self._roles = Roles()
         self._factor, self._found = 1.0, False
+        self._length: Length = lambda _: None
 
     def assign(self, roles: Roles) -> None:
         """Put every parameter in its group."""
@@ -53,13 +55,21 @@ class OptimizerPlan:
         for name in self._clipped:
             known_name(name, dict.fromkeys([*self.groups, BALANCER]), "gradient_clip")
 
-    def make(self, network: nn.Module) -> tuple[CompositeOptimizer, CompositeScheduler]:
-        """Make the optimizer and the scheduler of all groups; the scheduler may have nothing to do."""
+    def make(
+        self, network: nn.Module, length: Length = lambda _: None
+    ) -> tuple[CompositeOptimizer, CompositeScheduler]:
+        """Make the optimizer and the scheduler of all groups; the scheduler may have nothing to do.
+
+        Args:
+            network: whose parameters are in the groups.
+            length: tells the number of updates or epochs of the run.
+        """
+        self._length = length
         optimizer = build_optimizers(self.groups, self._optimizers, self._roles, sparse_parameters(network))
         if self._factor != 1.0:
             optimizer.set_rates(self._factor)
         self._found = False
-        return optimizer, CompositeScheduler(optimizer, self._schedulers)
+        return optimizer, CompositeScheduler(optimizer, self._schedulers, length)
 
     @property
     def rate(self) -> float:
@@ -83,4 +93,4 @@ class OptimizerPlan:
         self._found = False
         optimizer.set_rates(self._factor)
         if scheduler is not None:
-            scheduler.schedulers = CompositeScheduler(optimizer, self._schedulers).schedulers
+            scheduler.schedulers = CompositeScheduler(optimizer, self._schedulers, self._length).schedulers
