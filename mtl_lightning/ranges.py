@@ -90,6 +90,12 @@ TORCH: dict[str, Range] = {
 }
 """The same for ``torch.optim``."""
 
+LIGHTNING: dict[str, Range] = {
+    **_all("accumulate_grad_batches check_val_every_n_epoch num_nodes", FROM_1),
+    **_all("log_every_n_steps patience", FROM_0),
+}
+"""Where Lightning takes what it cannot mean; it refuses most numbers itself. All others: finite."""
+
 
 def range_of(owner: type | None, name: str) -> Range:
     """Return what an argument may be; anything but nan where another library, or a user's class, knows better.
@@ -106,7 +112,7 @@ def range_of(owner: type | None, name: str) -> Range:
         return next(named, OURS.get(name, FROM_0))
     if owner.__module__.startswith("torch.optim."):
         return TORCH.get(name, FROM_0)
-    return ANY if owner.__module__.startswith("lightning.") else NOT_NAN
+    return LIGHTNING.get(name, ANY) if owner.__module__.startswith("lightning.") else NOT_NAN
 
 
 @functools.cache

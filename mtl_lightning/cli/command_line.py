@@ -80,10 +80,17 @@ class MultiTaskCLI(LightningCLI):
         """Parse what is given, and refuse config files and numbers that cannot be right."""
         sections = [*self._parsers[-1].classes]
         for file in config_files.given(sys.argv[1:] if args is None else args if isinstance(args, list) else []):
-            config_files.check(file, sections)
+            config_files.check(file, sections, [*sections, *self._options()])
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand] if self.config.get("subcommand") else self.config
         numbers.check(config.as_dict(), self._parsers[-1].classes)
+
+    def _options(self) -> list[str]:
+        """Return the keys at the top of a config file that are no sections."""
+        keys = {key for parser in self._parsers for key in parser.option_keys() if "." not in key}
+        return sorted(
+            (keys | {"class_path", *self.subcommands()}) - {*self._parsers[-1].classes} - {"class_path", "config"}
+        )
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it is: Lightning would let a checkpoint's ``hyper_parameters`` change it."""
@@ -158,7 +165,8 @@ def main(args: ArgsType = None) -> None:
     except Exception as error:
         if failures.TRACEBACK in os.environ:
             raise
-        sys.exit(f"mtl-lightning: {failures.sentence(error)}")
+        process = f", process {rank_zero_only.rank}" if getattr(rank_zero_only, "rank", 0) else ""
+        sys.exit(f"mtl-lightning{process}: {failures.sentence(error)}")
 
 
 def _find_modules(arguments: Sequence[str]) -> None:

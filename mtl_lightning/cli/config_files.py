@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]  # it ships no types
 
+from mtl_lightning.names import did_you_mean
 from mtl_lightning.types import ConfigurationError
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -22,12 +23,13 @@ def given(arguments: Sequence[str]) -> Iterator[str]:
             yield value if equals else following
 
 
-def check(path: str, sections: Sequence[str]) -> None:
+def check(path: str, sections: Sequence[str], options: Sequence[str]) -> None:
     """Refuse a config file that cannot be read, or is no mapping of sections.
 
     Args:
         path: as given; what is no file is left to the parser, which takes YAML itself, too.
         sections: keys of which each has options of its own.
+        options: all keys that there may be.
 
     Raises:
         ConfigurationError: that names the file, and mostly the line.
@@ -54,12 +56,18 @@ def check(path: str, sections: Sequence[str]) -> None:
         found = "nothing" if tree is None else f"a {tree.id}"
         raise ConfigurationError(f"{path}: expected a mapping of sections ({', '.join(sections)}), found {found}.")
     for key, value in tree.value:
+        if not isinstance(key, yaml.ScalarNode) or not key.tag.endswith(":str") or key.value not in options:
+            name = key.value if isinstance(key, yaml.ScalarNode) else f"a {key.id}"
+            raise ConfigurationError(
+                f"{path}, line {_line(key)}: expected one of the sections {', '.join(options)}, found {name!r}."
+                f"{did_you_mean(name, options)}"
+            )
         if key.value in sections and not _may_be_section(value):
             raise ConfigurationError(
                 f"{path}, line {_line(value)}: `{key.value}`: expected a mapping of its options, found "
                 f"{value.value if isinstance(value, yaml.ScalarNode) else f'a {value.id}'!r}."
             )
-    _check_tree(tree, path, "")
+    _check_tree(tree, path, "", set())
 
 
 def _may_be_section(node: yaml.Node) -> bool:
@@ -68,15 +76,22 @@ def _may_be_section(node: yaml.Node) -> bool:
     return isinstance(node, yaml.MappingNode)
 
 
-def _check_tree(node: yaml.Node, path: str, place: str) -> None:
+def _check_tree(node: yaml.Node, path: str, place: str, done: set[int]) -> None:
     """Refuse keys that are given twice, and classes whose parts are not what they should be."""
+    if id(node) in done:  # it has several names
+        return
+    done.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for index, entry in enumerate(node.value):
-            _check_tree(entry, path, f"{place}.{index}")
+            _check_tree(entry, path, f"{place}.{index}", done)
     if not isinstance(node, yaml.MappingNode):
         return
     seen: dict[str, int] = {}
     for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise ConfigurationError(
+                f"{path}, line {_line(key)}: `{place}`: expected names for keys, found a {key.id}."
+            )
         name = str(key.value)
         here = f"{place}.{name}" if place else name
         if name in seen and name != "<<":
@@ -95,7 +110,7 @@ def _check_tree(node: yaml.Node, path: str, place: str) -> None:
             raise ConfigurationError(
                 f"{path}, line {_line(key)}: `{here}`: expected a mapping of arguments, found {found!r}."
             )
-        _check_tree(value, path, here)
+        _check_tree(value, path, here, done)
 
 
 def _is_mapping(node: yaml.Node) -> bool:

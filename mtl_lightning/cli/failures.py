@@ -21,12 +21,13 @@ _LINES, _LONGEST = 4, 600
 _PROCESS = re.compile(r"(?:Caught \w+ in DataLoader worker process|-- Process) (\d+)")
 _LAST = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning)): (.*)", re.M | re.S)
 _MONITOR = re.compile(r"(?:metric `|monitor=')([^`']+)[`'].*?(?:following: |returned metrics: )\[?([^\]]*)", re.S)
+_MEMORY = re.compile(r"tried to allocate (\d+) bytes")
+_FILE = re.compile(r'^  File "([^"]+)", line (\d+)', re.M)
 _ROOM = "Free some space, or write elsewhere: `trainer.default_root_dir` is where logs and checkpoints go."
 _RIGHTS = "Write elsewhere, or make it writable: `trainer.default_root_dir` is where logs and checkpoints go."
 _REMEDIES = {
-    errno.ENOSPC: _ROOM,
-    errno.EDQUOT: _ROOM,
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _RIGHTS),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _ROOM),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR), _RIGHTS),
 }
 _HERE = str(Path(__file__).parent.parent)
 
@@ -40,10 +41,17 @@ def sentence(error: BaseException) -> str:
     if isinstance(first, OSError) and first.errno is not None:
         where = f"{first.filename}: " if first.filename is not None else ""
         remedy = _REMEDIES.get(first.errno, "")
-        return _cut(f"{type(first).__name__}: {where}{first.strerror}.{f' {remedy}' if remedy else _place(first)}")
+        return _cut(
+            f"{type(first).__name__}: {where}{first.strerror}. {remedy}".strip(), "" if where else _place(first)
+        )
     if "\nErrors:\n" in str(error):  # of the parser, which finds some mistakes only when it makes things
         return _cut(f"ConfigurationError: {messages.sentence(str(error), ())}")
     name, text, process = _original(error)
+    if found := _MEMORY.search(text):
+        size = int(found[1]) / 1e9
+        return _cut(
+            f"MemoryError: expected sizes that fit in memory, found one that takes {size:,.1f} GB.", _place(error)
+        )
     if found := _MONITOR.search(text):
         known = re.findall(r"[\w/.-]+", found[2])
         return _cut(
@@ -75,6 +83,9 @@ def _original(error: BaseException) -> tuple[str, str, str]:
 
 def _place(error: BaseException) -> str:
     """Say where an error arose: in the last file of the user's, else in the last of ours, and what was being made."""
+    there = _FILE.findall(str(error)) if _PROCESS.search(str(error)) else []
+    if there:
+        return f"\nIt arose in {there[-1][0]}, line {there[-1][1]}.\nSet {TRACEBACK}=1 to see the whole way there."
     frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if not _is_foreign(frame)]
     users = [(frame, line) for frame, line in frames if not frame.f_code.co_filename.startswith(_HERE)]
     where = ""

@@ -39,6 +39,9 @@ _TYPE = re.compile(r"Expected a (?:<class '(?:[\w.]*\.)?(\w+)'>|typing\.(Literal
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)()")
 _NO_MEMBER = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 _MODULE = re.compile(r"No module named '([\w.]+)'()")
+_NOTHING = re.compile(
+    r"Expected a (<class 'NoneType'>|typing\.Literal\[None\])|Subclasses are disabled|Not of type .*: Expected a func"
+)
 _OTHER_CLASS = re.compile(
     r"(?:Expected|Import path) '?([\w.]+)'? (?:to be a subclass of|does not correspond to a subclass of)"
 )
@@ -135,8 +138,8 @@ def _weight(text: str) -> int:
         (6, _REQUIRED),
         (5, _MODULE),
         (5, _NO_MEMBER),
-        (0, re.compile("Expected a <class 'NoneType'>|Subclasses are disabled|Not of type .*: Expected a function")),
-        (1, _NO_CLASS),
+        (0, _NOTHING),
+        (4, _NO_CLASS),
         (1, _OTHER_CLASS),
         (2, re.compile("Not a valid subclass|argument of type|has no attribute")),
     )
@@ -177,6 +180,8 @@ def sentence(message: str, keys: Iterable[str]) -> str:
         said = f"expected a class, by its name or as `class_path` with `init_args`, found {shown}"
     elif said.startswith("expected ") and failure.shown:
         said += f", found {failure.shown}"
+    elif failure.owner and not said.startswith("Expected") and " has no option " not in said and " needs " not in said:
+        said = f"{_short(failure.owner)} cannot be made: {said}"
     place = _place(failure, message)
     lines = [line.strip() for line in said.strip().splitlines() if line.strip()][:3]
     text = "\n".join(textwrap.shorten(line, LONGEST, placeholder=" ...") for line in lines)
@@ -186,7 +191,8 @@ def sentence(message: str, keys: Iterable[str]) -> str:
 def _unknown(name: str, owner: str, options: set[str]) -> str:
     name = next((part for part in name.split(".") if part not in options), name)
     known = _arguments(owner) or options
-    near = nearest(name, known, cutoff=0.6 if owner else 0.7)
+    known = known - {"self", "args", "kwargs"}
+    near = nearest(name, known | {"class_path", "init_args"} if owner else known, cutoff=0.6 if owner else 0.7)
     whose = f"{_short(owner)} has no option" if owner else "there is no option"
     if near is None and owner:
         return f"{whose} {name!r}, only {', '.join(sorted(known))}"
@@ -224,7 +230,7 @@ def _place(failure: Failure, message: str) -> str:
     if not failure.keys:
         return ""
     unknown = _UNKNOWN.search(failure.text)
-    name = next(filter(None, unknown.groups())) if unknown else ""
+    name = next(filter(None, unknown.groups())).partition(".")[0] if unknown else ""
     named = _NO_CLASS.search(failure.text) or _MODULE.search(failure.text)
     for path, value in _entries(tree):
         is_unknown = name and path[-1] == name

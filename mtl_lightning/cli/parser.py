@@ -87,14 +87,16 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End the program with one message; within an option's own parser, raise it."""
         if self.exit_on_error:
-            self.exit(2, f"mtl-lightning: {sentence(message, self._keys())}\nSee {self._program} --help.\n")
+            self.exit(2, f"mtl-lightning: {sentence(message, self._all_keys())}\nSee {self._program} --help.\n")
         super().error(message, ex)
         raise ArgumentError(message)
 
-    def _keys(self) -> list[str]:
-        return [
-            key for parser in getattr(self, "family", [self]) for key in dict(parser.get_defaults(skip_validation=True))
-        ]
+    def option_keys(self) -> list[str]:
+        """Return the dotted keys of all options."""
+        return list(dict(self.get_defaults(skip_validation=True)))
+
+    def _all_keys(self) -> list[str]:
+        return [key for parser in getattr(self, "family", [self]) for key in parser.option_keys()]
 
 
 def _with_current_names(options: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from mtl_lightning.core.network.roles import Named, Roles
 from mtl_lightning.core.optim.build import assign_groups, build_optimizers, sparse_parameters
 from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.core.optim.schedulers import SchedulerFactory
-from mtl_lightning.core.optim.schedules import CompositeScheduler, Length, Schedule
+from mtl_lightning.core.optim.schedules import CompositeScheduler, Length, Schedule, no_length
 from mtl_lightning.names import known_name
 
 
@@ -47,7 +47,7 @@ class OptimizerPlan:
         self.groups: dict[str, Named] = {}
         self._roles = Roles()
         self._factor, self._found = 1.0, False
-        self._length: Length = lambda _: None
+        self._length: Length = no_length
 
     def assign(self, roles: Roles) -> None:
         """Put every parameter in its group."""
@@ -55,9 +55,7 @@ class OptimizerPlan:
         for name in self._clipped:
             known_name(name, dict.fromkeys([*self.groups, BALANCER]), "gradient_clip")
 
-    def make(
-        self, network: nn.Module, length: Length = lambda _: None
-    ) -> tuple[CompositeOptimizer, CompositeScheduler]:
+    def make(self, network: nn.Module, length: Length = no_length) -> tuple[CompositeOptimizer, CompositeScheduler]:
         """Make the optimizer and the scheduler of all groups; the scheduler may have nothing to do.
 
         Args:

@@ -22,6 +22,11 @@ Length: TypeAlias = Callable[[str], "int | None"]
 """Tells the number of updates (``"step"``) or epochs (``"epoch"``) of the run; None where it has no end."""
 
 
+def no_length(interval: str) -> int | None:
+    """Tell nothing: outside a trainer the length of the run is not known."""
+    return None
+
+
 @dataclass
 class Schedule(Ranged):
     """A group's learning-rate scheduler with its options.
@@ -47,7 +52,7 @@ class GroupScheduler:
     """A :class:`Schedule` at work on one group's optimizer."""
 
     def __init__(
-        self, name: str, schedule: Schedule | SchedulerFactory, optimizer: Optimizer, length: Length = lambda _: None
+        self, name: str, schedule: Schedule | SchedulerFactory, optimizer: Optimizer, length: Length = no_length
     ) -> None:
         options = schedule if isinstance(schedule, Schedule) else Schedule(schedule)
         self.name, self.frequency = name, options.frequency
@@ -140,7 +145,7 @@ class CompositeScheduler:
         self,
         optimizer: CompositeOptimizer,
         schedules: Mapping[str, Schedule | SchedulerFactory],
-        length: Length = lambda _: None,
+        length: Length = no_length,
     ) -> None:
         for name in schedules:  # the balancer may learn nothing: changing it is one line
             known_name(name, dict.fromkeys([*optimizer.optimizers, BALANCER, DEFAULT]), "schedulers")
