@@ -16,7 +16,7 @@ from unittest import mock
 
 import yaml  # type: ignore[import-untyped]  # it ships no types
 
-from mtl_lightning.cli import main
+from mtl_lightning.cli import MultiTaskCLI, main
 
 LINES = 6
 """How many lines a message may have."""
@@ -46,6 +46,14 @@ GONE = object()
 """A value that takes its key away."""
 
 
+class Fit(MultiTaskCLI):
+    """A command line that does not make the parsers of the other subcommands, which takes most of a short run."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": MultiTaskCLI.subcommands()["fit"]}
+
+
 @dataclass(frozen=True)
 class End:
     """How a run of the command line ended.
@@ -54,11 +62,13 @@ class End:
         code: its status.
         said: its last message, from ``mtl-lightning:`` on; all of its standard error if there is none.
         whole: its standard error.
+        shown: its standard output.
     """
 
     code: int
     said: str
     whole: str
+    shown: str = ""
 
     def assert_one_message(self, *words: str) -> None:
         """Check that it failed with one message of a few lines, in which all the words are."""
@@ -93,15 +103,15 @@ def run(config: Any, *options: str, subcommand: str = "fit", file: str = "config
 
 def run_arguments(arguments: Sequence[str]) -> End:
     """Run the command line in this process, and leave the process as it was."""
-    errors, code = io.StringIO(), 0
-    with _as_before(arguments), contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+    errors, shown, code = io.StringIO(), io.StringIO(), 0
+    with _as_before(arguments), contextlib.redirect_stderr(errors), contextlib.redirect_stdout(shown):
         try:
-            main()
+            main(cli=Fit if arguments[0] == "fit" else MultiTaskCLI)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
             errors.write(end.code if isinstance(end.code, str) else "")
     whole = errors.getvalue()
-    return End(code, whole[max(0, whole.find("mtl-lightning: ")) :].strip(), whole)
+    return End(code, whole[max(0, whole.find("mtl-lightning: ")) :].strip(), whole, shown.getvalue())
 
 
 @contextmanager

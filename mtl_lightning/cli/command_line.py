@@ -130,7 +130,8 @@ class MultiTaskCLI(LightningCLI):
         try:
             return super()._instantiate_trainer(config, callbacks)
         except (MisconfigurationException, ValueError, TypeError) as error:
-            named = [name for name in config if re.search(rf"\b{name}\b", str(error))]
+            forms = (r"\b{}\b ?=", r"\b{}\b")
+            named = [name for form in forms for name in config if re.search(form.format(name), str(error))]
             key = f"trainer.{named[0]}" if named else "trainer"
             raise ConfigurationError(f"`{key}`: {error}") from error
 
@@ -153,19 +154,20 @@ class MultiTaskCLI(LightningCLI):
         _say(metrics_table(self.trainer, self.model))
 
 
-def main(args: ArgsType = None) -> None:
-    """Run the command line; an error ends it with one message.
+def main(args: ArgsType = None, cli: type[MultiTaskCLI] = MultiTaskCLI) -> None:
+    """Run the command line, or a subclass of it; an error ends it with one message.
 
     Classes of the user's own are found in the current folder, as under ``python -m``, and beside the config files.
     """
     arguments = sys.argv[1:] if args is None else args if isinstance(args, list) else []
     _find_modules(arguments)
     try:
-        MultiTaskCLI(args=args)
+        cli(args=args)
     except Exception as error:
         if failures.TRACEBACK in os.environ:
             raise
-        process = f", process {rank_zero_only.rank}" if getattr(rank_zero_only, "rank", 0) else ""
+        rank = getattr(rank_zero_only, "rank", 0)
+        process = f", process {rank}" if rank else ""
         sys.exit(f"mtl-lightning{process}: {failures.sentence(error)}")
 
 

@@ -12,6 +12,7 @@ from mtl_lightning.names import did_you_mean
 from mtl_lightning.types import ConfigurationError
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_PART = ("class_path", "init_args", "dict_kwargs")
 _FLAGS = ("--config", "-c")
 
 
@@ -76,16 +77,21 @@ def _may_be_section(node: yaml.Node) -> bool:
     return isinstance(node, yaml.MappingNode)
 
 
-def _check_tree(node: yaml.Node, path: str, place: str, done: set[int]) -> None:
+def _check_tree(node: yaml.Node, path: str, place: str, done: set[int], above: Sequence[yaml.Node] = ()) -> None:
     """Refuse keys that are given twice, and classes whose parts are not what they should be."""
+    if node in above:
+        raise ConfigurationError(
+            f"{path}, line {_line(node)}: `{place}`: expected an end, found an alias inside itself."
+        )
     if id(node) in done:  # it has several names
         return
     done.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for index, entry in enumerate(node.value):
-            _check_tree(entry, path, f"{place}.{index}", done)
+            _check_tree(entry, path, f"{place}.{index}", done, [*above, node])
     if not isinstance(node, yaml.MappingNode):
         return
+    _check_part(node, path, place)
     seen: dict[str, int] = {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
@@ -110,7 +116,18 @@ def _check_tree(node: yaml.Node, path: str, place: str, done: set[int]) -> None:
             raise ConfigurationError(
                 f"{path}, line {_line(key)}: `{here}`: expected a mapping of arguments, found {found!r}."
             )
-        _check_tree(value, path, here, done)
+        _check_tree(value, path, here, done, [*above, node])
+
+
+def _check_part(node: yaml.MappingNode, path: str, place: str) -> None:
+    """Refuse what stands beside a ``class_path`` or ``init_args`` and is neither."""
+    names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+    others = [name for name in names if name not in _PART]
+    if others and len(others) < len(names) and "<<" not in names:
+        raise ConfigurationError(
+            f"{path}, line {_line(node)}: `{place}.{others[0]}`: expected {', '.join(_PART)} alone, found "
+            f"{others[0]!r} beside them.{did_you_mean(others[0], _PART)}"
+        )
 
 
 def _is_mapping(node: yaml.Node) -> bool:

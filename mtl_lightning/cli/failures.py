@@ -8,7 +8,6 @@ import re
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 from mtl_lightning.cli import messages
 from mtl_lightning.names import did_you_mean
@@ -83,10 +82,10 @@ def _original(error: BaseException) -> tuple[str, str, str]:
 
 def _place(error: BaseException) -> str:
     """Say where an error arose: in the last file of the user's, else in the last of ours, and what was being made."""
-    there = _FILE.findall(str(error)) if _PROCESS.search(str(error)) else []
-    if there:
-        return f"\nIt arose in {there[-1][0]}, line {there[-1][1]}.\nSet {TRACEBACK}=1 to see the whole way there."
-    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if not _is_foreign(frame)]
+    if _PROCESS.search(str(error)):
+        there = [f"\nIt arose in {name}, line {line}." for name, line in _FILE.findall(str(error)) if _is_near(name)]
+        return f"{''.join(there[-1:])}\nSet {TRACEBACK}=1 to see the whole way there."
+    frames = [(frame, n) for frame, n in traceback.walk_tb(error.__traceback__) if _is_near(frame.f_code.co_filename)]
     users = [(frame, line) for frame, line in frames if not frame.f_code.co_filename.startswith(_HERE)]
     where = ""
     for frame, line in (users or frames)[-1:]:
@@ -96,9 +95,9 @@ def _place(error: BaseException) -> str:
     return f"{where}\nSet {TRACEBACK}=1 to see the whole way there."
 
 
-def _is_foreign(frame: FrameType) -> bool:
-    name = frame.f_code.co_filename
-    return "site-packages" in name or name.startswith("<") or f"{os.sep}lib{os.sep}python" in name
+def _is_near(file: str) -> bool:
+    """Whether a file is the user's or ours."""
+    return not ("site-packages" in file or file.startswith("<") or f"{os.sep}lib{os.sep}python" in file)
 
 
 def _cut(text: str, end: str = "") -> str:

@@ -51,9 +51,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())  # else a machine that goes down may keep the name and lose the content
             part.replace(target)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             part.unlink(missing_ok=True)
-            raise OSError(error.errno, error.strerror, str(target)) from None
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__context__  # torch's writer complains of its own position, not of the disk
+            if cause is None:
+                raise
+            raise OSError(cause.errno, cause.strerror, str(target)) from None
 
     def load_checkpoint(self, path: str | Path, map_location: Any = _on_cpu, weights_only: bool | None = None) -> Any:
         """Read a checkpoint of ours, wherever it is; see :func:`mtl_lightning.checkpoint_file.read`."""

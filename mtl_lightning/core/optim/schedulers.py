@@ -107,6 +107,11 @@ def counts_updates(factory: Callable[..., Any]) -> bool:
     return any(name in _parameters(factory) for name in LENGTHS)
 
 
+def given_to(factory: Callable[..., Any]) -> dict[str, Any]:
+    """Return the arguments that a factory holds already."""
+    return dict(getattr(factory, "keywords", {}))
+
+
 def filled(factory: Callable[..., Any], length: Callable[[], int]) -> Callable[..., Any]:
     """Return what makes a scheduler with the numbers of steps that follow from the length of the run.
 
@@ -114,7 +119,7 @@ def filled(factory: Callable[..., Any], length: Callable[[], int]) -> Callable[.
         factory: makes it from an optimizer.
         length: tells the number of steps of the run; asked only where it is needed.
     """
-    given = dict(getattr(factory, "keywords", {}))
+    given = given_to(factory)
     missing = [name for name in LENGTHS if name in _parameters(factory) and given.get(name) is None]
     if missing and not {"epochs", "steps_per_epoch"} <= {name for name, value in given.items() if value is not None}:
         given |= dict.fromkeys(missing, length())

@@ -13,16 +13,16 @@ from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, S
 
 from mtl_lightning.core.network.graph import BALANCER, DEFAULT
 from mtl_lightning.core.optim.composite import CompositeOptimizer
-from mtl_lightning.core.optim.schedulers import SchedulerFactory, counts_updates, filled, share
+from mtl_lightning.core.optim.schedulers import SchedulerFactory, counts_updates, filled, given_to, share
 from mtl_lightning.names import did_you_mean, known_name
-from mtl_lightning.ranges import Ranged
+from mtl_lightning.ranges import Ranged, outside
 from mtl_lightning.types import ConfigurationError
 
 Length: TypeAlias = Callable[[str], "int | None"]
 """Tells the number of updates (``"step"``) or epochs (``"epoch"``) of the run; None where it has no end."""
 
 
-def no_length(interval: str) -> int | None:
+def no_length(_: str) -> int | None:
     """Tell nothing: outside a trainer the length of the run is not known."""
     return None
 
@@ -83,6 +83,9 @@ class GroupScheduler:
         # SequentialLR puts the configured rate back before it starts, so the order of construction does not matter
         warm = LinearLR(optimizer, start_factor=0.01, total_iters=warmup) if warmup else None
         scheduler: Any = filled(options.scheduler, lambda: self._steps() - warmup)(optimizer)
+        for option, value in given_to(options.scheduler).items():
+            for _, number, allowed in outside(type(scheduler), option, value):
+                raise ConfigurationError(f"expected as `{option}` {allowed}, found {number:g}.")
         if not isinstance(scheduler, LRScheduler | ReduceLROnPlateau):
             raise ConfigurationError(f"expected a scheduler, found {type(scheduler).__name__}.")
         self._check_steps(scheduler, warmup)
