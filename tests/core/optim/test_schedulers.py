@@ -117,14 +117,14 @@ def test_schedulers_in_a_row() -> None:
         parts = [LinearLR(optimizer, 0.1, total_iters=5), OneCycleLR(optimizer, 1.0, total_steps=15)]
         return lr_scheduler.SequentialLR(optimizer, parts, [5])
 
-    parts = [partial(LinearLR, start_factor=0.1, total_iters=5), CYCLE]
+    parts: list[Any] = [partial(LinearLR, start_factor=0.1, total_iters=5), CYCLE]
     for milestone in (5, 0.25):
         row = partial(SequentialLR, schedulers=parts, milestones=[milestone])
         assert rates_of(Schedule(row, interval="step")) == pytest.approx(expected(torchs, 20))
 
 
 def test_schedulers_whose_factors_are_multiplied() -> None:
-    parts = [partial(ConstantLR, factor=0.5, total_iters=3), partial(StepLR, step_size=2)]
+    parts: list[Any] = [partial(ConstantLR, factor=0.5, total_iters=3), partial(StepLR, step_size=2)]
 
     def torchs(optimizer: Optimizer) -> lr_scheduler.ChainedScheduler:
         return lr_scheduler.ChainedScheduler([make(optimizer) for make in parts], optimizer)
@@ -164,7 +164,7 @@ def test_a_function_that_makes_something_else() -> None:
         (partial(StepLR, step_size=0), r"`schedulers\.number`: expected as `step_size` .* at least 1, found 0"),
         (partial(CosineAnnealingLR, T_max=0), r"`schedulers\.number`: expected as `T_max` .* at least 1, found 0"),
         (partial(ReduceLROnPlateau, monitor="train/loss", factor=2.0), "Factor should be < 1.0"),
-        (partial(OneCycleLR, max_lr="x"), r"`schedulers\.number`: "),
+        (partial(OneCycleLR, max_lr="x"), r"`schedulers\.number`: "),  # type: ignore[arg-type]  # the point of it
     ],
 )
 def test_errors_of_schedulers_name_the_group(make: Any, message: str) -> None:
@@ -189,7 +189,7 @@ def test_errors_of_optimizers_name_the_group(optimizer: Any, message: str) -> No
 
 
 def test_a_row_goes_on_from_its_state() -> None:
-    parts = [partial(LinearLR, total_iters=5), partial(StepLR, step_size=3)]
+    parts: list[Any] = [partial(LinearLR, total_iters=5), partial(StepLR, step_size=3)]
     rows = [SequentialLR(SGD([nn.Parameter(torch.zeros(1))], lr=LR), parts, [5]) for _ in range(2)]
     for _ in range(7):
         rows[0].optimizer.step()
