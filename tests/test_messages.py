@@ -76,7 +76,7 @@ def test_a_number_out_of_range(key: str, value: Any) -> None:
 
 
 WRONG_KINDS = (3, -0.5, "nonsense", [1, 2], {"nothing": 1}, True)
-RIGHT: list[tuple[str, Any]] = [("trainer.devices", 3)]
+RIGHT: list[tuple[str, Any]] = [("trainer.max_epochs", 3), ("model.optimizers.default.init_args.lr", 3)]
 """What is no mistake after all."""
 PLACES: tuple[str, ...] = (
     "data",
@@ -88,7 +88,7 @@ PLACES: tuple[str, ...] = (
     "model.optimizers.default",
 )
 PLACES += (ADAM, f"{ADAM}.lr", "model.schedulers", SCHEDULE, "model.heads", "model.reads", "model.groups", "dead_units")
-PLACES += ("data.init_args", "data.init_args.tasks", "model.on_nonfinite", "trainer.devices", "trainer.callbacks")
+PLACES += ("data.init_args", "data.init_args.tasks", "model.on_nonfinite", "trainer.max_epochs", "trainer.callbacks")
 
 
 @pytest.mark.parametrize(("key", "value"), some_of([(key, value) for key in PLACES for value in WRONG_KINDS], 7))

@@ -227,9 +227,10 @@ def _place(failure: Failure, message: str) -> str:
     """Return the dotted key of a failure: what the parser says of it, completed from the value that it shows."""
     found = _END.search(message.rstrip())
     tree = _plain(found[1]) if found else None
-    if not failure.keys:
-        return ""
     unknown = _UNKNOWN.search(failure.text)
+    if not failure.keys:
+        unknown = unknown or _ARGUMENTS.search(failure.text)
+        return next(filter(None, unknown.groups())) if unknown else ""
     name = next(filter(None, unknown.groups())).partition(".")[0] if unknown else ""
     named = _NO_CLASS.search(failure.text) or _MODULE.search(failure.text)
     for path, value in _entries(tree):

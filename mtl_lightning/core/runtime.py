@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
@@ -43,17 +42,6 @@ class Runtime:
         trainer = self.trainer
         whole = trainer.is_last_batch and trainer.limit_train_batches == 1.0
         return whole and not trainer.fast_dev_run  # type: ignore[attr-defined]  # set outside its __init__
-
-    def length(self, interval: str) -> int | None:
-        """Return the number of updates (``"step"``) or epochs (``"epoch"``) of the run; None if it has no end.
-
-        Counting updates sets up the training loader.
-        """
-        if self._module._trainer is None:
-            return None
-        trainer = self.trainer
-        found = trainer.max_epochs if interval == "epoch" else trainer.estimated_stepping_batches
-        return None if found is None or not 0 < found < math.inf else int(found)
 
     # ------------------------------------------------------------------------------------------------------- precision
     @property

@@ -56,7 +56,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, OSError):
                 cause = cause.__context__  # torch's writer complains of its own position, not of the disk
-            if cause is None:
+            if cause is None or cause.errno is None:
                 raise
             raise OSError(cause.errno, cause.strerror, str(target)) from None
 
