@@ -59,7 +59,7 @@ def updates_of_run(trainer: Trainer) -> float:
 
 
 def length_of(trainer: Trainer | None) -> Callable[[str], int | None]:
-    """Return what tells the number of updates (``"step"``) or epochs (``"epoch"``) of a run; None for one without end."""
+    """Return what tells how many updates (``"step"``) or epochs (``"epoch"``) a run has; None without an end."""
 
     def length(interval: str) -> int | None:
         if trainer is None:

@@ -9,17 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.optim import SGD, Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LinearLR, OneCycleLR, StepLR
 
-from mtl_lightning import Schedule
+from mtl_lightning import MultiTaskModule, Schedule
+from mtl_lightning.architectures import SharedBottom
 from mtl_lightning.core.optim import ChainedScheduler, ReduceLROnPlateau, SequentialLR
 from mtl_lightning.core.optim.schedulers import SchedulerFunction
+from mtl_lightning.data import SyntheticRegression
 from mtl_lightning.types import ConfigurationError
 from tests.core.optim.test_schedules import Rates
-from tests.helpers import fit, make_batches, make_module
+from tests.helpers import assert_same, fit, make_batches, make_module, weights_of
 from tests.messages import run, spoilt
 
 TRAIN = make_batches(10)
@@ -201,6 +204,21 @@ def test_a_row_goes_on_from_its_state() -> None:
             row.optimizer.step()
             row.step()
         assert rows[0].get_last_lr() == rows[1].get_last_lr()
+
+
+def test_a_run_that_is_resumed_inside_an_epoch_goes_through_the_same_cycle(tmp_path: Path) -> None:
+    """Counting the updates sets up the training loader, which must know all the same where it was left."""
+
+    def trained(path: str | None, *callbacks: Any) -> dict[str, torch.Tensor]:
+        data = SyntheticRegression(n=60, n_val=10, n_test=10, batch_size=10)
+        module = MultiTaskModule(data.tasks, SharedBottom, data.input_spec, schedulers={"default": CYCLE})
+        fit(module, data, ckpt_path=path, callbacks=[*callbacks], enable_checkpointing=True, max_epochs=2)
+        return weights_of(module)
+
+    torch.manual_seed(0)
+    saves = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1)
+    whole = trained(None, saves)
+    assert_same(trained(str(tmp_path / "step=4.ckpt")), whole)
 
 
 # --------------------------------------------------------------------------------------------------------- from YAML
