@@ -74,6 +74,7 @@ OURS: dict[str, Range] = {
     **_all("delta eps initial_losses lr mu std step_size temperature", POSITIVE),
     **_all("MoCo.gamma MoDo.gamma DSelectK.gamma FairGrad.alpha CorrelatedRegression.scale", POSITIVE),
     "TwoTaskLandscape.scale": POSITIVE,
+    "TemperatureSampling.temperature": Range(0, open_low=True, may_be_infinite=True),  # inf: all equally likely
     "seed_everything": Range(0, 2**32 - 1),  # what NumPy takes
     **_all("flip fractions leak relax tau CrossStitch.alpha GradVac.beta", SHARE),
     **_all("beta betas dropout label_smoothing missing momentum val_fraction CRMOGM.alpha", BELOW_1),
