@@ -133,7 +133,7 @@ def test_a_mistake_ends_in_one_message(
     ("before", "after", "message"),
     [
         ("architecture:", "architectur:", "'architectur': did you mean 'architecture'?"),
-        ("model:", "modell:", "'modell': did you mean 'model'?"),
+        ("model:", "modell:", "found 'modell'. Did you mean 'model'?"),
         ("class_path: SharedBottom", "class_path: SharedBotom", "'SharedBotom': did you mean 'SharedBottom'?"),
         ("{class_path: LeNet}", "{clas_path: LeNet}", "'clas_path': did you mean 'class_path'?"),
     ],
@@ -149,9 +149,9 @@ def test_a_misspelt_yaml_file(
     text = Path(MULTIDIGIT).read_text()
     assert before in text
     (tmp_path / "wrong.yaml").write_text(text.replace(before, after, 1))
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as end:
         run(monkeypatch, "fit", "--config", "wrong.yaml")
-    assert message in capsys.readouterr().err
+    assert message in f"{end.value.code} {capsys.readouterr().err}"
 
 
 def test_a_datamodule_without_tasks_is_told_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,8 +61,6 @@ class MTAN(Architecture):
         reduction: int = 1,
     ) -> None:
         super().__init__()
-        if reduction < 1:
-            raise ConfigurationError(f"MTAN: expected a `reduction` of at least 1, found {reduction}.")
         made = build_encoder(encoder, spec)
         sizes = stage_sizes(made, spec)
         self.cuts = nn.ModuleList(_cut(stages_of(made), spec))

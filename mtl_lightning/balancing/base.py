@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from mtl_lightning.balancing.tools.seeded_generator import SeededGenerator
+from mtl_lightning.ranges import Ranged
 from mtl_lightning.types import Likelihood
 
 _HALF = (torch.float16, torch.bfloat16)
 _FACTS = {"before_update": "tries_steps", "after_epoch": "follows_epochs"}  # what follows from overriding a method
 
 
-class Balancer(nn.Module):
+class Balancer(Ranged, nn.Module):
     """Sum of the losses of the tasks that are present, and the contract of every other balancer.
 
     A balancer is used in a bare PyTorch loop as ``balancer(losses).backward()``; the module calls its parts. One that
@@ -54,8 +55,6 @@ class Balancer(nn.Module):
 
     def __init__(self, num_tasks: int) -> None:
         super().__init__()
-        if num_tasks < 1:
-            raise ValueError(f"Expected at least 1 task, found num_tasks={num_tasks}.")
         self.num_tasks = num_tasks
 
     def bind(self, likelihoods: Mapping[str, Likelihood]) -> None:

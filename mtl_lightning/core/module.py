@@ -166,7 +166,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         """Make one optimizer and scheduler per group, behind one of each; parameters may have been added till now."""
         self.find_roles()
         self.plan.assign(self.roles)
-        optimizer, scheduler = self.plan.make(self)
+        optimizer, scheduler = self.plan.make(self, compat.length_of(self._trainer))
         if not scheduler.schedulers:
             return optimizer
         config = {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "name": "lr"}}

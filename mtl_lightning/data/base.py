@@ -58,8 +58,6 @@ class MultiTaskDataModule(SavedDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ConfigurationError(f"Expected a batch of at least 1 row, found batch_size={batch_size}.")
         self.batch_size = batch_size
         self.seed = seed
         self.num_workers = num_workers

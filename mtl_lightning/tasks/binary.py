@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtl_lightning.tasks.base import MetricFactories
 from mtl_lightning.tasks.likelihoods import BERNOULLI, Reduction, of_reduction
-from mtl_lightning.tasks.options import smoothing, weights
+from mtl_lightning.tasks.options import weights
 from mtl_lightning.tasks.rows import MISSING, RowTask
 from mtl_lightning.types import TargetSpec
 
@@ -38,7 +38,7 @@ class BinaryTask(RowTask):
         size = columns or 1
         likelihood = of_reduction(BERNOULLI, size, reduction)
         super().__init__(spec, columns=columns, output_size=size, likelihood=likelihood, metrics=metrics)
-        self.label_smoothing = smoothing(label_smoothing)
+        self.label_smoothing = label_smoothing
         per_label = [pos_weight] * size if isinstance(pos_weight, int | float) else pos_weight
         self.register_buffer("pos_weight", weights("pos_weight", per_label, size), persistent=False)
 

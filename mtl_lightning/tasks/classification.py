@@ -12,7 +12,7 @@ from torchmetrics import MetricCollection
 from mtl_lightning.tasks.base import MetricFactories, feed
 from mtl_lightning.tasks.binary import BinaryTask
 from mtl_lightning.tasks.likelihoods import SOFTMAX, Reduction
-from mtl_lightning.tasks.options import at_least_two, single_label, smoothing, weights
+from mtl_lightning.tasks.options import at_least_two, single_label, weights
 from mtl_lightning.tasks.rows import MISSING, RowTask
 from mtl_lightning.tasks.weighted import ClassAccuracy, ClassF1, WeightedBinaryAccuracy, WeightedBinaryF1
 from mtl_lightning.tasks.weighted_auroc import WeightedBinaryAUROC
@@ -102,7 +102,7 @@ class MulticlassClassification(RowTask):
         super().__init__(spec, columns=None, output_size=size, likelihood=SOFTMAX, metrics=metrics)
         self.ignore_index = ignore_index
         self.values = f"classes 0..{size - 1} or {ignore_index} for missing"
-        self.label_smoothing = smoothing(label_smoothing)
+        self.label_smoothing = label_smoothing
         self.register_buffer("class_weights", weights("class_weights", class_weights, size), persistent=False)
         if type(self) is MulticlassClassification and class_weights is None:
             self.batchable = (MulticlassClassification, size, ignore_index, label_smoothing)

@@ -148,8 +148,6 @@ def _regression(
         raise ConfigurationError(
             f"DepthEstimation: expected `loss` to be a function or in {list(_LOSSES)}, found {loss!r}."
         )
-    if not delta > 0:
-        raise ConfigurationError(f"DepthEstimation: expected a positive `delta`, found {delta}.")
     if callable(loss) and likelihood is None:
         raise ConfigurationError(
             "DepthEstimation: expected a `likelihood` together with a loss of your own, found none. Give the a, b and "

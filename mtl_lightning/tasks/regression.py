@@ -257,8 +257,6 @@ def _loss_and_term(
         "l1": (partial(F.l1_loss, reduction="none"), LAPLACE),
         "huber": (partial(F.huber_loss, reduction="none", delta=delta), HUBER),
     }
-    if not delta > 0:
-        raise ConfigurationError(f"Regression: expected a positive `delta`, found {delta}.")
     if isinstance(loss, str):
         if loss not in named:
             raise ConfigurationError(
@@ -279,10 +277,6 @@ def _checked_rate(popart: float | None, standardize: bool) -> float | None:
         raise ConfigurationError(
             "Regression: expected either `standardize` or `popart`, found both. Fitted statistics suit data that is "
             "known and stays the same, moving ones any other."
-        )
-    if popart is not None and not 0 < popart <= 1:
-        raise ConfigurationError(
-            f"Regression: expected as `popart` a rate above 0 and up to 1, such as 3e-4, found {popart}."
         )
     return popart
 

@@ -12,7 +12,7 @@ from torchmetrics import MetricCollection
 from mtl_lightning.tasks.base import MetricFactories
 from mtl_lightning.tasks.dense import DenseTask
 from mtl_lightning.tasks.likelihoods import SOFTMAX
-from mtl_lightning.tasks.options import at_least_two, smoothing, weights
+from mtl_lightning.tasks.options import at_least_two, weights
 from mtl_lightning.tasks.rows import MISSING
 from mtl_lightning.tasks.weighted import ClassAccuracy, ClassIoU
 from mtl_lightning.types import TargetSpec
@@ -56,7 +56,7 @@ class SemanticSegmentation(DenseTask):
         super().__init__(spec, output_size=size, estimate_size=size, likelihood=SOFTMAX, metrics=metrics)
         self.ignore_index = ignore_index
         self.values = f"classes 0..{size - 1} or {ignore_index} for missing"
-        self.label_smoothing = smoothing(label_smoothing)
+        self.label_smoothing = label_smoothing
         self.register_buffer("class_weights", weights("class_weights", class_weights, size), persistent=False)
 
     def accepts(self, dtype: torch.dtype) -> bool:

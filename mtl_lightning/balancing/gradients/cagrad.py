@@ -68,8 +68,6 @@ class CAGrad(GramianBalancer):
         level: Level = "parameters",
     ) -> None:
         super().__init__(num_tasks, losses=losses, rescale=rescale, weight_heads=weight_heads, level=level)
-        if not 0 <= c < math.inf:
-            raise ConfigurationError(f"CAGrad: expected a finite `c` that is not negative, found {c}.")
         if divide_by not in _DIVISORS:
             raise ConfigurationError(f"CAGrad: expected `divide_by` to be one of {_DIVISORS}, found {divide_by!r}.")
         self.c = float(c)

@@ -54,8 +54,6 @@ class CRMOGM(GramianBalancer):
         balancer: Callable[[int], GramianBalancer] = MGDA,
         alpha: float = 0.9,
     ) -> None:
-        if not 0 <= alpha < 1:
-            raise ConfigurationError(f"CRMOGM: expected 0 <= alpha < 1, found {alpha=}.")
         inner = balancer(num_tasks)
         if not isinstance(inner, GramianBalancer) or not inner.gramian or inner.num_tasks != num_tasks:
             raise ConfigurationError(

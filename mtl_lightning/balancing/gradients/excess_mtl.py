@@ -10,7 +10,7 @@ from torch import Tensor
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale, WeighsHeads
 from mtl_lightning.balancing.tools.lazy_buffers import LazyBuffers
-from mtl_lightning.types import ConfigurationError, state_dtype
+from mtl_lightning.types import state_dtype
 
 _EPSILON = 1e-7  # under the root, in the authors' code
 
@@ -70,10 +70,6 @@ class ExcessMTL(LazyBuffers, WeighsHeads, GradientBalancer):
         weight_heads: bool = True,
     ) -> None:
         super().__init__(num_tasks, losses=losses, rescale=rescale)
-        if not (0 < step_size < math.inf and warmup_updates >= 1):
-            raise ConfigurationError(
-                f"ExcessMTL: expected step_size > 0 and warmup_updates >= 1, found {step_size=}, {warmup_updates=}."
-            )
         self.step_size, self.warmup_updates, self.weight_heads = step_size, warmup_updates, weight_heads
         dtype = state_dtype()
         self.register_buffer("squares", torch.zeros(num_tasks, 0, dtype=dtype))

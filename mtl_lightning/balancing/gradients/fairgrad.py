@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from torch import Tensor
@@ -10,7 +9,6 @@ from torch import Tensor
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.solvers import correlations, fair, filled
-from mtl_lightning.types import ConfigurationError
 
 
 class FairGrad(GramianBalancer):
@@ -59,8 +57,6 @@ class FairGrad(GramianBalancer):
         level: Level = "parameters",
     ) -> None:
         super().__init__(num_tasks, losses=losses, rescale=rescale, weight_heads=weight_heads, level=level)
-        if not 0 < alpha < math.inf:
-            raise ConfigurationError(f"FairGrad: expected a positive, finite `alpha`, found {alpha}.")
         self.alpha = float(alpha)
         if alpha != 1:
             self.scale = "none"

@@ -67,10 +67,6 @@ class MetaBalance(LazyBuffers, PerParameter, GradientBalancer):
         rescale: Rescale = "none",
     ) -> None:
         super().__init__(num_tasks, losses=losses, rescale=rescale)
-        if not (0 <= relax <= 1 and 0 <= beta < 1):
-            raise ConfigurationError(
-                f"MetaBalance: expected 0 <= relax <= 1 and 0 <= beta < 1, found {relax=}, {beta=}."
-            )
         if strategy not in _STRATEGIES:
             raise ConfigurationError(
                 f"MetaBalance: expected `strategy` to be one of {_STRATEGIES}, found {strategy!r}."

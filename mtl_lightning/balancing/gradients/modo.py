@@ -9,7 +9,7 @@ from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.gramian import gramian
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.simplex import project_to_simplex, share_of
-from mtl_lightning.types import ConfigurationError, state_dtype
+from mtl_lightning.types import state_dtype
 
 
 class MoDo(GradientBalancer):
@@ -56,8 +56,6 @@ class MoDo(GradientBalancer):
         rescale: Rescale = "none",
     ) -> None:
         super().__init__(num_tasks, losses=losses, rescale=rescale)
-        if not (gamma > 0 and rho >= 0):
-            raise ConfigurationError(f"MoDo: expected gamma > 0 and rho >= 0, found {gamma=}, {rho=}.")
         self.gamma, self.rho = gamma, rho
         dtype = state_dtype()
         self.register_buffer("shares", torch.full((num_tasks,), 1 / num_tasks, dtype=dtype))

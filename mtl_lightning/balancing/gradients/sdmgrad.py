@@ -10,7 +10,7 @@ from mtl_lightning.balancing.gramian import gramian
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.preferences import Preferences
 from mtl_lightning.balancing.tools.simplex import project_to_simplex, share_of
-from mtl_lightning.types import ConfigurationError, state_dtype
+from mtl_lightning.types import state_dtype
 
 
 class SDMGrad(GradientBalancer):
@@ -67,11 +67,6 @@ class SDMGrad(GradientBalancer):
         rescale: Rescale = "none",
     ) -> None:
         super().__init__(num_tasks, losses=losses, rescale=rescale)
-        if not (pull >= 0 and step_size > 0 and 0 <= momentum < 1 and steps >= 1):
-            raise ConfigurationError(
-                "SDMGrad: expected pull >= 0, step_size > 0, 0 <= momentum < 1 and steps >= 1, found "
-                f"{pull=}, {step_size=}, {momentum=}, {steps=}."
-            )
         self.preferences = Preferences(num_tasks, pref_vector, "SDMGrad")
         self.pull, self.step_size, self.momentum, self.steps = pull, step_size, momentum, steps
         dtype = state_dtype()

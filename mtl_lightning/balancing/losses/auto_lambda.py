@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -78,9 +77,9 @@ class AutoLambda(Balancer):
         floor: float | None = None,
     ) -> None:
         super().__init__(num_tasks)
-        if not math.isfinite(init) or (floor is not None and not floor <= init):
+        if floor is not None and floor > init:
             raise ConfigurationError(
-                f"AutoLambda: expected a finite `init` that is not below the `floor`, found {init} and {floor}."
+                f"AutoLambda: expected an `init` that is not below the `floor`, found {init} and {floor}."
             )
         self.floor = floor
         self.primary = list(range(num_tasks)) if primary is None else list(primary)

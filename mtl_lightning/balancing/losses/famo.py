@@ -75,8 +75,6 @@ class FAMO(Balancer):
         min_losses: Sequence[float] | None = None,
     ) -> None:
         super().__init__(num_tasks)
-        if not weight_decay >= 0:
-            raise ConfigurationError(f"FAMO: expected a `weight_decay` that is not negative, found {weight_decay}.")
         bounds = [0.0] * num_tasks if min_losses is None else [float(bound) for bound in min_losses]
         if len(bounds) != num_tasks:
             raise ConfigurationError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import LossBalancer, inner_balancer
 from mtl_lightning.balancing.tools.masked import masked_log
-from mtl_lightning.types import ConfigurationError, Likelihood
+from mtl_lightning.types import Likelihood
 
 
 class LogLosses(Balancer):
@@ -46,8 +46,6 @@ class LogLosses(Balancer):
 
     def __init__(self, num_tasks: int, *, losses: LossBalancer = Balancer, eps: float = 1e-8) -> None:
         super().__init__(num_tasks)
-        if not eps > 0:
-            raise ConfigurationError(f"LogLosses: expected a positive `eps`, found {eps}.")
         self.eps = float(eps)
         self.losses = inner_balancer(losses, num_tasks, "LogLosses")
         self.follows_epochs = self.losses.follows_epochs

@@ -54,10 +54,6 @@ class UWSO(Balancer):
         eps: float = 1e-8,
     ) -> None:
         super().__init__(num_tasks)
-        if not (temperature > 0 and eps > 0):
-            raise ConfigurationError(
-                f"UWSO: expected a positive `temperature` and `eps`, found {temperature} and {eps}."
-            )
         if form not in ("softmax", "optimal") or total not in ("one", "tasks"):
             raise ConfigurationError(
                 "UWSO: expected `form` to be 'softmax' or 'optimal' and `total` to be 'one' or 'tasks', found "

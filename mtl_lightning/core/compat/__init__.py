@@ -4,7 +4,7 @@ from mtl_lightning.core.compat.checkpoint_path import as_text, checkpoint_path, 
 from mtl_lightning.core.compat.process_group import destroy_at_exit
 from mtl_lightning.core.compat.termination import Termination
 from mtl_lightning.core.compat.trainer_arguments import TrainerArguments, replacements, the_one
-from mtl_lightning.core.compat.trainer_data import check_declared, first_batch
+from mtl_lightning.core.compat.trainer_data import check_declared, first_batch, length_of
 from mtl_lightning.core.compat.validations import Validations, plan_validation
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "checkpoint_path",
     "destroy_at_exit",
     "first_batch",
+    "length_of",
     "part_file",
     "plan_validation",
     "replacements",

@@ -14,11 +14,12 @@ from mtl_lightning.data.streaming.split import InSplit, StreamSplit
 from mtl_lightning.data.table.columns import TableColumns
 from mtl_lightning.data.table.reader import is_parquet
 from mtl_lightning.data.table.schema import TableFitter
+from mtl_lightning.ranges import Ranged
 from mtl_lightning.types import ConfigurationError
 
 
 @dataclass(frozen=True)
-class Streaming:
+class Streaming(Ranged):
     """How a table that is larger than memory is read: row group by row group, by worker processes.
 
     What it costs: row groups that hold rows of other splits are read and filtered, so that a small validation split by

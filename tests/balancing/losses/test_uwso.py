@@ -65,8 +65,6 @@ def test_how_an_update_follows_the_losses_scale() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "expected a positive `temperature` and `eps`, found 0.0 and 1e-08"),
-        ({"eps": -1.0}, "expected a positive `temperature` and `eps`, found 1.0 and -1.0"),
         ({"form": "hard"}, "found 'hard' and 'one'"),
         ({"total": "two"}, "found 'softmax' and 'two'"),
     ],

@@ -228,12 +228,8 @@ def test_a_plateau_by_step_reads_its_metric() -> None:
         ),
         pytest.param(
             Schedule(partial(StepLR, step_size=1), interval="week"),  # type: ignore[arg-type]  # the point of the test
-            r"expected interval 'step' or 'epoch', .* found 'week', 1 and 0",
+            r"expected interval 'step' or 'epoch', found 'week'",
             id="interval",
-        ),
-        pytest.param(Schedule(partial(StepLR, step_size=1), frequency=0), "found 'epoch', 0 and 0", id="frequency"),
-        pytest.param(
-            Schedule(partial(StepLR, step_size=1), warmup=-1), "found 'epoch', 1 and -1", id="negative warm-up"
         ),
     ],
 )
