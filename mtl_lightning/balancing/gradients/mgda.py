@@ -74,6 +74,8 @@ class MGDA(GramianBalancer):
         if combine not in ("original", "normalized"):
             raise ConfigurationError(f"MGDA: expected `combine` to be 'original' or 'normalized', found {combine!r}.")
         self.by_length, self.by_loss = normalization in ("l2", "loss+"), normalization in ("loss", "loss+")
+        if self.by_loss:
+            self.least_loss = 0.0
         self.combine_normalized = combine == "normalized"
         if self.combine_normalized:
             self.scale = "none" if normalization == "loss+" else "linear" if normalization == "none" else "invariant"

@@ -82,7 +82,7 @@ class FAMO(Balancer):
             raise ConfigurationError(
                 f"FAMO: expected `min_losses` to be one number for each of {num_tasks} tasks, found {bounds}."
             )
-        self.weight_decay = float(weight_decay)
+        self.weight_decay, self.least_loss = float(weight_decay), bounds
         self.adam = TaskAdam(num_tasks, lr=lr)
         dtype = state_dtype()
         self.register_buffer("logits", torch.zeros(num_tasks, dtype=dtype))

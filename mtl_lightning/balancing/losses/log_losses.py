@@ -43,6 +43,7 @@ class LogLosses(Balancer):
     """
 
     affine = False
+    least_loss = 0.0
 
     def __init__(self, num_tasks: int, *, losses: LossBalancer = Balancer, eps: float = 1e-8) -> None:
         super().__init__(num_tasks)
@@ -50,7 +51,7 @@ class LogLosses(Balancer):
             raise ConfigurationError(f"LogLosses: expected a positive `eps`, found {eps}.")
         self.eps = float(eps)
         self.losses = inner_balancer(losses, num_tasks, "LogLosses")
-        self.follows_epochs = self.losses.follows_epochs
+        self.follows_epochs, self.epochs_to_start = self.losses.follows_epochs, self.losses.epochs_to_start
         self.scale = "invariant" if self.losses.affine else "none"
 
     def bind(self, likelihoods: Mapping[str, Likelihood]) -> None:
