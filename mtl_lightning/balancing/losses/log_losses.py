@@ -33,7 +33,8 @@ class LogLosses(Balancer):
     Args:
         num_tasks: T, the number of tasks.
         losses: makes the loss balancer that gets the logarithms, from T; the plain sum by default.
-        eps: what is added to each loss, which keeps the slope finite at 0; 1e-8 as in both papers' code.
+        eps: what is added to each loss, which keeps the slope finite at 0; 1e-8 as in the FAMO
+            authors' code and in LibMTL's DB_MTL.
 
     Attributes:
         scale: "invariant" for a balancer with an affine objective, whose weights are then constants, else "none".

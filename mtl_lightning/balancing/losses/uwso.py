@@ -11,7 +11,7 @@ from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.tools.masked import masked_softmax
 from mtl_lightning.types import ConfigurationError
 
-_OF_LARGEST = 0.5  # the default temperature, in units of the largest 1 / loss
+_OF_LARGEST = 2.0  # the default temperature, in units of the largest 1 / loss
 
 
 class UWSO(Balancer):
@@ -34,8 +34,8 @@ class UWSO(Balancer):
 
     - The paper searches for :math:`\tau`, a number in units of 1 / loss, in each experiment: any fixed one makes the
       weights depend on the losses' units, and one that is too small gives a task no weight at all. The default follows
-      the losses instead: in each update it is half of the largest :math:`1 / L_k`. A factor that all losses have in
-      common then changes no weight, and none is more than :math:`e^2`, about 7.4, times another.
+      the losses instead: in each update it is twice the largest :math:`1 / L_k`. A factor that all losses have in
+      common then changes no weight, and none is more than :math:`e^{1/2}`, about 1.65, times another.
     - A loss below ``eps`` counts as ``eps`` in the weights, whose largest is then finite.
 
     Args:
@@ -69,7 +69,7 @@ class UWSO(Balancer):
         super().__init__(num_tasks)
         if not (eps > 0 and (temperature is None or temperature > 0)):
             raise ConfigurationError(
-                f"UWSO: expected a positive `temperature`, or none, and a positive `eps`, found {temperature} and {eps}."
+                f"UWSO: expected a positive `temperature` (or none) and `eps`, found {temperature} and {eps}."
             )
         if form not in ("softmax", "optimal") or total not in ("one", "tasks"):
             raise ConfigurationError(

@@ -17,10 +17,10 @@ from mtl_lightning.types import MtlLightningWarning
 class LeastLosses:
     """Notices losses below what the balancer's formula holds for, and warns of each task once.
 
-    Such a method trains on, and wrongly: a logarithm or an inverse of a negative loss is cut off, say, and its task gets
-    no gradient, or all of it. The smallest losses stay on the device until a row of the record is read, which waits for
-    the device anyway. Balancers that take any loss cost nothing. With several processes, whose parts of a loss need not
-    be positive, the losses that the record sums over them are looked at, in the updates that it takes.
+    Such a method trains on, and wrongly: a logarithm or an inverse of a negative loss is cut off, say, and its task
+    gets no gradient, or all of it. The smallest losses stay on the device until a row of the record is read, which
+    waits for the device anyway. Balancers that take any loss cost nothing. With several processes, whose parts of a
+    loss need not be positive, the losses that the record sums over them are looked at, in the updates that it takes.
 
     Args:
         network: whose balancer and tasks it is about.
@@ -96,5 +96,6 @@ def warn_if_nothing_is_shared(network: Network) -> None:
 def name_of(balancer: Balancer) -> str:
     """Return a balancer's name, with that of the loss balancer, or the method, inside of it: ``MGDA (LogLosses)``."""
     name = type(balancer).__name__
-    inside = [getattr(balancer, key) for key in ("losses", "balancer", "scalarizer") if hasattr(balancer, key)]
-    return f"{name} ({type(inside[0]).__name__})" if inside and type(inside[0]) is not Balancer else name
+    parts = [getattr(balancer, key) for key in ("losses", "balancer", "scalarizer") if hasattr(balancer, key)]
+    inside = [type(part).__name__ for part in parts if type(part) is not Balancer]
+    return f"{name} ({inside[0]})" if inside else name
