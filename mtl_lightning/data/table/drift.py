@@ -15,7 +15,7 @@ from mtl_lightning.data.table.columns import listed
 from mtl_lightning.types import ConfigurationError, MtlLightningWarning
 
 _BEYOND = 0.1  # of the width of the training rows' range, beyond which a number is far outside of it
-_MORE = 0.005  # the share of missing cells, beyond that in training, that is no chance
+_ERRORS = 3  # standard errors of a share of missing cells that are no chance
 _SHOWN = 3  # values that are quoted
 _MOST = 12  # columns that are listed
 _NEW, _MISSING = range(2)
@@ -33,7 +33,8 @@ class Drift:
     """Counts, while rows are encoded, the cells of each column that training never saw.
 
     These are categories that were not met in training (or too seldom, see ``min_count``), numbers that lie outside of
-    the training rows' range by more than a tenth of its width, and missing cells beyond their share in training. Counts
+    the training rows' range by more than a tenth of its width, and missing cells beyond their share in training by
+    more than chance would have it. Counts
     are in memory that is shared with worker processes, each of which has its own place there.
 
     Args:
@@ -103,8 +104,9 @@ class Drift:
             if new:
                 how = self._outside(name) if place < len(self._numeric) else self._unmet(name)
                 strange.append(Strange(name, new / rows, f"{_percent(new / rows)} {how}"))
-            if (more := missing / rows - self._usual.get(name, 1.0)) > _MORE:
-                how = f"are missing, {_percent(self._usual[name])} of the training rows"
+            usual = self._usual.get(name, 1.0)
+            if (more := missing / rows - usual) > _ERRORS * (max(usual * (1 - usual), 1 / rows) / rows) ** 0.5:
+                how = f"are missing, {_percent(usual)} of the training rows"
                 strange.append(Strange(name, more, f"{_percent(missing / rows)} {how}"))
         return sorted(strange, key=lambda one: -one.share)
 

@@ -67,6 +67,12 @@ def test_each_kind_is_counted(schema: dict[str, Any]) -> None:
     }
 
 
+def test_a_few_missing_cells_more_are_chance(schema: dict[str, Any]) -> None:
+    assert found(schema, rows(gaps=0.15)) == {}
+    assert found(schema, rows(gaps=0.18)) == {"note": "18 % are missing, 10 % of the training rows"}
+    assert found(schema, rows(gaps=0.0)) == {}
+
+
 def test_a_number_a_little_outside_is_not_strange(schema: dict[str, Any]) -> None:
     assert found(schema, rows(times=1.04)) == {}  # up to 20.8, within a tenth of the range's width
     assert "price" in found(schema, rows(times=1.06))
@@ -130,10 +136,10 @@ STORED: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("stored", STORED, ids=str)
 def test_a_prediction_tells_it(stored: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    printed, warned = told(tmp_path, rows(("true", "false"), gaps=0.12), caplog, **stored)
+    printed, warned = told(tmp_path, rows(("true", "false"), gaps=0.2), caplog, **stored)
     assert "\n  promo: 100 % were not met in training" in printed
-    assert "\n  note: 12 % are missing, 10 % of the training rows" in printed
-    assert "more than 5 % unlike them in the columns ['promo']" in warned[0]
+    assert "\n  note: 20 % are missing, 10 % of the training rows" in printed
+    assert "more than 5 % unlike them in the columns ['promo', 'note']" in warned[0]
 
 
 def test_nothing_is_warned_of_below_the_share(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
