@@ -32,31 +32,33 @@ class LeastLosses:
         self._smallest: Tensor | None = None
         self._told: set[str] = set()
 
-    def update(self, losses: Tensor) -> None:
-        """Take in this process's part of an update's losses (T,); 0 of tasks that are absent."""
+    def update(self, losses: Tensor, present: Tensor) -> None:
+        """Take in this process's part of an update's losses (T,), of the tasks in ``present`` (T,) bool."""
         if self._network.balancer.least_loss is not None and self._runtime.world_size == 1:
-            self._take(losses)
+            self._take(losses, present)
 
-    def read(self, losses: Tensor) -> None:
+    def read(self, losses: Tensor, present: Tensor) -> None:
         """Warn of what was met till now, now that the device is waited for.
 
         Args:
             losses: (T,) of the last update, summed over processes.
+            present: (T,) bool.
         """
         least, names = self._network.balancer.least_loss, list(self._network.tasks)
         if least is None or len(self._told) == len(names):
             return
-        self._take(losses)
+        self._take(losses, present)
         assert self._smallest is not None
         found: list[float] = self._smallest.tolist()
         bounds = [least] * len(names) if isinstance(least, int | float) else least
         for name, value, bound in zip(names, found, bounds, strict=True):
-            if value < min(bound, 0.0) and name not in self._told:  # the 0 of an absent task is no loss
+            if value < bound and name not in self._told:
                 self._told.add(name)
                 self._warn(name, value, bound)
 
-    def _take(self, losses: Tensor) -> None:
-        self._smallest = losses.detach() if self._smallest is None else torch.fmin(self._smallest, losses.detach())
+    def _take(self, losses: Tensor, present: Tensor) -> None:
+        found = torch.where(present, losses.detach(), torch.inf)
+        self._smallest = found if self._smallest is None else torch.fmin(self._smallest, found)
 
     def _warn(self, task: str, value: float, bound: float) -> None:
         method = name_of(self._network.balancer)
@@ -64,7 +66,7 @@ class LeastLosses:
             f"{method}: expected losses of {bound:g} or more, found {value:.3g} for the task {task!r} by update "
             f"{self._runtime.trainer.global_step}. Its formula does not hold for such a loss, and trains that task "
             "wrongly: take a balancer that any loss suits (the plain sum, FixedWeighting, a gradient method without "
-            "`losses`), or give the task a loss that is never negative.",
+            "`losses`), or give the task a loss that is never lower.",
             category=MtlLightningWarning,
         )
 

@@ -88,10 +88,10 @@ class Updates:
             balancer.after_update(lambda: recomputed(network, runtime, window))
             if balancer.follows_epochs:
                 self.epoch_losses.update(self.losses.tasks, window.counts)
-        self._least_losses.update(self.losses.tasks)
+        self._least_losses.update(self.losses.tasks, window.present)
         if row is not None:
             record.write(row, runtime.trainer)
-            self._least_losses.read(row.losses)
+            self._least_losses.read(row.losses, window.present)
         self._window = self._row = None
         return self.losses.objective
 

@@ -106,6 +106,18 @@ def test_losses_of_0_or_more_are_not_warned_of() -> None:
     assert met(GeometricMean, loss=None) == []
 
 
+def test_logarithms_are_losses_to_what_is_inside() -> None:
+    messages = met(partial(LogLosses, losses=UncertaintyWeighting), loss=None)  # both are below 1 at times
+    assert messages
+    assert all(text.startswith("LogLosses (UncertaintyWeighting): expected losses of 1 or more") for text in messages)
+    assert len({text.partition("task ")[2].partition(" by")[0] for text in messages}) == len(messages)
+
+
+def test_a_bound_of_famo_that_is_too_high_is_warned_of() -> None:
+    (message,) = met(partial(FAMO, min_losses=[0.0, 100.0]), loss=None)
+    assert message.startswith("FAMO: expected losses of 100 or more")
+
+
 def test_a_loss_that_dips_between_rows_of_the_record_is_seen() -> None:
     calls = []
 
@@ -131,7 +143,7 @@ def test_torchjds_methods_too() -> None:
         (partial(STCH, warmup_epochs=1), 2),
         (DWA, 2),
         (partial(GradNorm, initial_losses="first_epoch"), 1),
-        (partial(MGDA, losses=partial(LogLosses, losses=DWA)), 2),
+        (partial(MGDA, losses=DWA), 2),
     ],
     ids=str,
 )
