@@ -117,7 +117,7 @@ class _Selectors(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start as the authors do: near the middle of the smooth step, where all experts weigh the same."""
+        """Start near the middle of the smooth step, where all experts weigh the same."""
         for layer, bound in ((self.code, self.gamma / 100), (self.share, 0.05)):
             nn.init.uniform_(layer.weight, -bound, bound)
             nn.init.uniform_(layer.bias, -bound, bound)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -35,6 +35,9 @@ class Balancer(Ranged, nn.Module):
         parts: into how many equal parts the core is to split each batch, for independent samples.
         tries_steps: whether it is a :class:`~mtl_lightning.balancing.lookahead.TriesSteps`.
         follows_epochs: whether :meth:`after_epoch` does anything.
+        least_loss: the smallest loss that its formula holds for, one number or one for each task; None if it takes any.
+            Training warns once of a task whose loss is below.
+        epochs_to_start: how many epochs pass before its own formula begins; training warns of a run that is not longer.
     """
 
     affine: bool = True
@@ -43,6 +46,8 @@ class Balancer(Ranged, nn.Module):
     parts: int = 1
     tries_steps: bool = False
     follows_epochs: bool = False
+    least_loss: float | Sequence[float] | None = None
+    epochs_to_start: int = 0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """State the facts that follow from what a subclass overrides, where it does not say them itself."""

@@ -29,7 +29,6 @@ from mtl_lightning.core.optim import Schedule
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.sharding import refuse_unsupported, shard
 from mtl_lightning.core.update import Accumulation, LabelWatch, Updates, Window, micro_batches, record
-from mtl_lightning.core.update.gradients.parameters import warn_if_nothing_is_shared
 from mtl_lightning.describe import Described
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import InputSpec, spec_of
@@ -181,7 +180,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         self.check_fitted()
         if self.runtime.world_size > 1:
             self.balancer.share_seeds(self.trainer.strategy.broadcast)
-        warn_if_nothing_is_shared(self)
+        self.updates.warn_of_setup()
         record.start(self.trainer, saving.hyperparameters(self.hparams_initial, self.trainer))
 
     def on_train_start(self) -> None:

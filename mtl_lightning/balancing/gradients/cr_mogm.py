@@ -64,6 +64,7 @@ class CRMOGM(GramianBalancer):
         self.level = inner.level
         self.balancer, self.alpha = inner, alpha
         self.follows_epochs = inner.follows_epochs
+        self.least_loss, self.epochs_to_start = inner.least_loss, inner.epochs_to_start
         self.scale = "linear" if inner.scale == "linear" else "none"
         dtype = state_dtype()
         self.register_buffer("smoothed", torch.zeros(num_tasks, dtype=dtype))

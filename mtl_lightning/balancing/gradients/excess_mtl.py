@@ -29,8 +29,9 @@ class ExcessMTL(LazyBuffers, WeighsHeads, GradientBalancer):
     training would lower, gets no weight for it. :math:`E_k^0` is the mean of :math:`E_k` over the first
     ``warmup_updates`` updates, in which weights stay equal. Weights sum to 1.
 
-    The paper measures :math:`E_k^0` over three epochs; the default of one update is that of the authors' code and of
-    LibMTL. LibMTL's weights sum to the number of tasks: ``rescale="sum"``.
+    The paper measures :math:`E_k^0` over three epochs; the default of one update is that of the authors' code
+    (github.com/yifei-he/ExcessMTL, b179956, ``LibMTL/LibMTL/weighting/ExcessMTL.py``) and of LibMTL. In both the
+    weights sum to the number of tasks: ``rescale="sum"``.
 
     Departures: weights are kept as logarithms, so that a task whose weight became very small can come back. A task
     in its own warm-up, or without any gradient in it, counts as :math:`E_k = E_k^0`. Of an absent task everything

@@ -136,6 +136,9 @@ class GradNorm(GramianBalancer):
         self.register_buffer("numbers", torch.ones(num_tasks, dtype=dtype))
         self.register_buffer("first_losses", torch.zeros(num_tasks, dtype=dtype))
         self._from_epoch = initial_losses == "first_epoch"
+        if alpha:
+            self.least_loss = 0.0
+        self.epochs_to_start = max(self.epochs_to_start, int(self._from_epoch))
         self.follows_epochs = self.follows_epochs or self._from_epoch
         self._by_name = dict(initial_losses) if isinstance(initial_losses, dict) else None
         self._take_values(initial_losses)

@@ -78,6 +78,8 @@ class MoCo(LazyBuffers, GradientBalancer):
             raise ConfigurationError(f"MoCo: expected `variant` to be 'paper' or 'libmtl', found {variant!r}.")
         self.beta, self.beta_sigma, self.gamma, self.gamma_sigma, self.rho = beta, beta_sigma, gamma, gamma_sigma, rho
         self.variant = variant
+        if variant == "libmtl":
+            self.least_loss = 0.0
         dtype = state_dtype()
         self.register_buffer("tracked", torch.zeros(num_tasks, 0, dtype=dtype))
         self.register_buffer("shares", torch.full((num_tasks,), 1 / num_tasks, dtype=dtype))

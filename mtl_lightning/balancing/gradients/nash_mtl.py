@@ -25,7 +25,8 @@ class NashMTL(GramianBalancer):
     task alone gives its gradient at length 1.
 
     The equation is that of the minimum of the convex :math:`\alpha^\top G \alpha / 2 - \sum_k \log \alpha_k`, which a
-    damped Newton method finds to rounding errors; the authors' code, LibMTL and torchjd approach it by a sequence of
+    damped Newton method finds to rounding errors; the authors' code (github.com/AvivNavon/nash-mtl, cce1840,
+    ``methods/weight_methods.py``), LibMTL and torchjd approach it by a sequence of
     convex programs, which does not always get there.
 
     What to know before using it:

@@ -29,9 +29,12 @@ class SDMGrad(GradientBalancer):
     lengths. Where all of the diagonal is negative the samples agree on nothing, and the weights stay. The descent
     starts where the last update's ended, from equal weights in the first.
 
-    Departures: the samples are three equal parts of one batch, as for :class:`MoDo`; the authors' code draws three
-    batches. It also adds 1e-8 to the squared length, which is left out here. Absent tasks' weights stay, and the
-    present ones' are scaled to sum to 1 for the update, the preferred ones too.
+    Departures: the samples are three equal parts of one batch, as for :class:`MoDo`, where other code draws three
+    batches. Absent tasks' weights stay, and the present ones' are scaled to sum to 1 for the update, the preferred ones
+    too. Nothing is added to the lengths: LibMTL adds 1e-8 to the squared length, the authors' code
+    (github.com/OptMN-Lab/sdmgrad, 8333f9e, ``methods/weight_methods.py``) 1e-4 under each root, with no
+    :math:`\max(0, \cdot)`. That code keeps the three samples' gradients in one and the same tensor, so that the last
+    sample stands for all three; it also multiplies the trunk's gradient by T and clips it to a length of 1.
 
     Heads get the gradients of their own losses, unweighted: means over the samples. LibMTL sums the three, and takes
     the gradient of the first sample, and the weights of the other two.
@@ -40,7 +43,7 @@ class SDMGrad(GradientBalancer):
         num_tasks: T, the number of tasks.
         pull: :math:`\lambda`, how strongly the preferred direction counts; not negative.
         pref_vector: :math:`\tilde w` in the tasks' order, not negative, scaled to sum to 1; equal by default.
-        step_size: of the descent, positive. LibMTL's default is 5.
+        step_size: of the descent, positive; the authors' code has 10, LibMTL 5.
         momentum: of the descent, in [0, 1).
         steps: how many per update; at least 1.
         losses: see :class:`GradientBalancer`.

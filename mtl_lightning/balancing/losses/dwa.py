@@ -48,6 +48,8 @@ class DWA(Balancer):
 
     affine = True
     scale = "linear"
+    least_loss = 0.0
+    epochs_to_start = 2
     older: Tensor
     newer: Tensor
     epochs: Tensor

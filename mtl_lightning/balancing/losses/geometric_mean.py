@@ -36,6 +36,7 @@ class GeometricMean(Balancer):
 
     affine = False
     scale = "linear"
+    least_loss = 0.0
 
     def __init__(self, num_tasks: int, *, eps: float = 1e-8) -> None:
         super().__init__(num_tasks)

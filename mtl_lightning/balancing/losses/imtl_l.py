@@ -42,6 +42,7 @@ class IMTLL(Balancer):
 
     affine = True
     scale = "linear"
+    least_loss = 0.0
 
     def __init__(self, num_tasks: int, *, init: float = 0.0, bounds: tuple[float, float] = (-8.0, 8.0)) -> None:
         super().__init__(num_tasks)

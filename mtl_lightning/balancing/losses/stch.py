@@ -48,6 +48,7 @@ class STCH(Balancer):
 
     affine = False
     scale = "invariant"
+    least_loss = 0.0
     nadir: Tensor
     known: Tensor
     epochs: Tensor
@@ -55,6 +56,7 @@ class STCH(Balancer):
     def __init__(self, num_tasks: int, *, mu: float = 1.0, warmup_epochs: int = 4, eps: float = 1e-8) -> None:
         super().__init__(num_tasks)
         self.mu, self.warmup_epochs, self.eps = float(mu), int(warmup_epochs), float(eps)
+        self.epochs_to_start = self.warmup_epochs + 1
         dtype = state_dtype()
         self.register_buffer("nadir", torch.ones(num_tasks, dtype=dtype))
         self.register_buffer("known", torch.zeros(num_tasks, dtype=torch.bool))

@@ -87,6 +87,7 @@ class UncertaintyWeighting(Balancer):
     """
 
     affine = True
+    least_loss = 0.0
     a: Tensor
     b: Tensor
     power: Tensor

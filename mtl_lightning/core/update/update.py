@@ -25,6 +25,7 @@ from mtl_lightning.core.update.gradients import RowMemory
 from mtl_lightning.core.update.lookahead import WindowLookahead
 from mtl_lightning.core.update.losses import Losses, recomputed
 from mtl_lightning.core.update.nonfinite import error_of, nonfinite_groups
+from mtl_lightning.core.update.preconditions import LeastLosses, warn_if_nothing_is_shared, warn_of_short_run
 from mtl_lightning.core.update.rescaling import rescale_targets
 from mtl_lightning.core.update.window import Window
 from mtl_lightning.types import ConfigurationError
@@ -60,6 +61,7 @@ class Updates:
         self.losses = Losses()
         self.epoch_losses = EpochLosses(runtime)
         self.memory = RowMemory()
+        self._least_losses = LeastLosses(network, runtime)
         self._window: Window | None = None  # under way between the gradient and the step, which Lightning's hooks join
         self._row: record.Row | None = None
         self._records_all = False
@@ -86,7 +88,10 @@ class Updates:
             balancer.after_update(lambda: recomputed(network, runtime, window))
             if balancer.follows_epochs:
                 self.epoch_losses.update(self.losses.tasks, window.counts)
-        record.write(row, runtime.trainer)
+        self._least_losses.update(self.losses.tasks, window.present)
+        if row is not None:
+            record.write(row, runtime.trainer)
+            self._least_losses.read(row.losses, window.present)
         self._window = self._row = None
         return self.losses.objective
 
@@ -122,6 +127,11 @@ class Updates:
         means = self.epoch_losses.compute_and_reset()
         if means is not None:
             self.network.balancer.after_epoch(*means)
+
+    def warn_of_setup(self) -> None:
+        """Say what a run will not do that its balancer stands for."""
+        warn_if_nothing_is_shared(self.network)
+        warn_of_short_run(self.network, self.runtime)
 
     def start_fit(self) -> None:
         """Look what is frozen, and who reads metrics of training."""

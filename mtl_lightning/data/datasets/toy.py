@@ -54,7 +54,9 @@ class TwoTaskLandscape(Ranged):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """What the two losses never go below: -21 times their scales, as FAMO's authors have it."""
+        """What the two losses never go below: -21 times their scales, as in the code of FAMO
+        (github.com/Cranial-XIX/FAMO, 0a6ad06, ``experiments/toy/trainer.py``).
+        """
         return -21 * self.scale, -21.0
 
     def starts(self, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -99,4 +99,4 @@ class TableStream:
 
     def _key(self) -> dict[str, Any]:
         split = self.split.settings() if self.split else None
-        return {"format": 2, "buffer_rows": self.source.buffer_rows, "split": split}
+        return {"format": 3, "buffer_rows": self.source.buffer_rows, "split": split}

@@ -8,7 +8,6 @@ where the balancer's weights multiply the heads' gradients too.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -16,12 +15,11 @@ from torch import Tensor, nn
 
 from mtl_lightning.balancing.gramian import gramian
 from mtl_lightning.balancing.rows import GradientBalancer, GramianBalancer, PerParameter, WeighsHeads
-from mtl_lightning.core.network.network import Network, at_least_float32
+from mtl_lightning.core.network.network import at_least_float32
 from mtl_lightning.core.update.gradients.base import GradientLevel, Gradients, WeightedLosses
 from mtl_lightning.core.update.gradients.jacobian import Jacobian, RowMemory
 from mtl_lightning.core.update.losses import aux_term, window_losses
 from mtl_lightning.core.update.window import Window
-from mtl_lightning.types import MtlLightningWarning
 
 
 class ParameterLevel(GradientLevel):
@@ -98,17 +96,6 @@ class ParameterLevel(GradientLevel):
         if balancer.weight_heads and isinstance(balancer, WeighsHeads):
             return combined, balancer.head_weights(present, number)
         return combined, None
-
-
-def warn_if_nothing_is_shared(network: Network) -> None:
-    """Say that a balancer of gradients has nothing to combine."""
-    if network.balancer.rows and not network.roles.trained[0]:
-        warnings.warn(
-            f"{type(network.balancer).__name__} combines gradients of shared parameters, and this network has none: "
-            "every task's own parameters get the gradients of its own loss.",
-            MtlLightningWarning,
-            stacklevel=2,
-        )
 
 
 def _by_parameter(jacobian: Jacobian, trunk: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
