@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -58,6 +59,8 @@ class Network(nn.Module):
 
     trained_on: Mapping[str, Any] | None = None
     """The schema of the data, plain, of a network that was rebuilt from a checkpoint."""
+    trivial_predictions: Mapping[str, Tensor] = MappingProxyType({})
+    """What :meth:`~mtl_lightning.tasks.Task.trivial_prediction` found for each task that was labelled in training."""
 
     def __init__(
         self,
