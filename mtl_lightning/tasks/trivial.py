@@ -86,15 +86,15 @@ def log_class_shares(
     """
     totals = wide(weight).new_zeros(number).index_add(0, classes.long(), wide(weight))
     found = totals / totals.sum()
-    wanted = torch.where(found > 0, found, _unseen(totals.new_tensor(len(classes)))) * (1 - smoothing)
-    wanted = wanted + smoothing / number
+    least = _unseen(totals.new_tensor(len(classes))) / _at_least_some((found == 0).sum())
+    wanted = torch.where(found > 0, found, least) * (1 - smoothing) + smoothing / number
     if class_weights is not None:
         wanted = wanted * class_weights.to(wanted.dtype)
     return wanted.clamp(min=1e-12).log()  # of a class that the loss leaves out
 
 
 def _unseen(labels: Tensor) -> Tensor:
-    """Return the share of what so many labels do not have: half a label, since 0 would give an infinite loss later."""
+    """Return the share of all that so many labels do not have: half a label, since 0 would give an infinite loss."""
     return 0.5 / (labels + 1)
 
 
