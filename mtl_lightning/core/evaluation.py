@@ -133,12 +133,13 @@ class Evaluation(nn.Module):
 def trivial_outputs(network: Network, device: torch.device) -> dict[str, Tensor]:
     """Return the constant outputs (K,) of each task's trivial predictor; empty before any is fitted.
 
-    Those of a task that had no label when they were are 0.
+    Those of a task that had no label until then are 0.
     """
     dtype = torch.float32 if device.type == "mps" else torch.float64
     found = {}
-    for name, task in network.tasks.items() if network.trivial_predictions else ():
-        prediction = network.trivial_predictions.get(name)
+    predictions = network.trivial_predictions
+    for name, task in network.tasks.items() if predictions is not None else ():
+        prediction = (predictions or {}).get(name)
         known = None if prediction is None else task.trivial_output(prediction.to(device, dtype))
         fits = known is not None and known.shape == (task.output_size,)
         found[name] = known if known is not None and fits else torch.zeros(task.output_size, device=device)

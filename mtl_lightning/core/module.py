@@ -117,7 +117,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         """Refuse what cannot be right: strategies, tasks that the datamodule lacks; start with fresh metrics."""
         if stage == "fit":
             refuse_unsupported(self, self.trainer)
-            self.trained_on, self.trivial_predictions = None, {}  # what comes next is trained on
+            self.trained_on = self.trivial_predictions = None  # what comes next is trained on
         resume.accept_schema(self.trainer, self.trained_on)
         compat.check_declared(self.tasks, self.trainer)
         self.evaluations.start_afresh()
@@ -289,7 +289,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         checkpoint_file.check(checkpoint, self.trainer.ckpt_path or "The checkpoint")
         checkpoint.update(format_1.upgrade(checkpoint))
         saved = checkpoint.get(KEY, {})
-        self.trained_on, self.trivial_predictions = saved.get("schema"), saved.get("trivial_predictions") or {}
+        self.trained_on, self.trivial_predictions = saved.get("schema"), saved.get("trivial_predictions")
         resume.accept_schema(self.trainer, self.trained_on)
         if self.trainer.precision == "64-true":
             self.double()  # the trainer loads them before it does so, and would round them

@@ -208,4 +208,5 @@ def test_lightnings_own_callbacks_can_monitor_it() -> None:
     assert stopping.best_score == best.best_model_score
     assert trainer.current_epoch < EPOCHS
     target: Tensor = torch.cat([batch["targets"]["large"] for batch in TRAIN])
+    assert module.trivial_predictions is not None
     assert module.trivial_predictions["large"].item() == pytest.approx(float(target.double().mean()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -59,8 +58,8 @@ class Network(nn.Module):
 
     trained_on: Mapping[str, Any] | None = None
     """The schema of the data, plain, of a network that was rebuilt from a checkpoint."""
-    trivial_predictions: Mapping[str, Tensor] = MappingProxyType({})
-    """What :meth:`~mtl_lightning.tasks.Task.trivial_prediction` found for each task that was labelled in training."""
+    trivial_predictions: Mapping[str, Tensor] | None = None
+    """What :meth:`~mtl_lightning.tasks.Task.trivial_prediction` found, for each task that had a label in training."""
 
     def __init__(
         self,

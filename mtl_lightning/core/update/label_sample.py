@@ -121,7 +121,7 @@ class LabelSample:
 
     def add(self, window: Window) -> None:
         """Add the labels of an update."""
-        if self.network.trivial_predictions:
+        if self.network.trivial_predictions is not None:
             return
         rank, world = self.runtime.rank, self.runtime.world_size
         for batch in window.batches:
@@ -134,14 +134,14 @@ class LabelSample:
     def fit(self) -> None:
         """Fit the trivial predictions, if there are none yet, to the labels of all processes, which all call this."""
         runtime = self.runtime
-        if self.network.trivial_predictions:
+        if self.network.trivial_predictions is not None:
             return
         with torch.inference_mode(False), runtime.full_precision():
             predictions = self._fitted(self._of_all_processes())
         if runtime.world_size > 1:
             predictions = runtime.trainer.strategy.broadcast(predictions)
         self.network.trivial_predictions = predictions
-        if predictions:
+        if predictions is not None:
             self.samples = {}
 
     def _of_all_processes(self) -> dict[str, Sample]:
@@ -162,11 +162,11 @@ class LabelSample:
                     merged[name].merge(*(one[key].to(device) for key in ("rows", "weight", "numbers")))
         return merged
 
-    def _fitted(self, samples: Mapping[str, Sample]) -> dict[str, Tensor]:
-        """Return each task's prediction; empty if there is no label at all, or on other processes than the first."""
+    def _fitted(self, samples: Mapping[str, Sample]) -> dict[str, Tensor] | None:
+        """Return the predictions of tasks with labels; None if there is no label, and on all but the first process."""
         labelled = {name: sample.labelled() for name, sample in samples.items()}
         if not any(len(rows) for rows, _ in labelled.values()):
-            return {}
+            return None
         found = {name: _prediction(name, self.network.tasks[name], *one) for name, one in labelled.items()}
         return {name: prediction for name, prediction in found.items() if prediction is not None}
 
