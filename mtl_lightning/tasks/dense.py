@@ -146,11 +146,12 @@ class DenseTask(Task):
     def picked(self, target: Tensor) -> Tensor:
         """Return at most 1024 pixels of each picture, spread evenly over it: (N,), or (N, C)."""
         maps = self.maps(target)
-        pixels = (maps if self.channels is None else maps.movedim(1, -1)).flatten(1, 2)
-        step = -(-pixels.shape[1] // _PIXELS)
+        pixels = maps.flatten(-2)
+        step = max(1, -(-pixels.shape[-1] // _PIXELS))
         while gcd(step, maps.shape[-1]) > 1:  # or some columns of the picture would never be met
             step += 1
-        return pixels[:, ::step].flatten(0, 1)
+        chosen = pixels[..., ::step]
+        return (chosen if self.channels is None else chosen.movedim(1, -1)).flatten(0, 1)
 
     def has_label(self, rows: Tensor) -> Tensor:
         """Map pixels (N,) or (N, C) to (N,) bool."""

@@ -22,89 +22,98 @@ from mtl_lightning.errors import MtlLightningWarning
 from mtl_lightning.tasks.base import Task
 
 ROWS = 16384
-"""So many labelled rows of each task, or pixels, are kept: their best constant's loss is within 1e-4 of the best."""
-_ENTRIES = 1 << 20  # of rows that are long
-_FACTOR, _MODULUS = 2654435769, 1 << 32  # multiples of the golden ratio: the chosen rows are spread evenly
+"""So many labelled rows of each task, or pixels, are kept, if there are as many: the constant that is fitted to them
+has a loss within 1e-4 of the least.
+"""
+_ENTRIES = 1 << 20  # numbers of one task that are kept, labelled or not, before every second row is left out
+_BATCHES, _LARGE = 64, 1 << 17  # small batches are put together at once, so that a step does next to nothing
 
 
 class Sample:
-    """Some labelled rows of one task, spread evenly over all that were added.
-
-    The rows of all processes are numbered as one process would number them, so that a number of processes chooses the
-    rows that one does.
+    """Rows of one task: all, then one of every two, of every four, and so on, from the whole of what was added.
 
     Args:
         task: the task.
+        world: the number of processes, each of which has its own rows.
 
     Attributes:
-        seen: the number of rows that were added on this process.
+        every: of how many rows one is kept.
     """
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.seen = 0
-        self._parts: list[tuple[Tensor, Tensor | None, int]] = []  # rows, weights, number of the first row
-        self._waiting = 0
-        self._kept: tuple[Tensor, Tensor, Tensor] | None = None  # rows, weights, numbers
+    def __init__(self, task: Task, world: int = 1) -> None:
+        self.task, self.world = task, world
+        self.every = 1
+        self._seen = 0  # rows that were chosen among
+        self._labels = 0.0  # about as many are in the rows that are kept, of all processes
+        self._kept: tuple[Tensor, Tensor | None] | None = None  # rows (N, *), and weights (N,)
+        self._added: list[tuple[Tensor, Tensor | None, float]] = []  # targets, weights, numbers of labels since then
+        self._entries = 0
 
-    def add(self, target: Tensor, weight: Tensor | None, rank: int, world: int) -> None:
-        """Add the target of a batch, with sample weights (B,) if it has some. Little is done before many have come."""
+    def add(self, target: Tensor, weight: Tensor | None, labels: float) -> None:
+        """Add the target of a batch; no host sync.
+
+        Args:
+            target: (B, *), as in a batch.
+            weight: sample weights (B,), if it has some.
+            labels: the number of labels in it, about, over all processes; rows count for one at most.
+        """
+        self._added.append((target, weight, labels))
+        self._entries += target.numel()
+        if len(self._added) >= _BATCHES or self._entries >= _LARGE:
+            self.fold()
+
+    def fold(self) -> None:
+        """Choose among the rows that were added, and among all if there are too many."""
+        shapes = {target.shape[1:] for target, _, _ in self._added}  # of pictures of several sizes
+        for shape in shapes:
+            parts = [part for part in self._added if part[0].shape[1:] == shape]
+            target = parts[0][0] if len(parts) == 1 else torch.cat([target for target, _, _ in parts])
+            weights = [(target, weight) for target, weight, _ in parts]
+            weight = None if all(one is None for _, one in weights) else torch.cat([_weight(*one) for one in weights])
+            self._keep(target, weight, sum(labels for _, _, labels in parts))
+        self._added, self._entries = [], 0
+
+    def _keep(self, target: Tensor, weight: Tensor | None, labels: float) -> None:
         rows = self.task.picked(target)
-        before = self._parts[0][0] if self._parts else rows if self._kept is None else self._kept[0]
-        if rows.shape[1:] != before.shape[1:]:  # of a task of the user's own whose targets vary in size
-            return
-        if weight is not None and len(rows) != len(weight):
+        if weight is not None:
             weight = weight.repeat_interleave(len(rows) // len(weight))
-        self._parts.append((rows, weight, self.seen))
-        self.seen += len(rows)
-        self._waiting += len(rows)
-        if self._waiting >= _capacity(rows):
-            self.fold(rank, world)
-
-    def fold(self, rank: int, world: int) -> None:
-        """Choose among what was added."""
-        if not self._parts:
-            return
-        rows = torch.cat([part for part, _, _ in self._parts])
-        weights = [torch.ones(len(r), device=r.device) if w is None else w for r, w, _ in self._parts]
-        weight = torch.cat([one.float() for one in weights])
-        numbers = torch.cat([torch.arange(first, first + len(part)) for part, _, first in self._parts])
-        self._parts, self._waiting = [], 0
-        self.merge(rows, weight, (numbers * world + rank).to(rows.device))
-
-    def merge(self, rows: Tensor, weight: Tensor, numbers: Tensor) -> None:
-        """Add rows (N, *), weights (N,) and numbers (N,), and choose."""
+        self._labels += min(labels, len(rows) * self.world) / self.every
+        first, self._seen = self._seen, self._seen + len(rows)
+        rows, weight = _thinned(rows, weight, first, self.every)
         if self._kept is not None:
-            found = zip(self._kept, (rows, weight, numbers), strict=True)
-            rows, weight, numbers = (torch.cat([kept, new.to(kept.device)]) for kept, new in found)
-        size = _capacity(rows)
-        if len(rows) > size:
-            key = (numbers * _FACTOR) % _MODULUS
-            chosen = torch.where(self.task.has_label(rows) & (weight > 0), key, -1).topk(size).indices
-            rows, weight, numbers = rows[chosen], weight[chosen], numbers[chosen]
-        self._kept = rows, weight, numbers
+            before, sizes = self._kept
+            if before.shape[1:] != rows.shape[1:]:  # a task of the user's own whose targets vary in size
+                return
+            if weight is not None or sizes is not None:
+                weight = torch.cat([_weight(before, sizes), _weight(rows, weight)])
+            rows = torch.cat([before, rows])
+        while len(rows) > 1 and (self._labels >= 2 * ROWS or rows.numel() >= 2 * _ENTRIES):
+            rows, weight = _thinned(rows, weight, 0, 2)
+            self.every, self._labels = 2 * self.every, self._labels / 2
+        self._kept = rows, weight
 
     def labelled(self) -> tuple[Tensor, Tensor]:
-        """Return the labelled rows (N, *) and their weights (N,), in the order of their numbers."""
+        """Return the labelled rows (N, *), and how much each counts (N,); both empty without any."""
+        self.fold()
         if self._kept is None:
             return torch.zeros(0), torch.zeros(0)
-        rows, weight, numbers = self._kept
-        order = numbers.argsort()
-        order = order[(self.task.has_label(rows) & (weight > 0))[order]]
-        return rows[order], weight[order]
+        rows, sizes = self._kept[0], _weight(*self._kept)
+        chosen = self.task.has_label(rows) & (sizes > 0)
+        return rows[chosen], self.every * sizes[chosen]
 
-    def state_dict(self, rank: int, world: int) -> dict[str, Any]:
-        """Return plain data and tensors, on the CPU."""
-        self.fold(rank, world)
-        names = ("rows", "weight", "numbers")
-        kept = {} if self._kept is None else {n: t.cpu() for n, t in zip(names, self._kept, strict=True)}
-        return {"seen": self.seen, **kept}
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain data and tensors, on the CPU; nothing changes, so that a run goes on as without the call."""
+        kept = None if self._kept is None else [_on(torch.device("cpu"), part) for part in self._kept]
+        added = [[target.cpu(), _on(torch.device("cpu"), weight), labels] for target, weight, labels in self._added]
+        return {"every": self.every, "seen": self._seen, "labels": self._labels, "kept": kept, "added": added}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Take up what :meth:`state_dict` returned."""
-        self.seen = state["seen"]
-        if "rows" in state:
-            self._kept = state["rows"].to(device), state["weight"].to(device), state["numbers"].to(device)
+        self.every, self._seen, self._labels = state["every"], state["seen"], state["labels"]
+        kept = state["kept"]
+        self._kept = None if kept is None else (kept[0].to(device), _on(device, kept[1]))
+        self._added = [(target.to(device), _on(device, weight), labels) for target, weight, labels in state["added"]]
+        self._entries = sum(target.numel() for target, _, _ in self._added)
 
 
 class LabelSample:
@@ -123,12 +132,12 @@ class LabelSample:
         """Add the labels of an update."""
         if self.network.trivial_predictions is not None:
             return
-        rank, world = self.runtime.rank, self.runtime.world_size
         for batch in window.batches:
             for name, target in targets_of(batch).items():
                 if name not in self.samples:
-                    self.samples[name] = Sample(self.network.tasks[name])
-                self.samples[name].add(target, weight_of(batch, name), rank, world)
+                    self.samples[name] = Sample(self.network.tasks[name], self.runtime.world_size)
+                labels = window.counts[name] / len(window.batches)
+                self.samples[name].add(target, weight_of(batch, name), labels)
 
     @torch.no_grad()
     def fit(self) -> None:
@@ -144,54 +153,74 @@ class LabelSample:
         if predictions is not None:
             self.samples = {}
 
-    def _of_all_processes(self) -> dict[str, Sample]:
-        """Return the samples of all processes together, on the first of them."""
-        rank, world = self.runtime.rank, self.runtime.world_size
-        for sample in self.samples.values():
-            sample.fold(rank, world)
-        if world == 1 or not dist.is_initialized():
-            return self.samples
-        states: list[Any] | None = [None] * world if rank == 0 else None
+    def _of_all_processes(self) -> dict[str, list[Sample]]:
+        """Return the samples of each process, by task, on the first of them; on others nothing."""
+        runtime = self.runtime
+        if runtime.world_size == 1 or not dist.is_initialized():
+            return {name: [sample] for name, sample in self.samples.items()}
+        states: list[Any] | None = [None] * runtime.world_size if runtime.rank == 0 else None
         dist.gather_object(self.state_dict(), states)
-        merged: dict[str, Sample] = {}
+        found: dict[str, list[Sample]] = {}
         for state in states or ():
             for name, one in state.items():
-                merged.setdefault(name, Sample(self.network.tasks[name]))
-                if "rows" in one:
-                    device = self.runtime.device
-                    merged[name].merge(*(one[key].to(device) for key in ("rows", "weight", "numbers")))
-        return merged
+                sample = Sample(self.network.tasks[name])
+                sample.load_state_dict(one, runtime.device)
+                found.setdefault(name, []).append(sample)
+        return found
 
-    def _fitted(self, samples: Mapping[str, Sample]) -> dict[str, Tensor] | None:
+    def _fitted(self, samples: Mapping[str, list[Sample]]) -> dict[str, Tensor] | None:
         """Return the predictions of tasks with labels; None if there is no label, and on all but the first process."""
-        labelled = {name: sample.labelled() for name, sample in samples.items()}
-        if not any(len(rows) for rows, _ in labelled.values()):
-            return None
-        found = {name: _prediction(name, self.network.tasks[name], *one) for name, one in labelled.items()}
-        return {name: prediction for name, prediction in found.items() if prediction is not None}
+        found: dict[str, Tensor | None] = {}
+        for name, ones in samples.items():
+            parts = [part for part in (one.labelled() for one in ones) if len(part[0])]
+            if parts:
+                alike = [part for part in parts if part[0].shape[1:] == parts[0][0].shape[1:]]
+                rows, weight = (torch.cat(both) for both in zip(*alike, strict=True))
+                found[name] = _prediction(name, self.network.tasks[name], rows, weight)
+        return {name: one for name, one in found.items() if one is not None} if found else None
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain data and tensors, by task."""
-        rank, world = self.runtime.rank, self.runtime.world_size
-        return {name: sample.state_dict(rank, world) for name, sample in self.samples.items()}
+        return {name: sample.state_dict() for name, sample in self.samples.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state_dict` returned."""
         self.samples = {}
         for name, one in state.items():
-            self.samples[name] = Sample(self.network.tasks[name])
+            self.samples[name] = Sample(self.network.tasks[name], self.runtime.world_size)
             self.samples[name].load_state_dict(one, self.runtime.device)
 
 
-def _capacity(rows: Tensor) -> int:
-    """Return how many such rows (N, *) a sample keeps."""
-    return max(1, min(ROWS, _ENTRIES // max(1, rows[:1].numel())))
+def _thinned(rows: Tensor, weight: Tensor | None, first: int, every: int) -> tuple[Tensor, Tensor | None]:
+    """Return one row in each run of ``every``, as if by chance, so that no order of the rows matters.
+
+    Args:
+        rows: (N, *).
+        weight: (N,), if they have some.
+        first: the number of rows before these; runs are counted from the first of all.
+        every: their length.
+    """
+    if every == 1:
+        return rows, weight
+    runs = torch.arange(first // every, (first + len(rows) - 1) // every + 1)
+    mixed = (runs + every) * 0x9E3779B1 & 0xFFFFFFFF
+    mixed = (mixed ^ mixed >> 15) * 0x85EBCA6B & 0xFFFFFFFF  # each bit of the sum moves every other
+    places = runs * every + (mixed ^ mixed >> 13) % every - first
+    chosen = places[(places >= 0) & (places < len(rows))].to(rows.device)
+    return rows[chosen], None if weight is None else weight[chosen]
+
+
+def _on(device: torch.device, part: Tensor | None) -> Tensor | None:
+    return None if part is None else part.to(device)
+
+
+def _weight(rows: Tensor, weight: Tensor | None) -> Tensor:
+    """Return the weights (N,) of rows (N, *), 1 each if they have none."""
+    return torch.ones(len(rows), device=rows.device, dtype=torch.float32) if weight is None else weight.float()
 
 
 def _prediction(name: str, task: Task, rows: Tensor, weight: Tensor) -> Tensor | None:
-    """Return a task's trivial prediction, on the CPU; None where there is no label, or none can be found."""
-    if not len(rows):
-        return None
+    """Return a task's trivial prediction, on the CPU; None where none can be found."""
     try:
         found = task.trivial_prediction(rows, weight)
         if not bool(task.trivial_output(found).isfinite().all()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from mtl_lightning.balancing import UncertaintyWeighting
 from mtl_lightning.core.update import label_sample
 from mtl_lightning.core.update.label_sample import Sample
 from mtl_lightning.data import SyntheticShapes
-from mtl_lightning.tasks import MulticlassClassification, Regression
+from mtl_lightning.tasks import DepthEstimation, MulticlassClassification, Regression
 from mtl_lightning.types import Batch, Likelihood, MtlLightningWarning, TargetSpec
 from tests.helpers import (
     TinyData,
@@ -289,51 +290,77 @@ def test_several_dataloaders_have_one_metric_over_all() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ a sample
-def test_a_large_split_is_sampled_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [1, 40, 700])
+def test_a_large_split_is_sampled_evenly(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(label_sample, "ROWS", 64)
     sample = Sample(Regression(TargetSpec()))
-    for start in range(0, 10_000, 40):
-        sample.add(torch.arange(start, start + 40.0), None, 0, 1)
-    sample.fold(0, 1)
+    for start in range(0, 10_500, size):
+        sample.add(torch.arange(start, start + size).float(), None, size)
     rows, weight = sample.labelled()
-    assert len(rows) == len(weight) == 64
-    assert rows.diff().min() > 0  # in order
-    assert rows.diff().max() < 4 * 10_000 / 64
-    assert float(rows.mean()) == pytest.approx(5000, rel=0.05)
+    assert 60 <= len(rows) <= 128
+    assert weight.tolist() == [sample.every] * len(rows)
+    assert float(weight.sum()) == pytest.approx(10_500, rel=0.05)
+    assert 0 < rows.diff().min() <= rows.diff().max() < 4 * sample.every
+    assert float(rows.mean()) == pytest.approx(5250, rel=0.05)
+
+
+def test_no_order_of_the_rows_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_sample, "ROWS", 256)
+    sample = Sample(MulticlassClassification(TargetSpec(classes=4)))
+    for _ in range(400):
+        sample.add(torch.arange(4).repeat(16), None, 64)
+    shares = torch.tensor([float((sample.labelled()[0] == k).double().mean()) for k in range(4)])
+    assert shares.tolist() == pytest.approx([0.25] * 4, abs=0.06)
 
 
 def test_rare_labels_are_all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(label_sample, "ROWS", 64)
     sample = Sample(MulticlassClassification(TargetSpec(classes=3)))
-    for start in range(0, 10_000, 40):
+    for start in range(0, 4_000, 40):
         target = torch.full((40,), -100)
         target[3] = start % 3
         weight = torch.ones(40)
-        weight[3] = 0.0 if start < 9_000 else 2.0
-        sample.add(target, weight, 0, 1)
-    sample.fold(0, 1)
+        weight[3] = 0.0 if start < 1_000 else 2.0
+        sample.add(target, weight, 1)
     rows, weight = sample.labelled()
-    assert rows.tolist() == [start % 3 for start in range(9_000, 10_000, 40)]
-    assert weight.tolist() == [2.0] * 25
+    assert rows.tolist() == [start % 3 for start in range(1_000, 4_000, 40)]
+    assert weight.tolist() == [2.0] * 75
 
 
-def test_processes_choose_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(label_sample, "ROWS", 64)
+def test_long_rows_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_sample, "_ENTRIES", 1000)
+    sample = Sample(Regression(TargetSpec(shape=(50,))))
+    for _ in range(500):
+        sample.add(torch.randn(8, 50), None, 8)
+    rows, weight = sample.labelled()
+    assert 10 <= len(rows) < 40
+    assert float(weight.sum()) == pytest.approx(4000, rel=0.1)
+
+
+def test_pictures_of_several_sizes() -> None:
+    sample = Sample(DepthEstimation(TargetSpec()))
+    for side in (4, 6, 4):
+        sample.add(torch.full((2, side, side), float(side)), torch.tensor([1.0, 0.0]), 2 * side**2)
+    rows, weight = sample.labelled()
+    assert sorted(rows.tolist()) == [4.0] * 32 + [6.0] * 36
+    assert weight.unique().tolist() == [1.0]  # type: ignore[no-untyped-call]
+
+
+def test_a_state_changes_nothing_and_brings_everything_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_sample, "ROWS", 16)
     task = Regression(TargetSpec(shape=(2,)))
-    random = torch.Generator().manual_seed(0)
-    batches = with_gaps([{"targets": {"v": torch.randn(36, 2, generator=random)}} for _ in range(40)])
-    alone, first, second = Sample(task), Sample(task), Sample(task)
-    for batch in batches:
-        target = batch["targets"]["v"]
-        alone.add(target, None, 0, 1)
-        first.add(target[0::2], None, 0, 2)
-        second.add(target[1::2], None, 1, 2)
-    alone.fold(0, 1)
-    merged = Sample(task)
-    for rank, sample in ((1, second), (0, first)):
-        state = sample.state_dict(rank, 2)
-        merged.merge(state["rows"], state["weight"], state["numbers"])
-    torch.testing.assert_close(merged.labelled(), alone.labelled(), rtol=0, atol=0, equal_nan=True)
+    batches = [
+        batch["targets"]["v"] for batch in with_gaps([{"targets": {"v": torch.randn(9, 2)}} for _ in range(300)])
+    ]
+    whole, saved = Sample(task), Sample(task)
+    for index, target in enumerate(batches):
+        whole.add(target, None, 7)
+        saved.add(target, None, 7)
+        if index % 37 == 0:
+            other = Sample(task)
+            other.load_state_dict(copy.deepcopy(saved.state_dict()), torch.device("cpu"))
+            saved = other
+    torch.testing.assert_close(saved.labelled(), whole.labelled(), rtol=0, atol=0, equal_nan=True)
 
 
 # ---------------------------------------------------------------------------------------------------------- checkpoints
