@@ -243,7 +243,7 @@ class MultiTaskModule(Described, Network, LightningModule):
     def on_validation_start(self) -> None:
         """Fix, in the first one of a fit, what ``val/loss_normalised`` compares with."""
         if self.validations.in_training:
-            self.updates.label_sample.fit()
+            self.updates.label_sample.fit(self.accumulation.batches)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the validation metrics."""

@@ -29,7 +29,7 @@ class Schedule:
         scheduler: makes the scheduler from the group's optimizer.
         interval: step it after every update, or after every epoch.
         frequency: step it every so many intervals.
-        monitor: the metric that a ``ReduceLROnPlateau`` watches, e.g. ``val/loss``.
+        monitor: the metric that a ``ReduceLROnPlateau`` watches, e.g. ``val/loss_normalised``.
         warmup: the first so many intervals raise the rate linearly from a hundredth, before the scheduler starts.
     """
 
@@ -59,7 +59,7 @@ class GroupScheduler:
         self.monitor = options.monitor or getattr(self.scheduler, "monitor", None)
         if self.on_plateau and self.monitor is None:
             raise ConfigurationError(
-                f"`schedulers.{name}`: ReduceLROnPlateau needs a `monitor`, such as 'val/loss', found none."
+                f"`schedulers.{name}`: ReduceLROnPlateau needs a `monitor`, such as 'val/loss_normalised', found none."
             )
         if warm is not None:
             if isinstance(self.scheduler, ReduceLROnPlateau):

@@ -6,7 +6,7 @@ data is needed, and any datamodule will do. Then the constants stay as they are,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from mtl_lightning.core.update.batches import targets_of, weight_of
 from mtl_lightning.core.update.window import Window
 from mtl_lightning.errors import MtlLightningWarning
 from mtl_lightning.tasks.base import Task
+from mtl_lightning.types import Batch
 
 ROWS = 16384
 """So many labelled rows of each task, or pixels, are kept, if there are as many: the constant that is fitted to them
@@ -130,21 +131,29 @@ class LabelSample:
 
     def add(self, window: Window) -> None:
         """Add the labels of an update."""
-        if self.network.trivial_predictions is not None:
-            return
-        for batch in window.batches:
+        if self.network.trivial_predictions is None:
+            parts = len(window.batches)
+            self._add(window.batches, {name: count / parts for name, count in window.counts.items() if parts})
+
+    def _add(self, batches: Sequence[Batch], labels: Mapping[str, float]) -> None:
+        for batch in batches:
             for name, target in targets_of(batch).items():
                 if name not in self.samples:
                     self.samples[name] = Sample(self.network.tasks[name], self.runtime.world_size)
-                labels = window.counts[name] / len(window.batches)
-                self.samples[name].add(target, weight_of(batch, name), labels)
+                self.samples[name].add(target, weight_of(batch, name), labels[name])
 
     @torch.no_grad()
-    def fit(self) -> None:
-        """Fit the trivial predictions, if there are none yet, to the labels of all processes, which all call this."""
+    def fit(self, started: Sequence[Batch] = ()) -> None:
+        """Fit the trivial predictions, if there are none yet, to the labels of all processes, which all call this.
+
+        Args:
+            started: the batches of a started window, to use if there was no update yet.
+        """
         runtime = self.runtime
         if self.network.trivial_predictions is not None:
             return
+        if not self.samples:
+            self._add(started, dict.fromkeys(self.network.tasks, 0.0))
         with torch.inference_mode(False), runtime.full_precision():
             predictions = self._fitted(self._of_all_processes())
         if runtime.world_size > 1:

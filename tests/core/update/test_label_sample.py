@@ -219,6 +219,22 @@ def test_it_is_fixed_at_the_first_validation() -> None:
     assert seen.metrics[2:] == pytest.approx([seen.metrics[1]] * 3)
 
 
+def test_a_search_in_the_middle_of_an_epoch() -> None:
+    module = make_module(tasks={"number": Regression(TargetSpec(), loss="huber", delta=0.5)})
+    train, val = ([without(b, "vector", "kind") for b in batches] for batches in (TRAIN, VAL))
+    fit(module, train, val, val_check_interval=0.5)
+    numbers = joined(train[:3], "number")
+    residuals = (numbers[~numbers.isnan()] - found_by(module)["number"]).clamp(-0.5, 0.5)
+    assert float(residuals.sum()) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_validation_before_the_first_update() -> None:
+    seen = Seen()
+    fit(make_module(), TRAIN, VAL, val_check_interval=2, accumulate_grad_batches=6, callbacks=[seen])
+    assert seen.metrics[1] is not None
+    assert seen.constants[-1]["number"] == pytest.approx([float(joined(TRAIN[:2], "number").nanmean())])
+
+
 def test_or_at_the_end_of_the_first_epoch() -> None:
     module = make_module(optimizers=STILL)
     seen = Seen()
