@@ -115,7 +115,7 @@ def what_was_tested(trainer: Trainer, *, fitted: bool) -> str:
     if path is None:
         return "Test of the weights at the end of training:"
     saved = read_plain(compat.part_file(str(path)))
-    states = [state for name, state in saved.get("callbacks", {}).items() if "ModelCheckpoint" in name]
+    states = [state for name, state in (saved.get("callbacks") or {}).items() if "ModelCheckpoint" in name]
     if fitted:
         states = [one.state_dict() for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
     which = next((which for state in states if (which := _which(state, str(path)))), "")

@@ -139,10 +139,10 @@ def trivial_outputs(network: Network, device: torch.device) -> dict[str, Tensor]
     found = {}
     predictions = network.trivial_predictions
     for name, task in network.tasks.items() if predictions is not None else ():
-        prediction = (predictions or {}).get(name)
-        known = None if prediction is None else task.trivial_output(prediction.to(device, dtype))
-        fits = known is not None and known.shape == (task.output_size,)
-        found[name] = known if known is not None and fits else torch.zeros(task.output_size, device=device)
+        found[name] = torch.zeros(task.output_size, device=device)
+        prediction: Any = (predictions or {}).get(name)
+        if isinstance(prediction, Tensor) and prediction.shape == (task.output_size,):  # it may be from a checkpoint
+            found[name] = task.trivial_output(prediction.to(device, dtype))
     return found
 
 

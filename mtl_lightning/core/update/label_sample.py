@@ -232,8 +232,8 @@ def _prediction(name: str, task: Task, rows: Tensor, weight: Tensor) -> Tensor |
     """Return a task's trivial prediction, on the CPU; None where none can be found."""
     try:
         found = task.trivial_prediction(rows, weight)
-        if not bool(task.trivial_output(found).isfinite().all()):
-            raise ValueError(f"found {found.tolist()!r:.100}")
+        if found.shape != (task.output_size,) or not bool(task.trivial_output(found).isfinite().all()):
+            raise ValueError(f"expected {task.output_size} finite numbers, found {found.tolist()!r:.100}")
     except Exception as error:  # of a task, or a loss, of the user's own
         reason = (str(error).splitlines() or [""])[0]
         rank_zero_warn(
