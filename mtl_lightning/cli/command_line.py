@@ -10,6 +10,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -17,6 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mtl_lightning.callbacks import BaselineWriter, DeadUnits, LogDeltaM, PredictionWriter, UpdateRatio
+from mtl_lightning.callbacks.best_epoch import MONITOR, added_callbacks, what_was_tested
 from mtl_lightning.callbacks.run_config import RunConfig
 from mtl_lightning.checkpoint_file import read_part
 from mtl_lightning.cli import config_files, failures, numbers
@@ -67,6 +69,12 @@ class MultiTaskCLI(LightningCLI):
             type=bool,
             default=False,
             help="After `fit`, test the best checkpoint and print a table of the metrics of each task.",
+        )
+        parser.add_argument(
+            "--early_stopping",
+            type=PositiveInt | None,
+            default=None,
+            help=f"Stop `fit` after so many validations without a lower `{MONITOR}`.",
         )
         parser.add_lightning_class_args(DeadUnits, "dead_units")
         parser.add_lightning_class_args(UpdateRatio, "update_ratio")
@@ -127,8 +135,13 @@ class MultiTaskCLI(LightningCLI):
         return self._instantiate_trainer({**made.trainer}, [])
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Make the trainer; unless the configuration says otherwise, it keeps the best epoch and the last."""
+        default = self.trainer_defaults.get("callbacks") or []
+        others = [*callbacks, *(default if isinstance(default, list) else [default])]
+        patience = self._get(self.config, "early_stopping") if self.subcommand == "fit" else None
+        added = added_callbacks(config, others, patience)
         try:
-            return super()._instantiate_trainer(config, callbacks)
+            return super()._instantiate_trainer(config, [*callbacks, *added])
         except (MisconfigurationException, ValueError, TypeError) as error:
             forms = (r"\b{}\b ?=", r"\b{}\b")
             named = [name for form in forms for name in config if re.search(form.format(name), str(error))]
@@ -150,8 +163,10 @@ class MultiTaskCLI(LightningCLI):
             _say(f"Watch it with: tensorboard --logdir {self.trainer.log_dir}")
 
     def after_test(self) -> None:
-        """Print a table of the test metrics of each task."""
-        _say(metrics_table(self.trainer, self.model))
+        """Print which epoch was tested, and a table of the test metrics of each task."""
+        table = metrics_table(self.trainer, self.model)
+        if self.trainer.is_global_zero:  # where the checkpoint's file is
+            _say(f"{what_was_tested(self.trainer, fitted=self.subcommand == 'fit')}\n{table}")
 
 
 def main(args: ArgsType = None, cli: type[MultiTaskCLI] = MultiTaskCLI) -> None:

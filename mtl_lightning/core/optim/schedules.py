@@ -36,7 +36,7 @@ class Schedule(Ranged):
         interval: step it after every update, or after every epoch; by default every epoch, and every update where the
             scheduler wants to know the number of steps of the run (``OneCycleLR``).
         frequency: step it every so many intervals.
-        monitor: the metric that a ``ReduceLROnPlateau`` watches, e.g. ``val/loss``.
+        monitor: the metric that a ``ReduceLROnPlateau`` watches, e.g. ``val/loss_normalised``.
         warmup: the first so many intervals raise the rate linearly from a hundredth, before the scheduler starts; below
             1 it is the share of the run.
     """
@@ -69,7 +69,7 @@ class GroupScheduler:
         self.monitor = options.monitor or getattr(self.scheduler, "monitor", None)
         if self.on_plateau and self.monitor is None:
             raise ConfigurationError(
-                f"`schedulers.{name}`: ReduceLROnPlateau needs a `monitor`, such as 'val/loss', found none."
+                f"`schedulers.{name}`: ReduceLROnPlateau needs a `monitor`, such as 'val/loss_normalised', found none."
             )
 
     def _make(self, options: Schedule, optimizer: Optimizer) -> LRScheduler | ReduceLROnPlateau:
