@@ -22,7 +22,7 @@ import torch
 
 from mtl_lightning.errors import CheckpointError, MissingCheckpointError
 
-__all__ = ["FORMAT", "KEY", "check", "part_of", "read", "read_part"]
+__all__ = ["FORMAT", "KEY", "check", "part_of", "read", "read_part", "read_plain"]
 
 KEY = "mtl_lightning"
 FORMAT = 2
@@ -30,7 +30,7 @@ FORMAT = 2
 
 _NEEDED = ("config", "by_code", "task_names", "input_spec", "processes")
 _KINDS: dict[str, type] = {
-    **dict.fromkeys(("config", "by_code", "input_spec", "schema", "data"), dict),
+    **dict.fromkeys(("config", "by_code", "input_spec", "schema", "data", "trivial_predictions"), dict),
     **dict.fromkeys(("task_names", "processes", "optimizers"), list),
 }
 _TOP: dict[str, type] = {
@@ -68,10 +68,19 @@ def read_part(path: str | Path) -> dict[str, Any]:
 
     Errors are those of :func:`read`.
     """
+    return part_of(read_plain(path), path)
+
+
+def read_plain(path: str | Path) -> dict[str, Any]:
+    """Return a checkpoint file without the weights and the optimizers' states, which are not read; on the CPU.
+
+    Empty if it is none. Errors are those of :func:`read`.
+    """
     with _local(path) as file:
         _check_archive(path, file, only_plain=True)
         checkpoint = _load(path, file, map_location="cpu", mmap=True)
-        return part_of(checkpoint if isinstance(checkpoint, dict) else {}, path)
+    found = checkpoint if isinstance(checkpoint, dict) else {}
+    return {name: value for name, value in found.items() if name not in ("state_dict", "optimizer_states")}
 
 
 def check(checkpoint: Any, where: str | Path = "The checkpoint") -> None:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from mtl_lightning.errors import NotDescribableError
+from mtl_lightning.ranges import Ranged
 
 __all__ = ["Described", "constructor_arguments", "describe"]
 
 
-class Described:
+class Described(Ranged):
     """Mixin that remembers the arguments an instance was made with, so that :func:`describe` can state them."""
 
     _made_with: tuple[tuple[Any, ...], dict[str, Any]] | None = None
@@ -25,7 +26,7 @@ class Described:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Keep the arguments; copies and unpickled instances bring theirs along in their state."""
-        self = super().__new__(cls)
+        self = super().__new__(cls, *args, **kwargs)
         object.__setattr__(self, "_made_with", (args, kwargs))
         return self
 

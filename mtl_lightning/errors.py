@@ -4,7 +4,16 @@ from __future__ import annotations
 
 
 class MtlLightningError(Exception):
-    """Base of this library's errors; the command line shows one as a message without a traceback."""
+    """Base of this library's errors; the command line shows one as a message without a traceback.
+
+    One that a loader's worker process raised says what it said there: PyTorch hands it on with the worker's traceback
+    for a message, which stays in ``args``.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        name = f"{type(self).__name__}: "
+        return text.rpartition(name)[2].strip() if text.startswith("Caught ") and name in text else text
 
 
 class MtlLightningWarning(UserWarning):

@@ -165,9 +165,9 @@ plt.legend()
 # %% [markdown]
 # ## 4. Predict
 #
-# New flats: another file, other columns, no labels, a city that training did not have. The checkpoint holds what was
-# fitted, so the old files are no longer needed, and nothing is fitted again. `PredictionWriter` writes a row for each
-# row, in order.
+# New flats: another file, other columns, no labels, a city that training did not have, which a warning says. The
+# checkpoint holds what was fitted, so the old files are no longer needed, and nothing is fitted again.
+# `PredictionWriter` writes a row for each row, in order.
 
 # %%
 new = flats(500, (*CITIES, "Rome"))

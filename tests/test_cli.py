@@ -45,7 +45,7 @@ def test_fit_ends_with_a_table_and_the_line_that_starts_tensorboard(
 
 def test_the_saved_config_repeats_the_run(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch, "fit", "--config", str(trained / "config.yaml"))
-    first, second = (only(trained.parent / version, "*.ckpt") for version in ("version_0", "version_1"))
+    first, second = (only(trained.parent / version, "last.ckpt") for version in ("version_0", "version_1"))
     assert first.name == second.name
     assert all(torch.equal(a, b) for a, b in zip(weights(first).values(), weights(second).values(), strict=True))
 
@@ -62,24 +62,24 @@ def test_print_config_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 def test_resume_continues_to_the_same_weights(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = [f"--trainer.default_root_dir={tmp_path / 'short'}", "--trainer.max_epochs=1"]
     run(monkeypatch, "fit", "--config", MULTIDIGIT, *SMALL, *short)
-    half = only(tmp_path / "short", "*.ckpt")
+    half = only(tmp_path / "short", "last.ckpt")
     rest = [f"--trainer.default_root_dir={tmp_path / 'rest'}", f"--ckpt_path={half}"]
     run(monkeypatch, "fit", "--config", MULTIDIGIT, *SMALL, *rest)
-    whole, resumed = weights(only(trained, "*.ckpt")), weights(only(tmp_path / "rest", "*.ckpt"))
+    whole, resumed = weights(only(trained, "last.ckpt")), weights(only(tmp_path / "rest", "last.ckpt"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_test_and_validate_take_a_checkpoint(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint = str(only(trained, "*.ckpt"))
+    checkpoint = str(only(trained, "last.ckpt"))
     for subcommand in ("validate", "test"):
         run(monkeypatch, subcommand, "--config", MULTIDIGIT, *SMALL, f"--ckpt_path={checkpoint}")
     assert "accuracy" in capsys.readouterr().out
 
 
 def test_predict_writes_the_rows_in_order(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = str(only(trained, "*.ckpt"))
+    checkpoint = str(only(trained, "last.ckpt"))
     options = [f"--ckpt_path={checkpoint}", "--predictions.path=out.parquet", "--trainer.logger=false"]
     run(monkeypatch, "predict", "--config", MULTIDIGIT, *SMALL, *options)
     table = pq.read_table(tmp_path / "out.parquet")
@@ -133,7 +133,7 @@ def test_a_mistake_ends_in_one_message(
     ("before", "after", "message"),
     [
         ("architecture:", "architectur:", "'architectur': did you mean 'architecture'?"),
-        ("model:", "modell:", "'modell': did you mean 'model'?"),
+        ("model:", "modell:", "found 'modell'. Did you mean 'model'?"),
         ("class_path: SharedBottom", "class_path: SharedBotom", "'SharedBotom': did you mean 'SharedBottom'?"),
         ("{class_path: LeNet}", "{clas_path: LeNet}", "'clas_path': did you mean 'class_path'?"),
     ],
@@ -149,9 +149,9 @@ def test_a_misspelt_yaml_file(
     text = Path(MULTIDIGIT).read_text()
     assert before in text
     (tmp_path / "wrong.yaml").write_text(text.replace(before, after, 1))
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as end:
         run(monkeypatch, "fit", "--config", "wrong.yaml")
-    assert message in capsys.readouterr().err
+    assert message in f"{end.value.code} {capsys.readouterr().err}"
 
 
 def test_a_datamodule_without_tasks_is_told_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def test_a_config_runs(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     short = ["--trainer.max_epochs=1", *limits, "--trainer.accelerator=cpu"]
     made = on_made_files(config, tmp_path / "made")
     run(monkeypatch, "fit", "--config", str(config), *made, *short, "--test_after_fit=true")
-    checkpoint = f"--ckpt_path={only(tmp_path, '*.ckpt')}"
+    checkpoint = f"--ckpt_path={only(tmp_path, 'last.ckpt')}"
     run(monkeypatch, "predict", "--config", str(config), *made, *short, checkpoint)
     check_predictions(tmp_path)
 
@@ -61,7 +61,7 @@ def test_every_command_takes_a_config(config: Path, tmp_path: Path, monkeypatch:
     short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=3", "--trainer.accelerator=cpu"]
     made = on_made_files(config, tmp_path / "made")
     run(monkeypatch, "fit", "--config", str(config), *made, *short)
-    checkpoint = f"--ckpt_path={only(tmp_path, '*.ckpt')}"
+    checkpoint = f"--ckpt_path={only(tmp_path, 'last.ckpt')}"
     for subcommand in ("validate", "test", "predict"):
         run(monkeypatch, subcommand, "--config", str(config), *made, checkpoint)
     check_predictions(tmp_path)

@@ -75,7 +75,7 @@ def test_the_table_trains_and_predicts(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "new_houses.csv").write_text("place,area\nsouth,50\nwest,61\nnorth,47\n")
     (tmp_path / "table.yaml").write_text(TABLE + MODEL)
     run(monkeypatch, "fit", "--config", "table.yaml")
-    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    (checkpoint,) = tmp_path.rglob("last.ckpt")
     run(
         monkeypatch,
         "predict",

@@ -37,7 +37,19 @@ def floors(package: str, *rooms: str, on: Sequence[str] = ()) -> dict[str, tuple
     return {package: below, **allowed}
 
 
-LEVEL_0 = ("types", "describe", "errors", "names", "nested", "plain", "checkpoint_file", "rebuild", "trust", "version")
+LEVEL_0 = (
+    "types",
+    "describe",
+    "errors",
+    "names",
+    "nested",
+    "ranges",
+    "plain",
+    "checkpoint_file",
+    "rebuild",
+    "trust",
+    "version",
+)
 BASES = (
     "tasks.base",
     *(f"balancing.{name}" for name in ("base", "rows", "gramian", "lookahead", "build")),
@@ -86,7 +98,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "version": (),
     "nested": (),
-    "describe": ("errors",),
+    "ranges": ("errors", "nested"),
+    "describe": ("errors", "ranges"),
     "types": ("errors", "describe"),
     "trust": ("errors",),
     "checkpoint_file": ("errors",),

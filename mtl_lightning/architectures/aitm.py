@@ -69,8 +69,6 @@ class AITM(Architecture):
         self.order = list(tasks if order is None else order)
         if sorted(self.order) != sorted(tasks):
             raise ConfigurationError(f"AITM: expected `order` to be an order of {list(tasks)}, found {order}.")
-        if calibration < 0:
-            raise ConfigurationError(f"AITM: expected a `calibration` of at least 0, found {calibration}.")
         self.stop_gradient, self.calibration = stop_gradient, calibration
         self.trunk, inner = build_trunk(trunk, spec)
         made, size = copies(encoder, inner, len(tasks))

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from mtl_lightning.architectures.sizes import size_or_outputs
 from mtl_lightning.names import known_arguments
+from mtl_lightning.ranges import Ranged
 from mtl_lightning.types import ConfigurationError, Features, InputSpec
 
 
-class Encoder(nn.Module):
+class Encoder(Ranged, nn.Module):
     """A network that maps inputs to features (B, D, *) and takes its sizes from the data's input spec.
 
     Subclasses take the spec as their first argument and set ``out_features``, the shape of the features without B.
@@ -31,7 +32,7 @@ class Encoder(nn.Module):
     out_features: tuple[int, ...]
 
 
-class Head(nn.Module):
+class Head(Ranged, nn.Module):
     """A network that maps a task's features to its outputs; takes (feature size without B, K)."""
 
     def __init__(self, in_features: tuple[int, ...], out_features: int) -> None:
@@ -95,7 +96,7 @@ def last_affine(head: nn.Module, task: str) -> nn.Linear | nn.Conv2d:
     return found
 
 
-class Architecture(nn.Module, ABC):
+class Architecture(Ranged, nn.Module, ABC):
     """How tasks share. Subclasses take the input spec (None where unknown) and the tasks' names, and set
     ``feature_sizes``.
 

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from mtl_lightning.architectures.base import Head, Linear
 from mtl_lightning.architectures.norms import BatchNorm
 from mtl_lightning.architectures.sizes import check_widths
+from mtl_lightning.ranges import Ranged
 from mtl_lightning.types import ConfigurationError
 
 
-class ASPP(nn.Module):
+class ASPP(Ranged, nn.Module):
     """Atrous spatial pyramid pooling of maps (B, D, H, W) to (B, C, H, W).
 
     `Rethinking Atrous Convolution for Semantic Image Segmentation <https://arxiv.org/abs/1706.05587>`_ (Chen et al.

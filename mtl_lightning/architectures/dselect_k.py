@@ -69,10 +69,9 @@ class DSelectK(MixtureOfExperts):
         trunk: EncoderArgument | None = None,
         gate_input: EncoderArgument | None = None,
     ) -> None:
-        if num_experts < 2 or not 1 <= num_selected <= num_experts or gamma <= 0 or entropy < 0:
+        if num_selected > num_experts:
             raise ConfigurationError(
-                "DSelectK: expected `num_experts` >= 2, 1 <= `num_selected` <= `num_experts`, `gamma` > 0 and "
-                f"`entropy` >= 0, found {num_experts}, {num_selected}, {gamma} and {entropy}."
+                f"DSelectK: expected a `num_selected` of at most `num_experts`, {num_experts}, found {num_selected}."
             )
         super().__init__(spec, trunk, gate_input)
         self.entropy = entropy
@@ -118,7 +117,7 @@ class _Selectors(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start as the authors do: near the middle of the smooth step, where all experts weigh the same."""
+        """Start near the middle of the smooth step, where all experts weigh the same."""
         for layer, bound in ((self.code, self.gamma / 100), (self.share, 0.05)):
             nn.init.uniform_(layer.weight, -bound, bound)
             nn.init.uniform_(layer.bias, -bound, bound)

@@ -13,7 +13,7 @@ from mtl_lightning.architectures.base import Architecture, EncoderArgument
 from mtl_lightning.architectures.copies import parameters_of
 from mtl_lightning.architectures.encoders import MLP
 from mtl_lightning.architectures.stages import encoder_copies
-from mtl_lightning.types import ConfigurationError, Features, InputSpec
+from mtl_lightning.types import Features, InputSpec
 
 
 class LearningToBranch(Architecture):
@@ -59,11 +59,6 @@ class LearningToBranch(Architecture):
         warmup: int = 500,
     ) -> None:
         super().__init__()
-        if temperature <= 0 or period < 1 or warmup < 0:
-            raise ConfigurationError(
-                "LearningToBranch: expected `temperature` > 0, `period` >= 1 and `warmup` >= 0, found "
-                f"{temperature}, {period} and {warmup}."
-            )
         self.temperature, self.period, self.warmup = temperature, period, warmup
         made, sizes = encoder_copies(encoder, spec, len(tasks))
         self.columns = nn.ModuleDict(dict(zip(tasks, made, strict=True)))

@@ -33,10 +33,11 @@ class MTAN(Architecture):
 
     The generic rule for any encoder with ``stages``: a stage that is an ``nn.Sequential`` is cut before its last layer
     if that layer keeps the shape of what it gets, as the last block of a ResNet's stage or an activation does; of any
-    other stage u is p. Departures: F, which is one layer shared by all tasks here as in the authors' code, is a 3 x 3
-    convolution (on vectors a linear map) with batch normalisation and ReLU, and ends with maximum pooling to the next
-    stage's height and width, whatever these are; where a stage turns maps into vectors, they are averaged over space
-    first. Vectors have linear layers in place of 1 x 1 convolutions.
+    other stage u is p. Departures: F, which is one layer shared by all tasks here as in the authors' code
+    (github.com/lorenmt/mtan, c36c30b, ``im2im_pred/model_segnet_mtan.py``), is a 3 x 3 convolution (on vectors a linear
+    map) with batch normalisation and ReLU, and ends with maximum pooling to the next stage's height and width, whatever
+    these are; where a stage turns maps into vectors, they are averaged over space first. Vectors have linear layers in
+    place of 1 x 1 convolutions.
 
     Give the encoder normalised stages: masks are normalised by batch statistics, and where stages are not, the running
     means that take their place in evaluation lag behind the features (two digits, LeNet: 88 % right by batch
@@ -61,8 +62,6 @@ class MTAN(Architecture):
         reduction: int = 1,
     ) -> None:
         super().__init__()
-        if reduction < 1:
-            raise ConfigurationError(f"MTAN: expected a `reduction` of at least 1, found {reduction}.")
         made = build_encoder(encoder, spec)
         sizes = stage_sizes(made, spec)
         self.cuts = nn.ModuleList(_cut(stages_of(made), spec))

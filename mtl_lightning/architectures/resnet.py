@@ -158,7 +158,7 @@ def _stem(channels: int) -> nn.Sequential:
 
 
 def _draw(module: nn.Module) -> None:
-    """Draw a convolution's weights as the paper's authors and torchvision do."""
+    """Draw a convolution's weights as torchvision does."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 

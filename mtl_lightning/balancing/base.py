@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from mtl_lightning.balancing.tools.seeded_generator import SeededGenerator
+from mtl_lightning.ranges import Ranged
 from mtl_lightning.types import Likelihood
 
 _HALF = (torch.float16, torch.bfloat16)
 _FACTS = {"before_update": "tries_steps", "after_epoch": "follows_epochs"}  # what follows from overriding a method
 
 
-class Balancer(nn.Module):
+class Balancer(Ranged, nn.Module):
     """Sum of the losses of the tasks that are present, and the contract of every other balancer.
 
     A balancer is used in a bare PyTorch loop as ``balancer(losses).backward()``; the module calls its parts. One that
@@ -34,6 +35,9 @@ class Balancer(nn.Module):
         parts: into how many equal parts the core is to split each batch, for independent samples.
         tries_steps: whether it is a :class:`~mtl_lightning.balancing.lookahead.TriesSteps`.
         follows_epochs: whether :meth:`after_epoch` does anything.
+        least_loss: the smallest loss that its formula holds for, one number or one for each task; None if it takes any.
+            Training warns once of a task whose loss is below.
+        epochs_to_start: how many epochs pass before its own formula begins; training warns of a run that is not longer.
     """
 
     affine: bool = True
@@ -42,6 +46,8 @@ class Balancer(nn.Module):
     parts: int = 1
     tries_steps: bool = False
     follows_epochs: bool = False
+    least_loss: float | Sequence[float] | None = None
+    epochs_to_start: int = 0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """State the facts that follow from what a subclass overrides, where it does not say them itself."""
@@ -54,8 +60,6 @@ class Balancer(nn.Module):
 
     def __init__(self, num_tasks: int) -> None:
         super().__init__()
-        if num_tasks < 1:
-            raise ValueError(f"Expected at least 1 task, found num_tasks={num_tasks}.")
         self.num_tasks = num_tasks
 
     def bind(self, likelihoods: Mapping[str, Likelihood]) -> None:

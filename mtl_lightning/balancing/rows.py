@@ -61,6 +61,7 @@ class GradientBalancer(Balancer):
         self.rescale = rescale
         self.losses = inner_balancer(losses, num_tasks, type(self).__name__)
         self.follows_epochs = self.follows_epochs or self.losses.follows_epochs
+        self.least_loss, self.epochs_to_start = self.losses.least_loss, self.losses.epochs_to_start
 
     # ------------------------------------------------------------------------------------------ what a subclass gives
     @abstractmethod

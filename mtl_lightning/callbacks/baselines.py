@@ -14,13 +14,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from mtl_lightning.callbacks.diagnosis import multi_task
+from mtl_lightning.ranges import Ranged
 from mtl_lightning.types import ConfigurationError
 
 _NO_METRICS = ("labels", "delta_m")
 _HEADER = "# Metrics of single-task runs, by tag. `delta_m: {baselines: <this file>}` compares other runs with them.\n"
 
 
-class BaselineWriter(Callback):
+class BaselineWriter(Ranged, Callback):
     """Writes a run's ``val/<metric>/<task>`` and ``test/<metric>/<task>`` into a YAML file of baselines.
 
     One run per task, each with the same ``path``, makes the file that :class:`~mtl_lightning.callbacks.LogDeltaM`

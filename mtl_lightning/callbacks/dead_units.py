@@ -86,13 +86,10 @@ class DeadUnits(Diagnosis):
         activations: Sequence[type[nn.Module]] = (nn.ReLU, nn.ReLU6),
     ) -> None:
         super().__init__(every_n_steps)
-        if window < 1 or 0 < every_n_steps < window:
+        if 0 < every_n_steps < window:
             raise ConfigurationError(
-                f"DeadUnits: expected a `window` of at least 1 update and at most `every_n_steps` = {every_n_steps}, "
-                f"found {window}."
+                f"DeadUnits: expected a `window` of at most `every_n_steps` = {every_n_steps}, found {window}."
             )
-        if not 0 < threshold <= 1:
-            raise ConfigurationError(f"DeadUnits: expected a `threshold` above 0 and up to 1, found {threshold}.")
         self.window = window
         self.threshold = threshold
         self.activations = tuple(activations)

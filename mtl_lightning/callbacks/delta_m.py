@@ -15,12 +15,13 @@ from mtl_lightning.callbacks.diagnosis import multi_task
 from mtl_lightning.core import MultiTaskModule
 from mtl_lightning.core.evaluation import DerivedMetrics
 from mtl_lightning.metrics import DeltaM
+from mtl_lightning.ranges import Ranged
 from mtl_lightning.types import ConfigurationError, MtlLightningWarning
 
 _STAGES = {"fit": ("val",), "validate": ("val",), "test": ("test",)}
 
 
-class LogDeltaM(DerivedMetrics):
+class LogDeltaM(Ranged, DerivedMetrics):
     """Logs ``val/delta_m``, and ``val/delta_m/<task>``, the mean over the task's metrics; ``test/...`` likewise.
 
     In per cent of single-task baselines, by :func:`~mtl_lightning.metrics.delta_m`, which says what the conventions

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from mtl_lightning.core import MultiTaskModule
+from mtl_lightning.ranges import Ranged
 from mtl_lightning.types import ConfigurationError, MtlLightningWarning
 
 
@@ -26,7 +27,7 @@ def multi_task(module: LightningModule, callback: Callback) -> MultiTaskModule:
     return module
 
 
-class Diagnosis(Callback):
+class Diagnosis(Ranged, Callback):
     """Looks at some of the updates, writes ``diagnose/<symptom>/<group>``, and warns once per group and run.
 
     Args:
@@ -34,11 +35,6 @@ class Diagnosis(Callback):
     """
 
     def __init__(self, every_n_steps: int) -> None:
-        if every_n_steps < 0:
-            raise ConfigurationError(
-                f"{type(self).__name__}: expected `every_n_steps` of at least 0, where 0 means never, found "
-                f"{every_n_steps}."
-            )
         self.every_n_steps = every_n_steps
         self.warned: set[str] = set()
 

@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from mtl_lightning.callbacks.diagnosis import Diagnosis, multi_task, rate_of, title
 from mtl_lightning.core import MultiTaskModule
 from mtl_lightning.core.sharding import total_norm
-from mtl_lightning.types import ConfigurationError
 
 _LOW_SAMPLES = 2  # before a warning: a single one may be chance
 _AS_MEANT = 0.1  # of the rate that a schedule started from; below it, the schedule holds the rate down on purpose
@@ -65,8 +64,6 @@ class UpdateRatio(Diagnosis):
 
     def __init__(self, every_n_steps: int = 50, threshold: float = 1e-6) -> None:
         super().__init__(every_n_steps)
-        if not threshold >= 0:
-            raise ConfigurationError(f"UpdateRatio: expected a `threshold` of at least 0, found {threshold}.")
         self.threshold = threshold
         self._moved: set[str] = set()  # groups that have once moved faster than the threshold
         self._low: dict[str, int] = {}  # samples below the threshold, of groups that have not moved

@@ -9,39 +9,45 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.core.network.network import Network, at_least_float32
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.update.batches import check_targets, micro_batches, targets_of, weight_of
 from mtl_lightning.core.update.figures import by_tag, check_shape, write_matrices
 from mtl_lightning.nested import leaves
 from mtl_lightning.tasks.base import Task
-from mtl_lightning.types import Batch, ConfigurationError
+from mtl_lightning.types import Batch, ConfigurationError, MtlLightningWarning
 
 _OURS = ("loss", "labels")  # what is logged for every task beside its metrics
 
 
 class MeanLosses(Metric):
-    """Each task's loss over everything seen: the sums (T,) and the labelled counts (T,), added over processes."""
+    """Each task's loss over everything seen, and that of its trivial predictor: the sums (T,) and the labelled counts
+    (T,), added over processes.
+    """
 
     total: Tensor
+    trivial: Tensor
     count: Tensor
 
     def __init__(self, num_tasks: int) -> None:
         super().__init__()
-        self.add_state("total", torch.zeros(num_tasks), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(num_tasks), dist_reduce_fx="sum")
+        for name in ("total", "trivial", "count"):
+            self.add_state(name, torch.zeros(num_tasks), dist_reduce_fx="sum")
 
-    def update(self, index: int, total: Tensor, count: Tensor) -> None:
-        """Add a batch's summed loss and count of one task."""
+    def update(self, index: int, total: Tensor, trivial: Tensor | float, count: Tensor) -> None:
+        """Add a batch's summed loss, that of the trivial predictor, and count of one task."""
         self.total[index] += total
+        self.trivial[index] += trivial
         self.count[index] += count
 
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Return the mean losses (T,), nan where nothing was labelled, and the counts (T,)."""
-        return self.total / self.count, self.count
+    def compute(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the mean losses (T,) and the trivial predictors', nan where nothing was labelled, and counts (T,)."""
+        return self.total / self.count, self.trivial / self.count, self.count
 
 
 class Evaluation(nn.Module):
@@ -50,39 +56,71 @@ class Evaluation(nn.Module):
     Args:
         tasks: the tasks by name.
         stage: ``"val"`` or ``"test"``.
+
+    Attributes:
+        started: whether a batch was seen.
+        seen: the tasks that had a target.
+        compared: after :meth:`compute`, the losses over the trivial predictors' (n,), of n tasks.
     """
 
     def __init__(self, tasks: Mapping[str, Task], stage: str) -> None:
         super().__init__()
         self.stage = stage
         self.started = False
+        self.trivial: dict[str, Tensor] = {}
+        self.compared = torch.zeros(0)
         self.seen: set[str] = set()
         self.losses = MeanLosses(len(tasks))
         self.names = {name: task.spec.names for name, task in tasks.items()}
         self.metrics = nn.ModuleDict({name: _metrics_of(name, task, stage) for name, task in tasks.items()})
 
-    def update(self, tasks: Mapping[str, Task], batch: Batch, outputs: Mapping[str, Tensor]) -> None:
+    def update(self, network: Network, batch: Batch, outputs: Mapping[str, Tensor]) -> None:
         """Add a batch: its outputs (B, K, *) for every task that it has a target of."""
+        tasks = network.tasks
+        if not self.started:
+            self.trivial = trivial_outputs(network, self.losses.total.device)
         self.started = True
         targets = targets_of(batch)
         self.seen.update(targets)
         for index, (name, task) in enumerate(tasks.items()):
             if name in targets:
                 output = at_least_float32(outputs[name])
-                weight = weight_of(batch, name)
-                self.losses.update(index, task.loss(output, targets[name], weight), task.count(targets[name], weight))
-                update_metrics(name, task, cast("MetricCollection", self.metrics[name]), output, targets[name], weight)
+                target, weight = targets[name], weight_of(batch, name)
+                trivial = self._trivial_loss(name, task, output, target, weight)
+                self.losses.update(index, task.loss(output, target, weight), trivial, task.count(target, weight))
+                update_metrics(name, task, cast("MetricCollection", self.metrics[name]), output, target, weight)
 
-    def compute(self, prefix: str) -> dict[str, Tensor]:
+    def _trivial_loss(
+        self, name: str, task: Task, output: Tensor, target: Tensor, weight: Tensor | None
+    ) -> Tensor | float:
+        """Return the summed loss () of the trivial predictor in place of outputs (B, K, *); 0 if there is none."""
+        if name not in self.trivial:
+            return 0.0
+        constant = self.trivial[name].reshape(-1, *(1 for _ in output.shape[2:]))
+        return task.loss(torch.zeros_like(output) + constant.to(output.dtype), target, weight)
+
+    def compute(self, prefix: str, balancer: Balancer) -> dict[str, Tensor]:
         """Return ``<prefix>/loss`` and ``<prefix>/<what>/<task>`` of each task that has a label; then start afresh.
 
         What: its ``loss``, its ``labels`` (the number, or weight, of labelled elements), and its metrics: of
-        those that are vectors ``<prefix>/<metric>/<task>/<class>``, and matrices (R, C) as they are.
+        those that are vectors ``<prefix>/<metric>/<task>/<class>``, and matrices (R, C) as they are. If weights of
+        the losses are learned, ``<prefix>/objective`` too: what is trained on, with the weights as they are.
         """
-        means, counts = (vector.reshape(-1) for vector in self.losses.compute())  # torchmetrics squeezes T = 1
+        vectors = self.losses.compute()
+        means, trivial, counts = (vector.reshape(-1) for vector in vectors)  # torchmetrics squeezes T = 1
         values: dict[str, Tensor] = {}
         labelled = counts > 0
         values[f"{prefix}/loss"] = means[labelled].sum()
+        if balancer.owned():
+            values[f"{prefix}/objective"] = balancer.objective(torch.where(labelled, means, 0.0), labelled)
+        self.compared = compared(means[labelled], trivial[labelled]) if self.trivial else means[:0]
+        bad = (labelled & ~(trivial > 0)).tolist() if self.trivial else []
+        if left_out := [name for name, missing in zip(self.metrics, bad, strict=False) if missing]:
+            rank_zero_warn(
+                f"`{prefix}/loss_normalised` leaves out {left_out}: expected the loss of a constant prediction to be "
+                "above 0, found none, or one of a loss that may be negative, with which no loss can be compared.",
+                category=MtlLightningWarning,
+            )
         for index, (name, metrics) in enumerate(self.metrics.items()):
             if labelled[index]:
                 values[f"{prefix}/loss/{name}"] = means[index]
@@ -97,6 +135,28 @@ class Evaluation(nn.Module):
         for metrics in self.metrics.values():
             cast("MetricCollection", metrics).reset()
         return values
+
+
+def trivial_outputs(network: Network, device: torch.device) -> dict[str, Tensor]:
+    """Return the constant outputs (K,) of each task's trivial predictor; empty before any is fitted.
+
+    Those of a task that had no label until then are 0.
+    """
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    found = {}
+    predictions = network.trivial_predictions
+    for name, task in network.tasks.items() if predictions is not None else ():
+        found[name] = torch.zeros(task.output_size, device=device)
+        prediction: Any = (predictions or {}).get(name)
+        if isinstance(prediction, Tensor) and prediction.shape == (task.output_size,):  # it may be from a checkpoint
+            found[name] = task.trivial_output(prediction.to(device, dtype))
+    return found
+
+
+def compared(losses: Tensor, trivial: Tensor) -> Tensor:
+    """Return losses (n,) over those of the trivial predictors (n,), where these are above 0; if nowhere, the losses."""
+    useful = trivial > 0
+    return (losses / trivial)[useful] if bool(useful.any()) else losses
 
 
 def _metrics_of(name: str, task: Task, stage: str) -> MetricCollection:
@@ -210,13 +270,15 @@ class Evaluations:
             check_targets(item, network.tasks)
             outputs, _ = network.run(item["inputs"], list(targets_of(item)))
             with self._runtime.full_precision(), wide_sums():
-                evaluation.update(network.tasks, item, outputs)
+                evaluation.update(network, item, outputs)
 
     def compute(self, stage: str, loaders: Any) -> dict[str, Tensor]:
         """Return what the stage's metrics say, by tag, and start afresh.
 
         Several dataloaders are told apart by their name or number, unless each task is in one of them only: then its
-        tags are the usual ones, and ``<stage>/loss`` is the sum over all tasks.
+        tags are the usual ones, and ``<stage>/loss`` is the sum over all tasks. ``<stage>/loss_normalised`` is there in
+        any case: the mean, over the tasks and dataloaders, of the losses over those of the trivial predictors. A task
+        whose trivial predictor has a loss of 0, or below, is left out of it.
 
         Args:
             stage: ``"val"`` or ``"test"``.
@@ -227,10 +289,17 @@ class Evaluations:
         names = names if len(names) >= len(evaluations) else [str(index) for index in range(len(evaluations))]
         apart = len(evaluations) == 1 or self._tasks_are_apart(evaluations)
         values: dict[str, Tensor] = {}
+        ratios: list[Tensor] = []
         for index, evaluation in enumerate(evaluations):
             if evaluation.started:
-                for tag, value in evaluation.compute(stage if apart else f"{stage}/{names[index]}").items():
+                prefix = stage if apart else f"{stage}/{names[index]}"
+                for tag, value in evaluation.compute(prefix, self._network.balancer).items():
                     values[tag] = values[tag] + value if tag in values else value  # the loss over several dataloaders
+                ratios.append(evaluation.compared)
+                if len(evaluation.compared) and not apart:
+                    values[f"{prefix}/loss_normalised"] = evaluation.compared.mean()
+        if sum(map(len, ratios)):
+            values[f"{stage}/loss_normalised"] = torch.cat(ratios).mean()
         return values
 
     def _tasks_are_apart(self, evaluations: Sequence[Evaluation]) -> bool:

@@ -53,7 +53,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         schedulers: each group's learning-rate scheduler, or a :class:`Schedule`; ``default`` likewise.
         gradient_clip: ``{group: largest gradient norm}``; null, 0 or less is no clipping.
         allow_unlabelled: tasks that may go without a label for a whole epoch.
-        on_nonfinite: at inf or nan gradients ``raise``, ``skip`` the update, or ``ignore`` them (saves a host sync).
+        on_nonfinite: about an inf or nan gradient: ``raise``, ``skip`` the update, or ``ignore``: saves a host sync.
         compile: ``torch.compile`` the architecture and the heads: True, or its arguments (``{mode: max-autotune}``).
             Each set of tasks in a batch is compiled anew; from the ninth on PyTorch runs it as it is, with a warning.
 
@@ -118,7 +118,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         """Refuse what cannot be right: strategies, tasks that the datamodule lacks; start with fresh metrics."""
         if stage == "fit":
             refuse_unsupported(self, self.trainer)
-            self.trained_on = None  # what comes next is trained on
+            self.trained_on = self.trivial_predictions = None  # what comes next is trained on
         resume.accept_schema(self.trainer, self.trained_on)
         compat.check_declared(self.tasks, self.trainer)
         self.evaluations.start_afresh()
@@ -162,11 +162,9 @@ class MultiTaskModule(Described, Network, LightningModule):
         """Make one optimizer and scheduler per group, behind one of each; parameters may have been added till now."""
         self.find_roles()
         self.plan.assign(self.roles)
-        optimizer, scheduler = self.plan.make(self)
-        if not scheduler.schedulers:
-            return optimizer
+        optimizer, scheduler = self.plan.make(self, compat.length_of(self._trainer))
         config = {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "name": "lr"}}
-        return cast("OptimizerLRScheduler", config)
+        return cast("OptimizerLRScheduler", config if scheduler.schedulers else optimizer)
 
     def _step_schedulers(self, interval: str, index: int) -> None:
         trainer = self.trainer
@@ -178,6 +176,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         if self.runtime.world_size > 1:
             self.balancer.share_seeds(self.trainer.strategy.broadcast)
         check_shared(self, self.trainer.accumulate_grad_batches)
+        self.updates.warn_of_setup()
         record.start(self.trainer, saving.hyperparameters(self.hparams_initial, self.trainer))
 
     def on_train_start(self) -> None:
@@ -240,19 +239,24 @@ class MultiTaskModule(Described, Network, LightningModule):
         record.finish(self.trainer, saving.hyperparameters(self.hparams_initial, self.trainer))
         self.updates.finish_fit()
 
+    def on_validation_start(self) -> None:
+        """Fix, in the first one of a fit, what ``val/loss_normalised`` compares with."""
+        if self.validations.in_training:
+            self.updates.label_sample.fit(self.accumulation.batches)
+
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the validation metrics."""
         self.evaluations.update("val", self.intake.take(batch, "val", dataloader_idx), dataloader_idx)
 
     def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Do not wait for the end of a validation to leave: a resumed run begins it anew."""
-        if self.runtime.world_size == 1 and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+        if self.runtime.world_size == 1 and self.validations.in_training:
             self.termination.stop_if_requested(self.trainer)
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/loss``, ``val/loss/<task>``, ``val/<metric>/<task>``, then step plateau schedulers."""
         self._log_evaluation("val", self.trainer.val_dataloaders)
-        if not self.trainer.sanity_checking and self.trainer.state.fn == "fit":
+        if self.validations.in_training:
             self.validations.finish(self._scheduler)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -264,8 +268,8 @@ class MultiTaskModule(Described, Network, LightningModule):
         self._log_evaluation("test", self.trainer.test_dataloaders)
 
     def _log_evaluation(self, stage: str, loaders: Any) -> None:
-        values = with_derived(self, stage, self.evaluations.compute(stage, loaders))
-        self.log_dict(values, sync_dist=self.runtime.world_size > 1)
+        values = self.evaluations.compute(stage, loaders)
+        self.log_dict(with_derived(self, stage, values), sync_dist=self.runtime.world_size > 1)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Return each task's prediction, in original units; a batch may hold inputs only."""
@@ -283,23 +287,23 @@ class MultiTaskModule(Described, Network, LightningModule):
         """Keep what the start of training needs, and make room for weights in float64."""
         checkpoint_file.check(checkpoint, self.trainer.ckpt_path or "The checkpoint")
         checkpoint.update(format_1.upgrade(checkpoint))
-        self.trained_on = checkpoint.get(KEY, {}).get("schema")
+        saved = checkpoint.get(KEY, {})
+        self.trained_on, self.trivial_predictions = saved.get("schema"), saved.get("trivial_predictions")
         resume.accept_schema(self.trainer, self.trained_on)
         if self.trainer.precision == "64-true":
             self.double()  # the trainer loads them before it does so, and would round them
         if self.trainer.state.fn == "fit":
             resume.check(checkpoint, self.trainer)
-            self._interrupted = checkpoint.get(KEY, {})
-            due = self._interrupted.get("validation_is_due", False)
-            compat.plan_validation(checkpoint["loops"], due and self.trainer.enable_validation)
+            self._interrupted = saved
+            due = self.trainer.enable_validation and saved.get("validation_is_due", False)
+            compat.plan_validation(checkpoint["loops"], due)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load weights and other state; what does not fit is told in a few lines."""
         try:
             return super().load_state_dict(state_dict, strict, assign)
         except Exception as error:  # torch's list of all names, or what a part makes of a state that is not its own
-            path = getattr(self._trainer, "ckpt_path", None)  # `self.trainer` would raise where there is none
-            raise fine_tuning.misfit(self, state_dict, error, path) from error
+            raise fine_tuning.misfit(self, state_dict, error, getattr(self._trainer, "ckpt_path", None)) from error
 
     def restore_optimizers(self, checkpoint_path: str | Path) -> None:
         """Begin the next training with the optimizer state, in a checkpoint, of the parameters that stay.
@@ -337,9 +341,8 @@ class MultiTaskModule(Described, Network, LightningModule):
             strict: refuse missing, unexpected and differently shaped weights (the default).
             weights_only: refused if false; these checkpoints are plain data.
             trusted: modules or packages of yours whose classes and functions the checkpoint may name, such as
-                ``["mypackage"]``. Classes of this library, ``torch.nn`` and ``torch.optim``, torchmetrics, torchjd,
-                timm and transformers, and of the file that defines this class, it may name anyway; others are not
-                even imported.
+                ``["mypackage"]``. Those of this library, ``torch.nn`` and ``torch.optim``, torchmetrics, torchjd, timm,
+                transformers and the file that defines this class it may name anyway; others are not even imported.
             kwargs: constructor arguments to change; those that were instances or lambdas must be passed again.
         """
         saving.refuse_other_sources(hparams_file, weights_only)

@@ -55,6 +55,11 @@ class _Member(NamedTuple):
     open: Callable[[], IO[bytes] | None]
 
 
+def most_bytes(source: Path) -> int:
+    """Return how many bytes a packed file may unpack to: 256 MiB, and 250 times its own size beyond that."""
+    return _FREE + _RATIO * source.stat().st_size
+
+
 def unpack(archive: str | Path, into: str | Path) -> Path:
     """Unpack a ``.zip``, a tar file (``.tar``, also with ``.gz``, ``.bz2`` or ``.xz``), or one compressed file.
 
@@ -90,7 +95,7 @@ def unpack(archive: str | Path, into: str | Path) -> Path:
             with members_of(source) as members:
                 for member in members:
                     _check(source, member)
-                left = _FREE + _RATIO * source.stat().st_size
+                left = most_bytes(source)
                 for member in members:
                     left -= _write(member, folder, left)
         except _BROKEN as error:
@@ -135,7 +140,7 @@ def _zip_kind(info: zipfile.ZipInfo) -> str:
 @contextmanager
 def _tar_members(mode: Any, source: Path) -> Iterator[list[_Member]]:
     with tarfile.open(source, mode) as file:
-        most = _FREE + _RATIO * source.stat().st_size
+        most = most_bytes(source)
         members = []
         for member in file:  # each costs memory
             members.append(member)

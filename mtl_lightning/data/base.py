@@ -60,8 +60,6 @@ class MultiTaskDataModule(SavedDataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ConfigurationError(f"Expected a batch of at least 1 row, found batch_size={batch_size}.")
         if not isinstance(tasks or {}, Mapping):
             raise ConfigurationError(
                 f"`tasks`: expected {{name: a task's class, or a function of a TargetSpec}}, found {tasks!r:.100}."

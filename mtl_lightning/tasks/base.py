@@ -14,7 +14,8 @@ from torchmetrics import Metric, MetricCollection
 
 from mtl_lightning.describe import Described
 from mtl_lightning.names import known_arguments, made_by
-from mtl_lightning.types import ConfigurationError, Likelihood, TargetError, TargetSpec
+from mtl_lightning.tasks.trivial import best_output
+from mtl_lightning.types import ConfigurationError, Likelihood, TargetError, TargetSpec, state_dtype
 
 MetricFactories: TypeAlias = Mapping[str, Callable[[], Metric]]
 
@@ -165,6 +166,45 @@ class Task(Described, nn.Module, ABC):
             sums: of :meth:`target_sums`, over the window and all processes.
             last: the affine map that gives the outputs.
         """
+
+    # ------------------------------------------------------------------- the trivial predictor, to compare a loss with
+    def trivial_prediction(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """Return the constant (K,) that predicts a sample of the training labels with the least loss.
+
+        In units of the task's own choice, which :meth:`trivial_output` maps to outputs. By default they are outputs,
+        found numerically, whatever the loss is.
+
+        Args:
+            rows: (N, *) of :meth:`picked`, each with a label in it.
+            weight: (N,) sample weights above 0.
+        """
+        start = torch.zeros(self.output_size, dtype=state_dtype(), device=rows.device)
+        return self.best_output(rows, weight, start, torch.ones_like(start))
+
+    def trivial_output(self, prediction: Tensor) -> Tensor:
+        """Map what :meth:`trivial_prediction` found to the outputs (K,) that the loss takes."""
+        return prediction
+
+    def best_output(self, rows: Tensor, weight: Tensor, start: Tensor, scale: Tensor) -> Tensor:
+        """Search constant outputs (K,) with the least loss over rows (N, *) with weights (N,)."""
+        weight = weight.to(start.dtype)
+        return best_output(
+            lambda output: self.rows_loss(output.expand(len(rows), -1), rows, weight) / weight.sum(), start, scale
+        )
+
+    def picked(self, target: Tensor) -> Tensor:
+        """Return the rows (N, *) of a target (B, *) that may get into the sample, N a multiple of B; no host sync."""
+        return target
+
+    def has_label(self, rows: Tensor) -> Tensor:
+        """Map rows (N, *) to (N,) bool, whether a label is in it; no host sync."""
+        return self.labelled(rows).reshape(len(rows), -1).any(1)
+
+    def rows_loss(self, output: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+        """Return () the sum of the losses of outputs (N, K) over rows (N, *) with weights (N,)."""
+        sides = rows.shape[1:] if rows.dim() == 3 else rows.shape[2:]
+        shaped = output.reshape(*output.shape, *(1 for _ in sides)).expand(*output.shape, *sides)
+        return self.loss(shaped, rows, weight)
 
     @property
     def fitted(self) -> bool:

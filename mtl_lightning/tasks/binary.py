@@ -10,8 +10,9 @@ from torch import Tensor
 
 from mtl_lightning.tasks.base import MetricFactories
 from mtl_lightning.tasks.likelihoods import BERNOULLI, Reduction, of_reduction
-from mtl_lightning.tasks.options import smoothing, weights
+from mtl_lightning.tasks.options import weights
 from mtl_lightning.tasks.rows import MISSING, RowTask
+from mtl_lightning.tasks.trivial import shares
 from mtl_lightning.types import TargetSpec
 
 
@@ -38,7 +39,7 @@ class BinaryTask(RowTask):
         size = columns or 1
         likelihood = of_reduction(BERNOULLI, size, reduction)
         super().__init__(spec, columns=columns, output_size=size, likelihood=likelihood, metrics=metrics)
-        self.label_smoothing = smoothing(label_smoothing)
+        self.label_smoothing = label_smoothing
         per_label = [pos_weight] * size if isinstance(pos_weight, int | float) else pos_weight
         self.register_buffer("pos_weight", weights("pos_weight", per_label, size), persistent=False)
 
@@ -59,6 +60,14 @@ class BinaryTask(RowTask):
         output = output[:, 0] if self.columns is None else output
         wanted = elements.to(output.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
         return F.binary_cross_entropy_with_logits(output, wanted, pos_weight=self.pos_weight, reduction="none")
+
+    def trivial_prediction(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """Return the logits (K,) of the share of ones of each label, as the loss weighs and smooths them."""
+        labels, mask = self.columns_of(rows)
+        ones = shares(labels, mask, weight) * (1 - self.label_smoothing) + self.label_smoothing / 2
+        if self.pos_weight is None:
+            return ones.logit()
+        return (self.pos_weight.to(ones.dtype) * ones).clamp(min=1e-12).log() - (1 - ones).log()
 
     def predict(self, output: Tensor) -> dict[str, Tensor]:
         """Map outputs (B, K) to the probability of a 1 and the likelier label, both (B,), or both (B, M)."""

@@ -12,8 +12,9 @@ from torchmetrics import MetricCollection
 from mtl_lightning.tasks.base import MetricFactories, feed
 from mtl_lightning.tasks.binary import BinaryTask
 from mtl_lightning.tasks.likelihoods import SOFTMAX, Reduction
-from mtl_lightning.tasks.options import at_least_two, single_label, smoothing, weights
+from mtl_lightning.tasks.options import at_least_two, single_label, weights
 from mtl_lightning.tasks.rows import MISSING, RowTask
+from mtl_lightning.tasks.trivial import log_class_shares
 from mtl_lightning.tasks.weighted import ClassAccuracy, ClassF1, WeightedBinaryAccuracy, WeightedBinaryF1
 from mtl_lightning.tasks.weighted_auroc import WeightedBinaryAUROC
 from mtl_lightning.types import ConfigurationError, TargetSpec
@@ -102,7 +103,7 @@ class MulticlassClassification(RowTask):
         super().__init__(spec, columns=None, output_size=size, likelihood=SOFTMAX, metrics=metrics)
         self.ignore_index = ignore_index
         self.values = f"classes 0..{size - 1} or {ignore_index} for missing"
-        self.label_smoothing = smoothing(label_smoothing)
+        self.label_smoothing = label_smoothing
         self.register_buffer("class_weights", weights("class_weights", class_weights, size), persistent=False)
         if type(self) is MulticlassClassification and class_weights is None:
             self.batchable = (MulticlassClassification, size, ignore_index, label_smoothing)
@@ -125,6 +126,10 @@ class MulticlassClassification(RowTask):
         # An invalid class makes `count` nan, which is reported in words; unclamped, it would stop a GPU for good.
         classes = elements.long().clamp(0, self.output_size - 1)
         return F.cross_entropy(output, classes, weight, reduction="none", label_smoothing=self.label_smoothing)
+
+    def trivial_prediction(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """Return the logarithms (K,) of the classes' shares, as the loss weighs and smooths them."""
+        return log_class_shares(rows, weight, self.output_size, self.class_weights, self.label_smoothing)
 
     def predict(self, output: Tensor) -> dict[str, Tensor]:
         """Map outputs (B, K) to the classes' probabilities (B, K) and the likeliest class as the label (B,)."""

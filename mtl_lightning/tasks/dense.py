@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from math import gcd
 from typing import ClassVar
 
 import torch
@@ -12,6 +13,8 @@ from torchmetrics import MetricCollection
 
 from mtl_lightning.tasks.base import MetricFactories, Task, feed, per_element
 from mtl_lightning.types import ConfigurationError, Likelihood, TargetError, TargetSpec
+
+_PIXELS = 1024  # of a picture that may get into the sample for the trivial predictor
 
 
 class DenseTask(Task):
@@ -139,6 +142,25 @@ class DenseTask(Task):
                 f"{type(self).__name__}: expected {self.values}, found {maps[tuple(bad[0])].item()} in row {row}, "
                 f"pixel ({y}, {x}). Correct the target in your data, or mark the pixel as missing."
             )
+
+    def picked(self, target: Tensor) -> Tensor:
+        """Return at most 1024 pixels of each picture, spread evenly over it: (N,), or (N, C)."""
+        maps = self.maps(target)
+        pixels = maps.flatten(-2)
+        step = max(1, -(-pixels.shape[-1] // _PIXELS))
+        while gcd(step, maps.shape[-1]) > 1:  # or some columns of the picture would never be met
+            step += 1
+        chosen = pixels[..., ::step]
+        return (chosen if self.channels is None else chosen.movedim(1, -1)).flatten(0, 1)
+
+    def has_label(self, rows: Tensor) -> Tensor:
+        """Map pixels (N,) or (N, C) to (N,) bool."""
+        return self.is_labelled(rows[..., None, None]).reshape(-1)
+
+    def rows_loss(self, output: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+        """Return () the sum of the losses of outputs (N, K) over labelled pixels (N,) or (N, C)."""
+        mask = torch.ones(len(rows), 1, 1, dtype=torch.bool, device=rows.device)
+        return (self.losses(output[..., None, None], rows[..., None, None], mask).reshape(-1) * weight).sum()
 
     def elementwise_loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Map outputs (B, K, H, W), of any height and width, and a target to one loss per pixel (B, H, W)."""

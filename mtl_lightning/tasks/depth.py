@@ -112,6 +112,14 @@ class DepthEstimation(DenseTask):
         """Return the loss of each pixel."""
         return self.number.elementwise_loss(output.reshape(-1, 1), self._encoded(maps, mask)).reshape(mask.shape)
 
+    def trivial_prediction(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """Return the constant depth (1,), with ``log`` its logarithm, as of a regression of the pixels' numbers."""
+        return self.number.trivial_prediction(self._encoded(rows, self.has_label(rows)), weight)
+
+    def trivial_output(self, prediction: Tensor) -> Tensor:
+        """Map a constant depth (1,) to the output (1,)."""
+        return self.number.trivial_output(prediction)
+
     def predict(self, output: Tensor) -> Tensor:
         """Map outputs (B, 1, H, W) to depths (B, H, W), in the target's units."""
         return self.for_metrics(self.precise(output))
@@ -148,8 +156,6 @@ def _regression(
         raise ConfigurationError(
             f"DepthEstimation: expected `loss` to be a function or in {list(_LOSSES)}, found {loss!r}."
         )
-    if not delta > 0:
-        raise ConfigurationError(f"DepthEstimation: expected a positive `delta`, found {delta}.")
     if callable(loss) and likelihood is None:
         raise ConfigurationError(
             "DepthEstimation: expected a `likelihood` together with a loss of your own, found none. Give the a, b and "

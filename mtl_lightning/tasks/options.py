@@ -28,18 +28,11 @@ def at_least_two(size: int | None, task: str) -> int:
     return size
 
 
-def smoothing(value: float) -> float:
-    """Check a ``label_smoothing``."""
-    if not 0 <= value < 1:
-        raise ConfigurationError(f"`label_smoothing`: expected a number in [0, 1), found {value}.")
-    return value
-
-
 def weights(name: str, values: Sequence[float] | None, size: int) -> Tensor | None:
     """Check weights and return them as a tensor (size,)."""
     if values is None:
         return None
     tensor = torch.tensor(values, dtype=state_dtype())
-    if tensor.shape != (size,) or not bool(((tensor >= 0) & tensor.isfinite()).all()):
-        raise ConfigurationError(f"`{name}`: expected {size} finite numbers that are not negative, found {values}.")
+    if tensor.shape != (size,):
+        raise ConfigurationError(f"`{name}`: expected {size} numbers, found {values}.")
     return tensor

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mtl_lightning.types import ConfigurationError
+
 SMALLEST, LARGEST = 1e-4, 1e6
 """The papers' bounds of the standard deviation."""
 
@@ -77,3 +79,17 @@ def preserve(weight: Tensor, bias: Tensor, old: Statistics, new: Statistics) -> 
     shift = ((old.mean - new.mean) / new.std).to(bias.device)
     weight.copy_(weight * ratio.reshape(-1, *(1,) * (weight.dim() - 1)))
     bias.copy_(bias * ratio + shift)
+
+
+def checked_rate(popart: float | None, standardize: bool) -> float | None:
+    """Check the rate of a regression, and that nothing else standardises its target."""
+    if popart is not None and standardize:
+        raise ConfigurationError(
+            "Regression: expected either `standardize` or `popart`, found both. Fitted statistics suit data that is "
+            "known and stays the same, moving ones any other."
+        )
+    if popart is not None and not 0 < popart <= 1:
+        raise ConfigurationError(
+            f"Regression: expected as `popart` a rate above 0 and up to 1, such as 3e-4, found {popart}."
+        )
+    return popart

@@ -13,8 +13,9 @@ from typing_extensions import Self
 
 from mtl_lightning.tasks.base import MetricFactories
 from mtl_lightning.tasks.likelihoods import GAUSSIAN, HUBER, LAPLACE, Reduction, of_reduction
-from mtl_lightning.tasks.popart import Statistics, followed, preserve, sums_about
+from mtl_lightning.tasks.popart import Statistics, checked_rate, followed, preserve, sums_about
 from mtl_lightning.tasks.rows import RowTask, needs_float64
+from mtl_lightning.tasks.trivial import deviations, means, medians, wide
 from mtl_lightning.tasks.weighted import AbsoluteError, RootMeanSquaredError
 from mtl_lightning.types import ConfigurationError, Likelihood, TargetSpec, state_dtype
 
@@ -101,7 +102,8 @@ class Regression(RowTask):
             metrics=metrics,
         )
         self.elementwise, self.standardize = elementwise, standardize
-        self.popart, self.rescales = _checked_rate(popart, standardize), popart is not None
+        self._best_constant = {"mse": means, "l1": medians}.get(loss) if isinstance(loss, str) else None
+        self.popart, self.rescales = checked_rate(popart, standardize), popart is not None
         if type(self) is Regression and isinstance(loss, str) and not standardize and not self.rescales:
             self.batchable = (Regression, spec.shape, loss, delta)
         # Fitted statistics are of float64: rounded ones would shift a target whose mean is large beside its deviation.
@@ -201,6 +203,21 @@ class Regression(RowTask):
         losses: Tensor = self.elementwise(torch.where(mask, output, 0.0), elements.to(output.dtype))
         return losses
 
+    def trivial_prediction(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """Return a constant (K,) in the target's units: the mean, with ``l1`` the median; searched for other losses."""
+        values, mask = self.columns_of(rows)
+        if self._best_constant is not None:
+            return self._best_constant(values, mask, weight)
+        mean, std = wide(self.target_mean), wide(self.target_std)
+        start, scale = means(values, mask, weight), deviations(values, mask, weight)
+        start, scale = ((start - mean) / std).to(state_dtype()), (scale / std).to(state_dtype())
+        return self.best_output(rows, weight, start, scale).to(std.dtype) * std + mean
+
+    def trivial_output(self, prediction: Tensor) -> Tensor:
+        """Map a constant (K,) in the target's units to outputs (K,)."""
+        mean, std = self._statistics(prediction.dtype)
+        return (prediction - mean) / std
+
     def predict(self, output: Tensor) -> Tensor:
         """Map outputs (B, K) to numbers (B,), or vectors (B, D), in the target's units."""
         self._expect_fitted()
@@ -257,8 +274,6 @@ def _loss_and_term(
         "l1": (partial(F.l1_loss, reduction="none"), LAPLACE),
         "huber": (partial(F.huber_loss, reduction="none", delta=delta), HUBER),
     }
-    if not delta > 0:
-        raise ConfigurationError(f"Regression: expected a positive `delta`, found {delta}.")
     if isinstance(loss, str):
         if loss not in named:
             raise ConfigurationError(
@@ -272,19 +287,6 @@ def _loss_and_term(
             "of its term a * exp(-s) * L + b * s, such as (0.5, 0.5, 'log_var') for a squared error."
         )
     return loss, Likelihood(*likelihood)
-
-
-def _checked_rate(popart: float | None, standardize: bool) -> float | None:
-    if popart is not None and standardize:
-        raise ConfigurationError(
-            "Regression: expected either `standardize` or `popart`, found both. Fitted statistics suit data that is "
-            "known and stays the same, moving ones any other."
-        )
-    if popart is not None and not 0 < popart <= 1:
-        raise ConfigurationError(
-            f"Regression: expected as `popart` a rate above 0 and up to 1, such as 3e-4, found {popart}."
-        )
-    return popart
 
 
 def _read_fitted(task: Regression, _incompatible_keys: object) -> None:

@@ -138,6 +138,15 @@ class RowTask(Task):
                 "Correct the target in your data, or mark the label as missing."
             )
 
+    def picked(self, target: Tensor) -> Tensor:
+        """Every row may get into the sample that the trivial predictor is fitted to."""
+        return self.elements(target)
+
+    def columns_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the elements of rows (N,) or (N, D) as columns (N, D), where D may be 1, and which are labelled."""
+        columns = self.elements(rows).reshape(len(rows), -1)
+        return columns, self.is_labelled(columns)
+
     def elementwise_loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Map outputs (B, K) and a target to one loss per element."""
         elements = self.elements(target)

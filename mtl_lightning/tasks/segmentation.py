@@ -12,8 +12,9 @@ from torchmetrics import MetricCollection
 from mtl_lightning.tasks.base import MetricFactories
 from mtl_lightning.tasks.dense import DenseTask
 from mtl_lightning.tasks.likelihoods import SOFTMAX
-from mtl_lightning.tasks.options import at_least_two, smoothing, weights
+from mtl_lightning.tasks.options import at_least_two, weights
 from mtl_lightning.tasks.rows import MISSING
+from mtl_lightning.tasks.trivial import log_class_shares
 from mtl_lightning.tasks.weighted import ClassAccuracy, ClassIoU
 from mtl_lightning.types import TargetSpec
 
@@ -56,7 +57,7 @@ class SemanticSegmentation(DenseTask):
         super().__init__(spec, output_size=size, estimate_size=size, likelihood=SOFTMAX, metrics=metrics)
         self.ignore_index = ignore_index
         self.values = f"classes 0..{size - 1} or {ignore_index} for missing"
-        self.label_smoothing = smoothing(label_smoothing)
+        self.label_smoothing = label_smoothing
         self.register_buffer("class_weights", weights("class_weights", class_weights, size), persistent=False)
 
     def accepts(self, dtype: torch.dtype) -> bool:
@@ -77,6 +78,10 @@ class SemanticSegmentation(DenseTask):
         # An invalid class makes `count` nan, which is reported in words; unclamped, it would stop a GPU for good.
         classes = maps.long().clamp(0, self.output_size - 1)
         return F.cross_entropy(output, classes, weight, reduction="none", label_smoothing=self.label_smoothing)
+
+    def trivial_prediction(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """Return the logarithms (K,) of the classes' shares of the pixels, as the loss weighs and smooths them."""
+        return log_class_shares(rows, weight, self.output_size, self.class_weights, self.label_smoothing)
 
     def predict(self, output: Tensor) -> dict[str, Tensor]:
         """Map outputs (B, K, H, W) to the likeliest class as the label (B, H, W), and to probabilities (B, K, H, W)."""

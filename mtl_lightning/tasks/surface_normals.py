@@ -12,6 +12,7 @@ from torch import Tensor
 from mtl_lightning.tasks.base import MetricFactories
 from mtl_lightning.tasks.dense import DenseTask
 from mtl_lightning.tasks.surface_metrics import MeanAngularError, MedianAngularError, WithinAngle
+from mtl_lightning.tasks.trivial import wide
 from mtl_lightning.types import ConfigurationError, Likelihood, TargetSpec
 
 _SHORTEST = 1e-3  # outputs shorter than this are not made longer, or their gradient would be without bound
@@ -82,6 +83,11 @@ class SurfaceNormals(DenseTask):
             return 1 - (found * wanted).sum(1)
         difference = found - wanted
         return (difference.abs() if self.of_pixel == "l1" else difference.square()).sum(1)
+
+    def trivial_prediction(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """Return the mean direction (3,), which has the least loss of all (``l1``: nearly)."""
+        directions = F.normalize(wide(rows), dim=1)
+        return F.normalize((directions * wide(weight)[:, None]).sum(0), dim=0)
 
     def predict(self, output: Tensor) -> Tensor:
         """Map outputs (B, 3, H, W) to unit normals (B, 3, H, W)."""

@@ -111,16 +111,6 @@ def test_a_later_event_likelier_than_the_one_before_costs() -> None:
     assert chain().output_losses(outputs(buy=2.0, click=-1.0)) == {}
 
 
-def test_the_calibration_is_of_probabilities() -> None:
-    network = chain(calibration=0.6)
-    with pytest.raises(
-        ConfigurationError, match=r"expected one logit a row of each task, found outputs of \{'buy': \(3,"
-    ):
-        network.output_losses({"click": torch.zeros(2, 1), "buy": torch.zeros(2, 3)})
-    with pytest.raises(ConfigurationError, match=r"a `calibration` of at least 0, found -1"):
-        chain(calibration=-1)
-
-
 def test_calibrated_probabilities_fall_along_the_funnel() -> None:
     """Too few labels to tell the tasks' order everywhere, which the calibration knows."""
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from mtl_lightning.architectures import CGC
-from mtl_lightning.types import ConfigurationError
 from tests.architectures.scalars import NUMBER, ONE, one_after_the_other, put, times, values_of
 
 TASKS = ["a", "b"]
@@ -33,9 +32,3 @@ def test_experts_of_other_tasks_are_not_run() -> None:
     network.own["b"].register_forward_hook(lambda *_: calls.append(1))
     network(torch.ones(2, 1), ["a"])
     assert calls == []
-
-
-@pytest.mark.parametrize("numbers", [(0, 1), (1, 0)])
-def test_there_is_an_expert_of_each_kind(numbers: tuple[int, int]) -> None:
-    with pytest.raises(ConfigurationError, match="`num_shared` and `num_own` whole numbers of at least 1, found"):
-        CGC(NUMBER, TASKS, num_shared=numbers[0], num_own=numbers[1])

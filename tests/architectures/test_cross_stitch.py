@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mtl_lightning.architectures import CrossStitch, LeNet
-from mtl_lightning.types import ConfigurationError, TensorSpec
+from mtl_lightning.types import TensorSpec
 from tests.architectures.scalars import NUMBER, ONE, one_after_the_other, put, times, values_of
 
 TASKS = ["a", "b"]
@@ -58,9 +58,3 @@ def test_a_row_per_task_of_the_last_joint_and_the_last_stage_are_its_own() -> No
 
 def test_one_task_has_nothing_to_stitch() -> None:
     assert values_of(CrossStitch(NUMBER, ["a"], encoder=times(3, 5))(ONE, ["a"])) == {"a": 15.0}
-
-
-@pytest.mark.parametrize("alpha", [-0.1, 1.1])
-def test_alpha_is_a_share(alpha: float) -> None:
-    with pytest.raises(ConfigurationError, match="CrossStitch: expected `alpha` from 0 to 1, found"):
-        CrossStitch(NUMBER, TASKS, encoder=times(1, 1), alpha=alpha)

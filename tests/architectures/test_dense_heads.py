@@ -76,7 +76,7 @@ def test_the_deeplab_head_is_that_of_the_literature() -> None:
     ("size", "options", "message"),
     [
         ((6,), {}, r"expected features that are maps \(D, H, W\) a row, found \(6,\); use Linear or MLPHead for"),
-        ((6, 4, 3), {"size": (0, 4)}, r"Expected as `size` whole numbers of at least 1, found \(0, 4\)"),
+        ((6, 4, 3), {"size": (0.5, 4)}, r"`size`: expected a finite number of at least 1, found 0.5"),
     ],
 )
 def test_says_what_is_wrong(cls: Any, size: tuple[int, ...], options: dict[str, Any], message: str) -> None:

@@ -52,11 +52,6 @@ def test_a_head_says_which_features_it_takes(cls: Any) -> None:
         cls((6, 4), 7)
 
 
-def test_mlp_head_refuses_widths_that_are_none() -> None:
-    with pytest.raises(ConfigurationError, match=r"Expected as `hidden` whole numbers of at least 1, found \(0,\)"):
-        MLPHead((6,), 3, hidden=(0,))
-
-
 @pytest.mark.parametrize("features", [(6,), (6, 4, 3)])
 @pytest.mark.parametrize("cls", [Linear, MLPHead])
 def test_the_last_affine_map_gives_the_outputs(cls: Any, features: tuple[int, ...]) -> None:

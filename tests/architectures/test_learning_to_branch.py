@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from mtl_lightning.architectures import LearningToBranch
-from mtl_lightning.types import ConfigurationError
 from tests.architectures.scalars import NUMBER, ONE, one_after_the_other, put, times, values_of
 
 TASKS = ["a", "b", "c"]
@@ -90,10 +89,3 @@ def test_draws_come_from_torchs_random_state() -> None:
         found.append([values_of(network(ONE, TASKS)) for _ in range(10)])
     assert found[0] == found[1]
     assert len({tuple(values.values()) for values in found[0]}) > 1
-
-
-@pytest.mark.parametrize(("name", "value"), [("temperature", 0.0), ("period", 0), ("warmup", -1)])
-def test_says_which_options_it_takes(name: str, value: float) -> None:
-    options: dict[str, float] = {name: value}
-    with pytest.raises(ConfigurationError, match="LearningToBranch: expected `temperature` > 0, `period` >= 1"):
-        LearningToBranch(NUMBER, TASKS, **options)  # type: ignore[arg-type]  # values that are refused

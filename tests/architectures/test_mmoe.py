@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mtl_lightning.architectures import MLP, LeNet, MMoE, OMoE, TabularEncoder
-from mtl_lightning.types import ConfigurationError, TableSpec, TensorSpec
+from mtl_lightning.types import TableSpec, TensorSpec
 from tests.architectures.scalars import one_after_the_other, put, values_of, weight
 
 PAIRS, TASKS = TensorSpec((2,)), ["a", "b"]
@@ -77,9 +77,3 @@ def test_gates_read_what_they_are_told_to() -> None:
 def test_needs_no_spec_above_a_trunk_that_declares_its_features() -> None:
     network = MMoE(None, TASKS, trunk=nn.Linear(3, 4), num_experts=2)
     assert network(torch.randn(2, 3), TASKS).per_task["b"].shape == (2, 64)
-
-
-@pytest.mark.parametrize("cls", [MMoE, OMoE])
-def test_at_least_one_expert(cls: Any) -> None:
-    with pytest.raises(ConfigurationError, match="the number of experts whole numbers of at least 1, found"):
-        cls(PAIRS, TASKS, num_experts=0)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mtl_lightning.architectures import MTAN, BatchNorm, LeNet, ResNet, SegNet
-from mtl_lightning.types import ConfigurationError, TensorSpec
+from mtl_lightning.types import TensorSpec
 from tests.architectures.scalars import NUMBER, ONE, put, values_of, weight
 
 TASKS = ["a", "b"]
@@ -90,8 +90,3 @@ def test_a_stage_is_cut_before_a_last_layer_that_keeps_the_shape() -> None:
     assert split == [["first"], *[["first", "last"]] * 3, ["first"]]  # pooling ends the stem and layer4
     assert resnet.get_parameter("attention.a.1.layers.0.weight").shape == (16, 128, 1, 1)
     assert resnet.get_parameter("attention.a.0.layers.0.weight").shape == (16, 64, 1, 1)
-
-
-def test_the_reduction_is_a_whole_number() -> None:
-    with pytest.raises(ConfigurationError, match="MTAN: expected a `reduction` of at least 1, found 0"):
-        MTAN(NUMBER, TASKS, reduction=0)

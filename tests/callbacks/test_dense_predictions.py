@@ -247,7 +247,7 @@ def test_the_command_line_writes_maps_by_itself(tmp_path: Path, monkeypatch: pyt
     config = ["--config", str(CONFIGS / "shapes_segnet.yaml"), "--data.init_args.sizes=[16,4,6]"]
     quick = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--test_after_fit=false"]
     run(monkeypatch, "fit", *config, *quick)
-    checkpoint = f"--ckpt_path={only(tmp_path, '*.ckpt')}"
+    checkpoint = f"--ckpt_path={only(tmp_path, 'last.ckpt')}"
     run(monkeypatch, "predict", *config, checkpoint, "--predictions.maps=png")
     folder = only(tmp_path, "predictions")
     assert files(folder) == {

@@ -67,7 +67,7 @@ def test_other_loggers_have_a_folder_of_the_run(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_prediction_without_a_logger_saves_none(monkeypatch: pytest.MonkeyPatch) -> None:
     fit(monkeypatch)
-    (checkpoint,) = Path().rglob("*.ckpt")
+    (checkpoint,) = Path().rglob("last.ckpt")
     options = ("--trainer.logger=false", f"--ckpt_path={checkpoint}")
     run(monkeypatch, "predict", "--config", "config.yaml", *options)
     assert configs() == ["config.yaml", "lightning_logs/version_0/config.yaml"]

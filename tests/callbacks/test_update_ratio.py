@@ -19,7 +19,6 @@ from torch.optim.lr_scheduler import LambdaLR, StepLR
 from mtl_lightning import MultiTaskModule, Schedule
 from mtl_lightning.balancing import UncertaintyWeighting
 from mtl_lightning.callbacks import UpdateRatio
-from mtl_lightning.types import ConfigurationError
 from tests.callbacks.events import said, scalars
 from tests.helpers import fit, loader_of, make_batches, make_module, make_trainer, weights_of, without
 
@@ -247,16 +246,3 @@ def test_steps_skipped_by_a_gradient_scaler_do_not_count() -> None:
     assert trainer.scaler is not None
     assert set(written(trainer).values()) == {0.0}
     assert texts == []
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"every_n_steps": -1}, "UpdateRatio: expected `every_n_steps` of at least 0"),
-        ({"threshold": -1e-6}, "a `threshold` of at least 0, found -1e-06"),
-        ({"threshold": float("nan")}, "a `threshold` of at least 0, found nan"),
-    ],
-)
-def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        UpdateRatio(**options)

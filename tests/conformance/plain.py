@@ -83,11 +83,12 @@ class Plain(LightningModule):
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         if self.schedule is None:
             return optimizer
-        warm = LinearLR(optimizer, 0.01, total_iters=self.schedule.warmup) if self.schedule.warmup else None
+        warmup = int(self.schedule.warmup)
+        warm = LinearLR(optimizer, 0.01, total_iters=warmup) if warmup else None
         scheduler: Any = self.schedule.scheduler(optimizer)
         if warm is not None:
-            scheduler = SequentialLR(optimizer, [warm, scheduler], [self.schedule.warmup])
-        options = {"interval": self.schedule.interval, "frequency": self.schedule.frequency}
+            scheduler = SequentialLR(optimizer, [warm, scheduler], [warmup])
+        options = {"interval": self.schedule.interval or "epoch", "frequency": self.schedule.frequency}
         watched = {"monitor": self.schedule.monitor} if self.schedule.monitor else {}
         return [optimizer], [{"scheduler": scheduler, "name": "lr", **options, **watched}]
 

@@ -14,7 +14,7 @@ from torch import nn
 from mtl_lightning.architectures import MLP, LearningToBranch
 from mtl_lightning.types import Batch, ConfigurationError
 from tests.conformance.signature import batches, split, train
-from tests.helpers import fit, make_module
+from tests.helpers import fit, loader_of, make_module
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "static graph": {"static_graph": True},
@@ -60,6 +60,15 @@ def synchronised() -> str:
     return "trained"
 
 
+def compared(rank: int = 0, world: int = 1, **options: Any) -> dict[str, torch.Tensor]:
+    """What ``val/loss_normalised`` says, and the constants it compares with, of labels that a process may lack."""
+    module = make_module()
+    options = {"val_check_interval": 3, **options}
+    trainer = fit(module, split(with_absences(), rank, world), loader_of(split(batches(), rank, world)), **options)
+    assert module.trivial_predictions is not None
+    return {**module.trivial_predictions, "metric": trainer.callback_metrics["val/loss_normalised"]}
+
+
 def main(folder: str) -> None:
     """Train every case on this process's half of the rows, and save what each process ends with."""
     rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
@@ -85,6 +94,7 @@ def main(folder: str) -> None:
             train((balancer, "SGD", "64-true"), part, strategy=strategy, accumulate_grad_batches=window, **plan)
         except ConfigurationError as error:
             ended["refused", balancer, window] = str(error)
+    ended["compared"] = compared(rank, world, strategy=DDPStrategy(process_group_backend="gloo"), **plan)
     annealed = make_module(architecture=BRANCHING)
     strategy = DDPStrategy(process_group_backend="gloo")
     fit(annealed, part, strategy=strategy, accumulate_grad_batches=WINDOW, **plan)

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from torch import nn
 
-from tests.conformance.processes import ABSENT, DDP, REFUSED, SHARDED, WINDOW, options_of, with_absences
+from tests.conformance.processes import ABSENT, DDP, REFUSED, SHARDED, WINDOW, compared, options_of, with_absences
 from tests.conformance.signature import batches, train
 from tests.helpers import assert_same, make_module
 from tests.programs import run
@@ -49,6 +49,12 @@ def test_fsdp2(name: str, two_processes: list[dict[Any, Any]]) -> None:
 def test_annealing_counts_updates(two_processes: list[dict[Any, Any]]) -> None:
     for ended in two_processes:
         assert ended["annealed"] == math.ceil(len(batches()) / WINDOW)
+
+
+def test_losses_are_compared_with_what_one_process_compares_with(two_processes: list[dict[Any, Any]]) -> None:
+    first, second = (ended["compared"] for ended in two_processes)
+    assert_same(first, second)
+    assert_same(first, compared(), atol=1e-12)
 
 
 def test_sync_batchnorm_converts_the_network(two_processes: list[dict[Any, Any]]) -> None:

@@ -167,7 +167,7 @@ def test_another_shape_of_losses_is_refused(cls: Any, shape: tuple[int, ...]) ->
 
 @every_class
 def test_no_tasks_are_refused(cls: Any) -> None:
-    with pytest.raises(ValueError, match="at least 1 task, found num_tasks=0"):
+    with pytest.raises(ValueError, match=r"`num_tasks`: expected .* at least 1, found 0"):
         cls(0)
 
 

@@ -210,6 +210,42 @@ def test_another_number_of_rows_is_refused(case: Case) -> None:
         case.task().loss(case.output(), case.target(1))
 
 
+# ------------------------------------------------------------------------------------------------ the trivial predictor
+@every_case
+@pytest.mark.parametrize("fitted", [False, True])
+def test_no_constant_nearby_has_less_loss_than_the_trivial_predictor(case: Case, fitted: bool) -> None:
+    task, target, weight = case.task(), case.target(200), torch.rand(200)
+    if case.can_miss:
+        target = without_labels(target, torch.rand(200) < 0.3)
+    if fitted:
+        task.fit_target(target)
+    rows = task.picked(target)
+    labelled = task.has_label(rows)
+    weights = weight.repeat_interleave(len(rows) // 200)
+    best = task.trivial_output(task.trivial_prediction(rows[labelled], weights[labelled]).cpu())
+    assert best.shape == (task.output_size,)
+    assert best.isfinite().all()
+
+    def loss(constant: Tensor) -> Tensor:
+        shape = (-1, *(1 for _ in case.output(1).shape[2:]))
+        return task.loss(torch.zeros_like(case.output(200)) + constant.reshape(shape).float(), target, weight)
+
+    least = loss(best)
+    for index in range(task.output_size):
+        for step in (-0.2, 0.2):
+            moved = best.clone()
+            moved[index] += step
+            assert loss(moved) > 0.995 * least  # half a label is added for what was never seen
+
+
+@every_case
+def test_choosing_rows_waits_for_nothing(case: Case) -> None:
+    task, rows = case.task().to("meta"), case.task().picked(case.target())
+    assert task.picked(case.target().to("meta")).shape == rows.shape
+    assert task.has_label(rows.to("meta")).shape == (len(rows),)
+    assert len(rows) % ROWS == 0
+
+
 # ------------------------------------------------------------------------------------------- predictions and estimates
 @pytest.mark.parametrize("rows", [1, ROWS])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

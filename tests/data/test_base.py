@@ -190,7 +190,7 @@ def test_a_task_to_fit_needs_its_target_in_every_row(tmp_path: Path) -> None:
 
 
 def test_a_batch_has_at_least_a_row(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="at least 1 row, found batch_size=0"):
+    with pytest.raises(ConfigurationError, match=r"`batch_size`: expected .* at least 1, found 0"):
         Houses(root=tmp_path, batch_size=0)
 
 

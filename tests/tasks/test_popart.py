@@ -171,12 +171,6 @@ def test_is_no_kin_of_tasks_with_other_statistics() -> None:
     assert Regression(NUMBER, popart=0.1).batchable != Regression(NUMBER).batchable
 
 
-@pytest.mark.parametrize("rate", [0.0, -0.1, 1.5, NAN])
-def test_a_rate_out_of_range(rate: float) -> None:
-    with pytest.raises(ConfigurationError, match=r"as `popart` a rate above 0 and up to 1, such as 3e-4, found"):
-        Regression(NUMBER, popart=rate)
-
-
 def test_either_fitted_or_moving_statistics() -> None:
     with pytest.raises(ConfigurationError, match="either `standardize` or `popart`, found both"):
         Regression(NUMBER, standardize=True, popart=0.1)

@@ -34,7 +34,8 @@ class AlignedMTL(GramianBalancer):
     - A gradient of exactly 0 has the weight 0. If all are, each has the weight :math:`u_k`.
     - One task alone gives its own gradient.
 
-    LibMTL sums instead of averaging: ``pref_vector`` of ones.
+    LibMTL and the authors' code (github.com/SamsungLabs/MTL, 3f577f1, ``code/optim/aligned/balancer.py``) sum instead
+    of averaging: ``pref_vector`` of ones.
 
     Args:
         num_tasks: T.

@@ -32,6 +32,9 @@ class CAGrad(GramianBalancer):
     :math:`g_w = \sum_k w_k g_k`, it is :math:`d = g_0 + c \lVert g_0 \rVert\, g_w / \lVert g_w \rVert`
     (algorithm 1). One task alone gives :math:`(1 + c) g_1`.
 
+    With c below 1 the step goes down the mean loss: :math:`g_0^\top d \ge (1 - c) \lVert g_0 \rVert^2`. That is all
+    that is guaranteed: the task that fares worst fares as well as the radius allows, and may still be harmed.
+
     It is solved exactly, as the search for the largest :math:`\mu` such that the d nearest to :math:`g_0` with all
     :math:`g_k^\top d \ge \mu` is within the radius. In units of the gradients' own lengths throughout, so that small
     gradients are treated as large ones are; torchjd returns 0 below a length of 0.01.
@@ -40,7 +43,8 @@ class CAGrad(GramianBalancer):
       the one nearest to :math:`g_0` is taken. The authors' formula divides by 0 there.
     - A gradient of exactly 0 counts in :math:`g_0` and is left out of the minimum, which it would hold at 0.
 
-    The authors' code and LibMTL divide d by :math:`1 + c^2` (their ``rescale=1``; 2 is :math:`1 + c`): set
+    The authors' code (github.com/Cranial-XIX/CAGrad, dc3d481, ``nyuv2/utils.py`` and ``cityscapes/utils.py``) and
+    LibMTL divide d by :math:`1 + c^2` (their ``rescale=1``; 2 is :math:`1 + c`, as in its ``toy.py``): set
     ``divide_by``. The paper does not.
 
     Args:
@@ -68,8 +72,6 @@ class CAGrad(GramianBalancer):
         level: Level = "parameters",
     ) -> None:
         super().__init__(num_tasks, losses=losses, rescale=rescale, weight_heads=weight_heads, level=level)
-        if not 0 <= c < math.inf:
-            raise ConfigurationError(f"CAGrad: expected a finite `c` that is not negative, found {c}.")
         if divide_by not in _DIVISORS:
             raise ConfigurationError(f"CAGrad: expected `divide_by` to be one of {_DIVISORS}, found {divide_by!r}.")
         self.c = float(c)

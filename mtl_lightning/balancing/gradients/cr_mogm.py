@@ -54,8 +54,6 @@ class CRMOGM(GramianBalancer):
         balancer: Callable[[int], GramianBalancer] = MGDA,
         alpha: float = 0.9,
     ) -> None:
-        if not 0 <= alpha < 1:
-            raise ConfigurationError(f"CRMOGM: expected 0 <= alpha < 1, found {alpha=}.")
         inner = balancer(num_tasks)
         if not isinstance(inner, GramianBalancer) or not inner.gramian or inner.num_tasks != num_tasks:
             raise ConfigurationError(
@@ -66,6 +64,7 @@ class CRMOGM(GramianBalancer):
         self.level = inner.level
         self.balancer, self.alpha = inner, alpha
         self.follows_epochs = inner.follows_epochs
+        self.least_loss, self.epochs_to_start = inner.least_loss, inner.epochs_to_start
         self.scale = "linear" if inner.scale == "linear" else "none"
         dtype = state_dtype()
         self.register_buffer("smoothed", torch.zeros(num_tasks, dtype=dtype))

@@ -8,7 +8,7 @@ from torch import Tensor
 from mtl_lightning.balancing.losses.log_losses import LogLosses
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.lazy_buffers import LazyBuffers
-from mtl_lightning.types import ConfigurationError, state_dtype
+from mtl_lightning.types import state_dtype
 
 _EPSILON = 1e-8  # the paper's, in the norms' denominators
 
@@ -61,8 +61,6 @@ class DBMTL(LazyBuffers, GradientBalancer):
         rescale: Rescale = "none",
     ) -> None:
         super().__init__(num_tasks, losses=losses, rescale=rescale)
-        if not (0 <= beta < 1 and sigma >= 0):
-            raise ConfigurationError(f"DBMTL: expected 0 <= beta < 1 and sigma >= 0, found {beta=}, {sigma=}.")
         self.beta, self.sigma = beta, sigma
         self.scale = "invariant" if self.losses.scale == "invariant" else "none"
         dtype = state_dtype()

@@ -10,7 +10,7 @@ from torch import Tensor
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale, WeighsHeads
 from mtl_lightning.balancing.tools.lazy_buffers import LazyBuffers
-from mtl_lightning.types import ConfigurationError, state_dtype
+from mtl_lightning.types import state_dtype
 
 _EPSILON = 1e-7  # under the root, in the authors' code
 
@@ -29,8 +29,9 @@ class ExcessMTL(LazyBuffers, WeighsHeads, GradientBalancer):
     training would lower, gets no weight for it. :math:`E_k^0` is the mean of :math:`E_k` over the first
     ``warmup_updates`` updates, in which weights stay equal. Weights sum to 1.
 
-    The paper measures :math:`E_k^0` over three epochs; the default of one update is that of the authors' code and of
-    LibMTL. LibMTL's weights sum to the number of tasks: ``rescale="sum"``.
+    The paper measures :math:`E_k^0` over three epochs; the default of one update is that of the authors' code
+    (github.com/yifei-he/ExcessMTL, b179956, ``LibMTL/LibMTL/weighting/ExcessMTL.py``) and of LibMTL. In both the
+    weights sum to the number of tasks: ``rescale="sum"``.
 
     Departures: weights are kept as logarithms, so that a task whose weight became very small can come back. A task
     in its own warm-up, or without any gradient in it, counts as :math:`E_k = E_k^0`. Of an absent task everything
@@ -70,10 +71,6 @@ class ExcessMTL(LazyBuffers, WeighsHeads, GradientBalancer):
         weight_heads: bool = True,
     ) -> None:
         super().__init__(num_tasks, losses=losses, rescale=rescale)
-        if not (0 < step_size < math.inf and warmup_updates >= 1):
-            raise ConfigurationError(
-                f"ExcessMTL: expected step_size > 0 and warmup_updates >= 1, found {step_size=}, {warmup_updates=}."
-            )
         self.step_size, self.warmup_updates, self.weight_heads = step_size, warmup_updates, weight_heads
         dtype = state_dtype()
         self.register_buffer("squares", torch.zeros(num_tasks, 0, dtype=dtype))

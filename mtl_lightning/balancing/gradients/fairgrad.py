@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from torch import Tensor
@@ -10,7 +9,6 @@ from torch import Tensor
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.solvers import correlations, fair, filled
-from mtl_lightning.types import ConfigurationError
 
 
 class FairGrad(GramianBalancer):
@@ -25,6 +23,9 @@ class FairGrad(GramianBalancer):
     ``max_norm``), and a large one comes near max-min fairness. One task alone gives
     :math:`g_1 / \lVert g_1 \rVert^{2 \alpha / (1 + \alpha)}`.
 
+    Alpha 1 alone is independent of the losses' scales: a loss times c gives the same update. With any other, a task
+    whose loss is larger counts for more (alpha below 1) or less (above 1).
+
     The equation is that of the minimum of a convex function, which a damped Newton method finds to rounding errors; the
     authors' code, LibMTL and torchjd call a least-squares solver, which gives up where gradients differ much in length.
 
@@ -32,14 +33,16 @@ class FairGrad(GramianBalancer):
       weights would be infinite. 1e-8 on the diagonal of the gradients' cosines then keeps them finite.
     - A gradient of exactly 0 changes nothing in the trunk; its task's weight, for its head, is the others' mean.
 
-    LibMTL does the same, with the same defaults.
+    LibMTL weighs heads as well, and has the same defaults. The authors' code (github.com/OptMN-Lab/fairgrad, 2b8cba1,
+    ``methods/weight_methods.py``) leaves heads unweighted (``weight_heads=False``), multiplies the trunk's gradient by
+    T and clips it to a length of 1; its default is alpha 1 too, its experiments are run with 2.
 
     Args:
         num_tasks: T.
-        alpha: positive; the notion of fairness.
+        alpha: positive; the notion of fairness. The authors' experiments have 2.
         losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.rows.GradientBalancer`.
         rescale: see there.
-        weight_heads: whether heads are weighted as well, as in the authors' code.
+        weight_heads: whether heads are weighted as well, as in LibMTL and not in the authors' code.
         level: what the gradients are taken of.
 
     Raises:
@@ -59,8 +62,6 @@ class FairGrad(GramianBalancer):
         level: Level = "parameters",
     ) -> None:
         super().__init__(num_tasks, losses=losses, rescale=rescale, weight_heads=weight_heads, level=level)
-        if not 0 < alpha < math.inf:
-            raise ConfigurationError(f"FairGrad: expected a positive, finite `alpha`, found {alpha}.")
         self.alpha = float(alpha)
         if alpha != 1:
             self.scale = "none"

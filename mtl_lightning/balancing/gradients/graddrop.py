@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -78,7 +78,6 @@ class GradDrop(MasksFeatures, GradientBalancer):
             raise ConfigurationError(
                 f"GradDrop: expected one leak for each of {num_tasks} tasks, found {len(values)}: {values}."
             )
-        _check_values(values if self._by_name is None else self._by_name.values(), leak)
         dtype = state_dtype()
         self.register_buffer("leaks", torch.tensor(values, dtype=dtype), persistent=False)  # a setting, no state
         self.draws = SeededGenerator(seed)
@@ -136,8 +135,3 @@ def drop_masks(signed: Tensor, leaks: Tensor, draws: Tensor) -> Tensor:
     raised = (1 + tilt) / 2
     kept = ((raised > draws) & (signed > 0)) | ((raised < draws) & (signed < 0))
     return torch.where(kept, 1.0, leaks)
-
-
-def _check_values(values: Iterable[float], leak: object) -> None:
-    if not all(0 <= value <= 1 for value in values):
-        raise ConfigurationError(f"GradDrop: expected leaks from 0 to 1, found {leak}.")

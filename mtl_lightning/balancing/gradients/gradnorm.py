@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
@@ -127,10 +126,6 @@ class GradNorm(GramianBalancer):
         level: Level = "last_layer",
     ) -> None:
         super().__init__(num_tasks, losses=losses, rescale=rescale, weight_heads=weight_heads, level=level)
-        if not (math.isfinite(alpha) and alpha >= 0):
-            raise ConfigurationError(f"GradNorm: expected a finite `alpha` that is not negative, found {alpha}.")
-        if not 0 < floor < 1:
-            raise ConfigurationError(f"GradNorm: expected a `floor` between 0 and 1, found {floor}.")
         if normalization not in _NORMALIZATIONS:
             raise ConfigurationError(
                 f"GradNorm: expected `normalization` to be one of {list(_NORMALIZATIONS)}, found {normalization!r}."
@@ -141,6 +136,9 @@ class GradNorm(GramianBalancer):
         self.register_buffer("numbers", torch.ones(num_tasks, dtype=dtype))
         self.register_buffer("first_losses", torch.zeros(num_tasks, dtype=dtype))
         self._from_epoch = initial_losses == "first_epoch"
+        if alpha:
+            self.least_loss = 0.0
+        self.epochs_to_start = max(self.epochs_to_start, int(self._from_epoch))
         self.follows_epochs = self.follows_epochs or self._from_epoch
         self._by_name = dict(initial_losses) if isinstance(initial_losses, dict) else None
         self._take_values(initial_losses)
@@ -156,7 +154,7 @@ class GradNorm(GramianBalancer):
             return
         values: Sequence[float] = list(given.values() if isinstance(given, dict) else given)
         number = len(values) if isinstance(given, dict) else self.num_tasks
-        if len(values) != number or not all(math.isfinite(value) and value > 0 for value in values):
+        if len(values) != number:
             raise ConfigurationError(
                 f"GradNorm: expected as `initial_losses` {number} positive numbers, found {given}. Give one per task."
             )

@@ -78,8 +78,6 @@ class GradVac(LazyBuffers, PerParameter, GramianBalancer):
         level: Level = "parameters",
     ) -> None:
         super().__init__(num_tasks, losses=losses, rescale=rescale, weight_heads=weight_heads, level=level)
-        if not (0 <= beta <= 1 and epsilon >= 0):
-            raise ConfigurationError(f"GradVac: expected 0 <= beta <= 1 and epsilon >= 0, found {beta=}, {epsilon=}.")
         if groups not in _GROUPS:
             raise ConfigurationError(f"GradVac: expected `groups` to be one of {_GROUPS}, found {groups!r}.")
         if groups == "matrix" and (weight_heads or level != "parameters" or rescale in ("sum", "mean")):

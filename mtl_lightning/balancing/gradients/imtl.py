@@ -17,9 +17,10 @@ class IMTL(IMTLG):
     :math:`\sum_k e^{s_k} L_k - s_k`, which weighs the heads; :class:`~mtl_lightning.balancing.IMTLG` combines
     the gradients of the :math:`e^{s_k} L_k` with respect to the shared parameters, see there for what to know.
 
-    LibMTL's IMTL is the same in parameters and (``level="features"``) in features, except that its inverse of the
-    Gramian fails where gradients depend on each other; its scales are learned with the network's optimizer, here with
-    that of the group ``balancer``.
+    LibMTL's IMTL is the same in parameters, except that its inverse of the Gramian fails where gradients depend on each
+    other; its scales are learned with the network's optimizer, here with that of the group ``balancer``. In features it
+    differs: it sums the features' gradients over the rows of a batch before it compares tasks, (F,) each, where
+    ``level="features"`` compares all of them, (B, F).
 
     Args:
         num_tasks: T.

@@ -29,10 +29,11 @@ class MetaBalance(LazyBuffers, PerParameter, GradientBalancer):
     where task 0 is the primary one, whose gradient is left as it is. An auxiliary task neither drowns the primary one
     nor is drowned by it, and r says how far.
 
-    Departures: :math:`n_k` is corrected for its start at 0, which cancels out among tasks that are always present. The
-    authors' code adds a small constant to :math:`n_k`; here a task that never had a gradient keeps its factor 1, as all
-    tasks do until the primary one has had one. :math:`n_k` of an absent task stays, the primary one's included, so that
-    the others are scaled as before while it is absent.
+    Departures: :math:`n_k` is corrected for its start at 0, which cancels out among tasks that are always present. A
+    task that never had a gradient keeps its factor 1, as all tasks do until the primary one has had one; the authors'
+    code (github.com/facebookresearch/MetaBalance, 1c342a9, ``metabalance.py``) divides by 0 there. That code has the
+    strategy ``"both"`` alone, and its defaults are the ones here. :math:`n_k` of an absent task stays, the primary
+    one's included, so that the others are scaled as before while it is absent.
 
     Heads get the gradients of their own losses, unweighted. State: T numbers per shared parameter.
 
@@ -67,10 +68,6 @@ class MetaBalance(LazyBuffers, PerParameter, GradientBalancer):
         rescale: Rescale = "none",
     ) -> None:
         super().__init__(num_tasks, losses=losses, rescale=rescale)
-        if not (0 <= relax <= 1 and 0 <= beta < 1):
-            raise ConfigurationError(
-                f"MetaBalance: expected 0 <= relax <= 1 and 0 <= beta < 1, found {relax=}, {beta=}."
-            )
         if strategy not in _STRATEGIES:
             raise ConfigurationError(
                 f"MetaBalance: expected `strategy` to be one of {_STRATEGIES}, found {strategy!r}."

@@ -24,8 +24,9 @@ class MGDA(GramianBalancer):
         \Bigl\lVert \sum_k w_k \frac{g_k}{n_k} \Bigr\rVert^2
 
     with :math:`g_k` the gradient of task k and, by ``normalization``, :math:`n_k` = 1 ("none"),
-    :math:`\lVert g_k \rVert` ("l2"), the loss :math:`L_k` ("loss") or their product ("loss+"). As in the authors' code,
-    the normalised gradients only serve to find w. With two tasks and n = 1, :math:`w_1` is
+    :math:`\lVert g_k \rVert` ("l2"), the loss :math:`L_k` ("loss") or their product ("loss+"). The normalised
+    gradients only serve to find w, as in the authors' code (github.com/isl-org/MultiObjectiveOptimization, bf5bbb3,
+    ``multi_task/train_multi_task.py``). With two tasks and n = 1, :math:`w_1` is
     :math:`(g_2 - g_1)^\top g_2 / \lVert g_1 - g_2 \rVert^2`, at least 0 and at most 1. ``level="features"`` is the
     paper's MGDA-UB.
 
@@ -47,7 +48,8 @@ class MGDA(GramianBalancer):
         normalization: what :math:`n_k` is.
         combine: which gradients w is applied to: the ``"original"`` ones or the ``"normalized"`` ones.
         losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.rows.GradientBalancer`.
-        rescale: see there; ``"sum"`` multiplies by the number of tasks, as Nash-MTL's authors do.
+        rescale: see there; ``"sum"`` multiplies by the number of tasks, as the MGDA in Nash-MTL's
+            code does (github.com/AvivNavon/nash-mtl, cce1840).
         weight_heads: whether heads are weighted as well, as in the authors' code.
         level: what the gradients are taken of.
 
@@ -74,6 +76,8 @@ class MGDA(GramianBalancer):
         if combine not in ("original", "normalized"):
             raise ConfigurationError(f"MGDA: expected `combine` to be 'original' or 'normalized', found {combine!r}.")
         self.by_length, self.by_loss = normalization in ("l2", "loss+"), normalization in ("loss", "loss+")
+        if self.by_loss:
+            self.least_loss = 0.0
         self.combine_normalized = combine == "normalized"
         if self.combine_normalized:
             self.scale = "none" if normalization == "loss+" else "linear" if normalization == "none" else "invariant"

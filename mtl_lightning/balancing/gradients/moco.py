@@ -74,15 +74,12 @@ class MoCo(LazyBuffers, GradientBalancer):
         rescale: Rescale = "none",
     ) -> None:
         super().__init__(num_tasks, losses=losses, rescale=rescale)
-        if not (0 < beta <= 1 and gamma > 0 and min(beta_sigma, gamma_sigma, rho) >= 0):
-            raise ConfigurationError(
-                "MoCo: expected 0 < beta <= 1, gamma > 0, and `beta_sigma`, `gamma_sigma` and `rho` not negative, "
-                f"found {beta=}, {gamma=}, {beta_sigma=}, {gamma_sigma=}, {rho=}."
-            )
         if variant not in ("paper", "libmtl"):
             raise ConfigurationError(f"MoCo: expected `variant` to be 'paper' or 'libmtl', found {variant!r}.")
         self.beta, self.beta_sigma, self.gamma, self.gamma_sigma, self.rho = beta, beta_sigma, gamma, gamma_sigma, rho
         self.variant = variant
+        if variant == "libmtl":
+            self.least_loss = 0.0
         dtype = state_dtype()
         self.register_buffer("tracked", torch.zeros(num_tasks, 0, dtype=dtype))
         self.register_buffer("shares", torch.full((num_tasks,), 1 / num_tasks, dtype=dtype))

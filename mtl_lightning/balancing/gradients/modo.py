@@ -9,7 +9,7 @@ from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.gramian import gramian
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.simplex import project_to_simplex, share_of
-from mtl_lightning.types import ConfigurationError, state_dtype
+from mtl_lightning.types import state_dtype
 
 
 class MoDo(GradientBalancer):
@@ -25,15 +25,16 @@ class MoDo(GradientBalancer):
     which one sample's Gramian would not.
 
     Departure: the samples are three equal parts of one batch, so that an update costs no more than elsewhere, and its
-    gradient has a third of the batch's samples; heads use them all. The authors' code draws three batches. Absent
-    tasks' weights stay, and the present ones' are scaled to sum to 1 for the update.
+    gradient has a third of the batch's samples; heads use them all. LibMTL draws three batches. The authors' code
+    (github.com/heshandevaka/Trade-Off-MOL, 3b0e50a, ``LibMTL/LibMTL/weighting/MoDo.py``) draws two, and updates with
+    the sum of both. Absent tasks' weights stay, and the present ones' are scaled to sum to 1 for the update.
 
-    Heads get the gradients of their own losses, unweighted: means over the samples.
+    Heads get the gradients of their own losses, unweighted: means over the samples, as in LibMTL.
 
     Args:
         num_tasks: T, the number of tasks.
-        gamma: step of the weights, positive; its unit is one over a squared gradient. The default is that of the
-            authors' code, as in LibMTL; torchjd's is 0.1.
+        gamma: step of the weights, positive; its unit is one over a squared gradient, so that the right value
+            depends on the losses' scale. The default is LibMTL's; the authors' code and torchjd have 0.1.
         rho: pulls the weights together; not negative.
         losses: see :class:`GradientBalancer`.
         rescale: see :class:`GradientBalancer`.
@@ -56,8 +57,6 @@ class MoDo(GradientBalancer):
         rescale: Rescale = "none",
     ) -> None:
         super().__init__(num_tasks, losses=losses, rescale=rescale)
-        if not (gamma > 0 and rho >= 0):
-            raise ConfigurationError(f"MoDo: expected gamma > 0 and rho >= 0, found {gamma=}, {rho=}.")
         self.gamma, self.rho = gamma, rho
         dtype = state_dtype()
         self.register_buffer("shares", torch.full((num_tasks,), 1 / num_tasks, dtype=dtype))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.solvers import correlations, fair, filled
-from mtl_lightning.types import ConfigurationError, state_dtype
+from mtl_lightning.types import state_dtype
 
 
 class NashMTL(GramianBalancer):
@@ -26,7 +25,8 @@ class NashMTL(GramianBalancer):
     task alone gives its gradient at length 1.
 
     The equation is that of the minimum of the convex :math:`\alpha^\top G \alpha / 2 - \sum_k \log \alpha_k`, which a
-    damped Newton method finds to rounding errors; the authors' code, LibMTL and torchjd approach it by a sequence of
+    damped Newton method finds to rounding errors; the authors' code (github.com/AvivNavon/nash-mtl, cce1840,
+    ``methods/weight_methods.py``), LibMTL and torchjd approach it by a sequence of
     convex programs, which does not always get there.
 
     What to know before using it:
@@ -73,12 +73,6 @@ class NashMTL(GramianBalancer):
         level: Level = "parameters",
     ) -> None:
         super().__init__(num_tasks, losses=losses, rescale=rescale, weight_heads=weight_heads, level=level)
-        if update_weights_every < 1:
-            raise ConfigurationError(
-                f"NashMTL: expected `update_weights_every` to be at least 1, found {update_weights_every}."
-            )
-        if not 0 <= max_norm < math.inf:
-            raise ConfigurationError(f"NashMTL: expected a finite `max_norm` of at least 0, found {max_norm}.")
         self.every, self.max_norm = update_weights_every, float(max_norm)
         if update_weights_every > 1:
             self.scale = "none"

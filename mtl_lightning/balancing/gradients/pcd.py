@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -12,7 +11,7 @@ from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GramianBalancer, Level, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.primary import Primary
 from mtl_lightning.balancing.tools.solvers import correlations, definite, nonnegative
-from mtl_lightning.types import ConfigurationError, Likelihood, state_dtype
+from mtl_lightning.types import Likelihood, state_dtype
 
 _FARTHEST = 1e3  # length of a correction, in units of the largest violation
 _CANCELLED = 1e-3  # of the terms' lengths: what float32 gradients leave of a sum that is 0
@@ -81,10 +80,6 @@ class PCD(GramianBalancer):
         level: Level = "parameters",
     ) -> None:
         super().__init__(num_tasks, losses=losses, rescale=rescale, weight_heads=weight_heads, level=level)
-        if not (0 <= tau <= 1 and 0 <= beta < 1 and 0 < eps < math.inf):
-            raise ConfigurationError(
-                f"PCD: expected `tau` in [0, 1], `beta` in [0, 1) and a positive `eps`, found {tau}, {beta} and {eps}."
-            )
         self.primary = Primary(primary, num_tasks, "PCD")
         self.tau, self.beta, self.eps = tau, beta, eps
         dtype = state_dtype()

@@ -10,7 +10,7 @@ from mtl_lightning.balancing.gramian import gramian
 from mtl_lightning.balancing.rows import GradientBalancer, LossBalancer, Rescale
 from mtl_lightning.balancing.tools.preferences import Preferences
 from mtl_lightning.balancing.tools.simplex import project_to_simplex, share_of
-from mtl_lightning.types import ConfigurationError, state_dtype
+from mtl_lightning.types import state_dtype
 
 
 class SDMGrad(GradientBalancer):
@@ -29,9 +29,12 @@ class SDMGrad(GradientBalancer):
     lengths. Where all of the diagonal is negative the samples agree on nothing, and the weights stay. The descent
     starts where the last update's ended, from equal weights in the first.
 
-    Departures: the samples are three equal parts of one batch, as for :class:`MoDo`; the authors' code draws three
-    batches. It also adds 1e-8 to the squared length, which is left out here. Absent tasks' weights stay, and the
-    present ones' are scaled to sum to 1 for the update, the preferred ones too.
+    Departures: the samples are three equal parts of one batch, as for :class:`MoDo`, where other code draws three
+    batches. Absent tasks' weights stay, and the present ones' are scaled to sum to 1 for the update, the preferred ones
+    too. Nothing is added to the lengths: LibMTL adds 1e-8 to the squared length, the authors' code
+    (github.com/OptMN-Lab/sdmgrad, 8333f9e, ``methods/weight_methods.py``) 1e-4 under each root, with no
+    :math:`\max(0, \cdot)`. That code keeps the three samples' gradients in one and the same tensor, so that the last
+    sample stands for all three; it also multiplies the trunk's gradient by T and clips it to a length of 1.
 
     Heads get the gradients of their own losses, unweighted: means over the samples. LibMTL sums the three, and takes
     the gradient of the first sample, and the weights of the other two.
@@ -40,7 +43,7 @@ class SDMGrad(GradientBalancer):
         num_tasks: T, the number of tasks.
         pull: :math:`\lambda`, how strongly the preferred direction counts; not negative.
         pref_vector: :math:`\tilde w` in the tasks' order, not negative, scaled to sum to 1; equal by default.
-        step_size: of the descent, positive. LibMTL's default is 5.
+        step_size: of the descent, positive; the authors' code has 10, LibMTL 5.
         momentum: of the descent, in [0, 1).
         steps: how many per update; at least 1.
         losses: see :class:`GradientBalancer`.
@@ -67,11 +70,6 @@ class SDMGrad(GradientBalancer):
         rescale: Rescale = "none",
     ) -> None:
         super().__init__(num_tasks, losses=losses, rescale=rescale)
-        if not (pull >= 0 and step_size > 0 and 0 <= momentum < 1 and steps >= 1):
-            raise ConfigurationError(
-                "SDMGrad: expected pull >= 0, step_size > 0, 0 <= momentum < 1 and steps >= 1, found "
-                f"{pull=}, {step_size=}, {momentum=}, {steps=}."
-            )
         self.preferences = Preferences(num_tasks, pref_vector, "SDMGrad")
         self.pull, self.step_size, self.momentum, self.steps = pull, step_size, momentum, steps
         dtype = state_dtype()

@@ -77,7 +77,7 @@ class UPGrad(_DualConeBalancer):
         regularization: what is added to the diagonal of G, as a fraction of its trace.
         losses: makes the loss balancer from T; see :class:`~mtl_lightning.balancing.rows.GradientBalancer`.
         rescale: see there.
-        weight_heads: whether heads are weighted as well; not by the authors' code.
+        weight_heads: whether heads are weighted as well; not by torchjd (0.18), which is the authors' code.
         level: what the gradients are taken of.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -42,7 +41,8 @@ class AutoLambda(Balancer):
       unlearned. ``floor=0.0`` forbids that.
     - It starts small, at 0.1: with SGD the network's learning rate is in effect a tenth, with Adam it is not.
     - Groups may have learning rates of their own: :math:`\eta v` is taken parameter by parameter. Optimizers other than
-      SGD try plain steps, as in the authors' code.
+      SGD try plain steps, without momentum and weight decay; the authors' code (github.com/lorenmt/auto-lambda,
+      bdba636, ``auto_lambda.py``) adds the weight decay of any optimizer to them.
     - Without a primary task in the window nothing is learned; absent tasks' :math:`\lambda` stay as they are.
     - In a bare PyTorch loop, :meth:`before_update` is called with a lookahead of your own, see
       :class:`~mtl_lightning.balancing.lookahead.Lookahead`; without these calls the weights stay as they start.
@@ -53,7 +53,8 @@ class AutoLambda(Balancer):
         num_tasks: T.
         primary: the tasks that count, by name or index; all by default.
         init: where every :math:`\lambda_k` starts.
-        lr: its learning rate; the paper has 1e-4 for NYUv2, 3e-5 for Cityscapes and 3e-4 for CIFAR.
+        lr: its learning rate; the paper has 1e-4 for NYUv2, 3e-5 for Cityscapes and 3e-4 for CIFAR, each lambda moving
+            by about that per update whatever the losses' scale.
         floor: smallest :math:`\lambda_k`; without one by default.
 
     Attributes:
@@ -78,9 +79,9 @@ class AutoLambda(Balancer):
         floor: float | None = None,
     ) -> None:
         super().__init__(num_tasks)
-        if not math.isfinite(init) or (floor is not None and not floor <= init):
+        if floor is not None and floor > init:
             raise ConfigurationError(
-                f"AutoLambda: expected a finite `init` that is not below the `floor`, found {init} and {floor}."
+                f"AutoLambda: expected an `init` that is not below the `floor`, found {init} and {floor}."
             )
         self.floor = floor
         self.primary = list(range(num_tasks)) if primary is None else list(primary)

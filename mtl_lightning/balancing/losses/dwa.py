@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.types import ConfigurationError, state_dtype
+from mtl_lightning.types import state_dtype
 
 _LARGEST_RATE = 1e6  # beyond it the softmax is 0 or 1 anyway; keeps an overflow out of it
 
@@ -48,14 +48,14 @@ class DWA(Balancer):
 
     affine = True
     scale = "linear"
+    least_loss = 0.0
+    epochs_to_start = 2
     older: Tensor
     newer: Tensor
     epochs: Tensor
 
     def __init__(self, num_tasks: int, *, temperature: float = 2.0) -> None:
         super().__init__(num_tasks)
-        if not temperature > 0:
-            raise ConfigurationError(f"DWA: expected a positive `temperature`, found {temperature}.")
         self.temperature = float(temperature)
         dtype = state_dtype()
         self.register_buffer("older", torch.zeros(num_tasks, dtype=dtype))

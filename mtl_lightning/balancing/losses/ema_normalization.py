@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
-from mtl_lightning.types import ConfigurationError, state_dtype
+from mtl_lightning.types import state_dtype
 
 
 class EMANormalization(Balancer):
@@ -49,10 +49,6 @@ class EMANormalization(Balancer):
 
     def __init__(self, num_tasks: int, *, beta: float = 0.99, eps: float = 1e-8) -> None:
         super().__init__(num_tasks)
-        if not (0 <= beta < 1 and eps > 0):
-            raise ConfigurationError(
-                f"EMANormalization: expected a `beta` in [0, 1) and a positive `eps`, found {beta} and {eps}."
-            )
         self.beta, self.eps = float(beta), float(eps)
         dtype = state_dtype()
         for name in ("average", "mass"):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -36,7 +35,6 @@ class FixedWeighting(Balancer):
             raise ConfigurationError(
                 f"FixedWeighting: expected one weight for each of {num_tasks} tasks, found {len(values)}: {values}."
             )
-        _check_values(values if self._by_name is None else self._by_name.values(), weights)
         dtype = state_dtype()
         self.register_buffer("fixed_weights", torch.tensor(values, dtype=dtype))
 
@@ -71,8 +69,3 @@ class FixedWeighting(Balancer):
                 "Call it, or give the weights as a list."
             )
         return (self.fixed_weights * torch.where(present, losses, 0.0)).sum()
-
-
-def _check_values(values: Iterable[float], weights: object) -> None:
-    if not all(math.isfinite(value) and value >= 0 for value in values):
-        raise ConfigurationError(f"FixedWeighting: expected finite weights that are not negative, found {weights}.")

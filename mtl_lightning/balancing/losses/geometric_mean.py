@@ -7,7 +7,6 @@ from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.tools.masked import masked_log
-from mtl_lightning.types import ConfigurationError
 
 
 class GeometricMean(Balancer):
@@ -37,11 +36,10 @@ class GeometricMean(Balancer):
 
     affine = False
     scale = "linear"
+    least_loss = 0.0
 
     def __init__(self, num_tasks: int, *, eps: float = 1e-8) -> None:
         super().__init__(num_tasks)
-        if not eps > 0:
-            raise ConfigurationError(f"GeometricMean: expected a positive `eps`, found {eps}.")
         self.eps = float(eps)
 
     def objective(self, losses: Tensor, present: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -43,14 +42,14 @@ class IMTLL(Balancer):
 
     affine = True
     scale = "linear"
+    least_loss = 0.0
 
     def __init__(self, num_tasks: int, *, init: float = 0.0, bounds: tuple[float, float] = (-8.0, 8.0)) -> None:
         super().__init__(num_tasks)
         low, high = bounds
-        if not (math.isfinite(low) and math.isfinite(high) and low <= init <= high):
+        if not low <= init <= high:
             raise ConfigurationError(
-                f"IMTLL: expected finite `bounds`, the smaller one first, with `init` between them, found {bounds} and "
-                f"{init}."
+                f"IMTLL: expected `bounds`, the smaller one first, with `init` between them, found {bounds} and {init}."
             )
         self.bounds = (float(low), float(high))
         dtype = state_dtype()

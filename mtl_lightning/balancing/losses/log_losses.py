@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import LossBalancer, inner_balancer
 from mtl_lightning.balancing.tools.masked import masked_log
-from mtl_lightning.types import ConfigurationError, Likelihood
+from mtl_lightning.types import Likelihood
 
 
 class LogLosses(Balancer):
@@ -26,14 +27,16 @@ class LogLosses(Balancer):
 
     Logarithms may be negative. So the balancer has to be one that takes any loss, such as a sum with constant or random
     weights. One that expects losses not to be negative has no meaning here: the noise levels of
-    :class:`~mtl_lightning.balancing.UncertaintyWeighting`, say, would go to their lower bound.
+    :class:`~mtl_lightning.balancing.UncertaintyWeighting`, say, would go to their lower bound; training warns of
+    a loss below 1 under it.
 
     Losses must not be negative: a negative one counts as 0 and gets no gradient.
 
     Args:
         num_tasks: T, the number of tasks.
         losses: makes the loss balancer that gets the logarithms, from T; the plain sum by default.
-        eps: what is added to each loss, which keeps the slope finite at 0; 1e-8 as in both papers' code.
+        eps: what is added to each loss, which keeps the slope finite at 0; 1e-8 as in the FAMO
+            authors' code and in LibMTL's DB_MTL.
 
     Attributes:
         scale: "invariant" for a balancer with an affine objective, whose weights are then constants, else "none".
@@ -43,14 +46,16 @@ class LogLosses(Balancer):
     """
 
     affine = False
+    least_loss: float | Sequence[float] | None = 0.0
 
     def __init__(self, num_tasks: int, *, losses: LossBalancer = Balancer, eps: float = 1e-8) -> None:
         super().__init__(num_tasks)
-        if not eps > 0:
-            raise ConfigurationError(f"LogLosses: expected a positive `eps`, found {eps}.")
         self.eps = float(eps)
         self.losses = inner_balancer(losses, num_tasks, "LogLosses")
-        self.follows_epochs = self.losses.follows_epochs
+        self.follows_epochs, self.epochs_to_start = self.losses.follows_epochs, self.losses.epochs_to_start
+        least = self.losses.least_loss
+        if least is not None:  # its logarithms must not be lower
+            self.least_loss = math.exp(least) if isinstance(least, int | float) else [math.exp(one) for one in least]
         self.scale = "invariant" if self.losses.affine else "none"
 
     def bind(self, likelihoods: Mapping[str, Likelihood]) -> None:

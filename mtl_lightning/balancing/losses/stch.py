@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.tools.masked import masked_log
-from mtl_lightning.types import ConfigurationError, state_dtype
+from mtl_lightning.types import state_dtype
 
 
 class STCH(Balancer):
@@ -48,18 +48,15 @@ class STCH(Balancer):
 
     affine = False
     scale = "invariant"
+    least_loss = 0.0
     nadir: Tensor
     known: Tensor
     epochs: Tensor
 
     def __init__(self, num_tasks: int, *, mu: float = 1.0, warmup_epochs: int = 4, eps: float = 1e-8) -> None:
         super().__init__(num_tasks)
-        if not (mu > 0 and eps > 0 and warmup_epochs >= 0):
-            raise ConfigurationError(
-                "STCH: expected a positive `mu`, a positive `eps` and no negative number of `warmup_epochs`, found "
-                f"{mu}, {eps} and {warmup_epochs}."
-            )
         self.mu, self.warmup_epochs, self.eps = float(mu), int(warmup_epochs), float(eps)
+        self.epochs_to_start = self.warmup_epochs + 1
         dtype = state_dtype()
         self.register_buffer("nadir", torch.ones(num_tasks, dtype=dtype))
         self.register_buffer("known", torch.zeros(num_tasks, dtype=torch.bool))

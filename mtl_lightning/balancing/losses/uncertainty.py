@@ -87,6 +87,7 @@ class UncertaintyWeighting(Balancer):
     """
 
     affine = True
+    least_loss = 0.0
     a: Tensor
     b: Tensor
     power: Tensor
@@ -214,8 +215,8 @@ def _read_started(balancer: UncertaintyWeighting, _incompatible_keys: object) ->
 
 def _checked_bounds(bounds: Sequence[float]) -> tuple[float, float]:
     low, high = bounds
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ConfigurationError(f"`bounds`: expected two finite numbers, the smaller one first, found {bounds}.")
+    if not low < high:
+        raise ConfigurationError(f"`bounds`: expected two numbers, the smaller one first, found {bounds}.")
     return float(low), float(high)
 
 

@@ -11,6 +11,8 @@ from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.tools.masked import masked_softmax
 from mtl_lightning.types import ConfigurationError
 
+_OF_LARGEST = 2.0  # the default temperature, in units of the largest 1 / loss
+
 
 class UWSO(Balancer):
     r"""Soft optimal uncertainty weighting (UW-SO) of `Analytical Uncertainty-Based Loss Weighting in Multi-Task
@@ -26,46 +28,54 @@ class UWSO(Balancer):
     With ``form="optimal"`` (UW-O) :math:`w_k = 1 / L_k`: the value is then always P, the number of tasks present, and
     the gradient that of :math:`\sum_k \log L_k`.
 
-    Losses must not be negative. Departure: a loss below ``eps`` counts as ``eps`` in the weights, whose largest is then
-    finite.
+    Losses must not be negative.
+
+    Departures:
+
+    - The paper searches for :math:`\tau`, a number in units of 1 / loss, in each experiment: any fixed one makes the
+      weights depend on the losses' units, and one that is too small gives a task no weight at all. The default follows
+      the losses instead: in each update it is twice the largest :math:`1 / L_k`. A factor that all losses have in
+      common then changes no weight, and none is more than :math:`e^{1/2}`, about 1.65, times another.
+    - A loss below ``eps`` counts as ``eps`` in the weights, whose largest is then finite.
 
     Args:
         num_tasks: T, the number of tasks.
-        temperature: :math:`\tau`, in units of 1 / loss. It is the method's one number to tune: the paper searches for
-            it in each experiment; 1 is only a start. The larger, the more equal the weights. Unused with ``"optimal"``.
+        temperature: :math:`\tau`, in units of 1 / loss, to be searched for as in the paper; the larger, the more equal
+            the weights. By default it follows the losses, see above. Unused with ``"optimal"``.
         form: ``"softmax"`` (UW-SO) or ``"optimal"`` (UW-O).
         total: what the softmax's weights add up to: ``"one"`` as in the paper, or ``"tasks"``, P, so that a learning
             rate found with the plain sum fits.
         eps: smallest loss that the weights tell from 0.
+
+    Attributes:
+        scale: "linear" with the default temperature, "invariant" with ``"optimal"``, else "none".
 
     Raises:
         ConfigurationError: for an unknown option, and numbers that are not positive.
     """
 
     affine = False
+    least_loss = 0.0
 
     def __init__(
         self,
         num_tasks: int,
         *,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         form: Literal["softmax", "optimal"] = "softmax",
         total: Literal["one", "tasks"] = "one",
         eps: float = 1e-8,
     ) -> None:
         super().__init__(num_tasks)
-        if not (temperature > 0 and eps > 0):
-            raise ConfigurationError(
-                f"UWSO: expected a positive `temperature` and `eps`, found {temperature} and {eps}."
-            )
         if form not in ("softmax", "optimal") or total not in ("one", "tasks"):
             raise ConfigurationError(
                 "UWSO: expected `form` to be 'softmax' or 'optimal' and `total` to be 'one' or 'tasks', found "
                 f"{form!r} and {total!r}."
             )
-        self.temperature, self.eps, self.total = float(temperature), float(eps), total
+        self.temperature = None if temperature is None else float(temperature)
+        self.eps, self.total = float(eps), total
         self.optimal = form == "optimal"
-        self.scale = "invariant" if self.optimal else "none"
+        self.scale = "invariant" if self.optimal else "linear" if temperature is None else "none"
 
     def objective(self, losses: Tensor, present: Tensor) -> Tensor:
         """Map losses (T,) and present (T,) bool to their weighted sum ()."""
@@ -73,7 +83,9 @@ class UWSO(Balancer):
         inverse = 1 / losses.detach().clamp(min=self.eps)
         if self.optimal:
             return (inverse * losses).sum()
-        weights = masked_softmax(inverse / self.temperature, present)
+        largest = torch.where(present, inverse, 0.0).max()
+        temperature = self.temperature or _OF_LARGEST * torch.where(largest > 0, largest, 1.0)
+        weights = masked_softmax(inverse / temperature, present)
         if self.total == "tasks":
             weights = weights * present.sum()
         return (weights * losses).sum()

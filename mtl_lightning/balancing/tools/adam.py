@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mtl_lightning.types import ConfigurationError, state_dtype
+from mtl_lightning.ranges import Ranged
+from mtl_lightning.types import state_dtype
 
 
-class TaskAdam(nn.Module):
+class TaskAdam(Ranged, nn.Module):
     r"""The steps of `Adam: A Method for Stochastic Optimization <https://arxiv.org/abs/1412.6980>`_ (Kingma and Ba,
     2015), algorithm 1, for T numbers, some of which may have no gradient.
 
@@ -33,10 +34,6 @@ class TaskAdam(nn.Module):
         self, num_tasks: int, *, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
     ) -> None:
         super().__init__()
-        if not lr > 0:
-            raise ConfigurationError(f"`lr`: expected a positive learning rate, found {lr}.")
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ConfigurationError(f"`betas`: expected two decays in [0, 1), found {betas}.")
         self.lr, self.betas, self.eps = float(lr), (float(betas[0]), float(betas[1])), float(eps)
         dtype = state_dtype()
         for name in ("first", "second", "steps"):

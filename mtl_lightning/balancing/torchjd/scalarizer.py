@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 from torchjd import Stateful
-from torchjd.scalarization import Scalarizer, Sum
+from torchjd.scalarization import DWA, FAMO, IMTLL, UW, GeometricMean, Scalarizer, Sum
 from typing_extensions import Self
 
 from mtl_lightning.balancing.base import Balancer
@@ -18,6 +18,7 @@ from mtl_lightning.balancing.torchjd import foreign_state
 from mtl_lightning.balancing.torchjd.factories import call_factory
 from mtl_lightning.types import ConfigurationError, state_dtype
 
+_NONNEGATIVE = (DWA, FAMO, IMTLL, UW, GeometricMean)  # whose formulas hold for losses of 0 or more alone
 _OURS = {"UW": "UncertaintyWeighting"}  # where ours has another name; only messages use it
 
 
@@ -93,6 +94,7 @@ class TorchJDScalarizer(Balancer):
         self._private = foreign_state.ForeignState(dict(made.named_modules()), foreign_state.private)
         self._needs_all = _has_state(made)
         self.follows_epochs = isinstance(made, _CountsEpochs)
+        self.least_loss = 0.0 if isinstance(made, _NONNEGATIVE) else None
         self._seen = False  # whether it knows the losses of the update that is being made
 
     @property

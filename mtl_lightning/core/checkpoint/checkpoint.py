@@ -114,6 +114,7 @@ def our_part(
         "version": __version__,
         **described,
         "task_names": list(network.tasks),
+        "trivial_predictions": network.trivial_predictions,
         "optimizers": [entry for one in composites for entry in describe_optimizers(one, plan.groups)],
         "input_spec": input_spec_to_dict(network.input_spec),
         **data_of(getattr(runtime.trainer, "datamodule", None)),
@@ -180,6 +181,8 @@ def load(
             f"{_short(error)}\n{_what_to_pass(cls, asked, Trust(trusted, cls), str(error))}"
         ) from error
     module.trained_on = saved.get("schema")
+    if "tasks" not in overrides:
+        module.trivial_predictions = saved.get("trivial_predictions")
     return module
 
 

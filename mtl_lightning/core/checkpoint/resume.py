@@ -109,9 +109,13 @@ def _no_state(state: Any) -> str | None:
     """Say why something is no optimizer's state."""
     if _unlike(state, {"state": {}, "param_groups": None}, "") or not isinstance(state["param_groups"], list):
         return "`optimizer_states` without `state` and `param_groups`"
-    if not all(isinstance(group, dict) and isinstance(group.get("params"), list) for group in state["param_groups"]):
+    if not all(isinstance(group, dict) and _numbered(group.get("params")) for group in state["param_groups"]):
         return "`optimizer_states` with groups without parameters"
     return None if all(isinstance(one, dict) for one in state["state"].values()) else "a parameter's state that is none"
+
+
+def _numbered(parameters: Any) -> bool:
+    return isinstance(parameters, list) and all(isinstance(one, int | str) for one in parameters)
 
 
 def restore(parts: Parts, states: Sequence[Mapping[str, Any]], runtime: Runtime) -> None:

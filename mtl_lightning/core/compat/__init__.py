@@ -4,7 +4,7 @@ from mtl_lightning.core.compat.checkpoint_path import as_text, checkpoint_path, 
 from mtl_lightning.core.compat.process_group import destroy_at_exit
 from mtl_lightning.core.compat.termination import Termination
 from mtl_lightning.core.compat.trainer_arguments import TrainerArguments, own_callbacks
-from mtl_lightning.core.compat.trainer_data import build_for_data, check_declared
+from mtl_lightning.core.compat.trainer_data import build_for_data, check_declared, length_of
 from mtl_lightning.core.compat.validations import Validations, plan_validation
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "check_declared",
     "checkpoint_path",
     "destroy_at_exit",
+    "length_of",
     "own_callbacks",
     "part_file",
     "plan_validation",

@@ -34,18 +34,31 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     SUFFIX = ".part"  # no checkpoint's, so that no search for the last one finds such a file
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write ``checkpoint`` to ``path``, which until then keeps what it held before."""
+        """Write ``checkpoint`` to ``path``, which until then keeps what it held before.
+
+        Raises:
+            OSError: that names ``path``, where there is no room, or no right to write; nothing is left behind.
+        """
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + self.SUFFIX)
-        with part.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())  # else a machine that goes down may keep the name and lose the content
-        part.replace(target)
+        try:
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())  # else a machine that goes down may keep the name and lose the content
+            part.replace(target)
+        except (OSError, RuntimeError) as error:
+            part.unlink(missing_ok=True)
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__context__  # torch's writer complains of its own position, not of the disk
+            if cause is None or cause.errno is None:
+                raise
+            raise OSError(cause.errno, cause.strerror, str(target)) from None
 
     def load_checkpoint(self, path: str | Path, map_location: Any = _on_cpu, weights_only: bool | None = None) -> Any:
         """Read a checkpoint of ours, wherever it is; see :func:`mtl_lightning.checkpoint_file.read`."""

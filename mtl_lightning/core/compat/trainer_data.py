@@ -1,12 +1,13 @@
-"""The data that a trainer is about to run on: its first batch, and the tasks that it declares.
+"""The data that a trainer is about to run on: its first batch, its length, and the tasks that it declares.
 
 Relies on ``Trainer.datamodule`` and, for a loader that was passed to ``fit``, on ``Trainer.fit_loop._data_source``,
-which have the data before any loader is set up.
+which have the data before any loader is set up; and on ``fit_loop._combined_loader``, ``None`` until it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -67,6 +68,34 @@ def first_batch(trainer: Trainer, intake: Intake, tasks: Iterable[str]) -> Batch
     if is_per_dataset(batch):
         batch = next((part for part in batch.values() if part is not None), {})
     return micro_batches(intake.batch(batch), tasks)[0]
+
+
+def updates_of_run(trainer: Trainer) -> float:
+    """Return the number of updates of the run that is about to start; inf for one without an end.
+
+    Lightning sets up the training loader to count them, and would then keep it: a resumed run could no longer tell it
+    where it was left. So it is let go of, to be set up again, and the random state stays as it was.
+    """
+    loop: Any = trainer.fit_loop
+    was_set_up = loop._combined_loader is not None
+    with torch.random.fork_rng(devices=[]):
+        found = float(trainer.estimated_stepping_batches)
+    if not was_set_up and loop._data_fetcher is not None:
+        loop._data_fetcher.teardown()
+        loop._combined_loader = loop._data_fetcher = None
+    return found
+
+
+def length_of(trainer: Trainer | None) -> Callable[[str], int | None]:
+    """Return what tells how many updates (``"step"``) or epochs (``"epoch"``) a run has; None without an end."""
+
+    def length(interval: str) -> int | None:
+        if trainer is None:
+            return None
+        found = trainer.max_epochs if interval == "epoch" else updates_of_run(trainer)
+        return None if found is None or not 0 < found < math.inf else int(found)
+
+    return length
 
 
 def check_declared(tasks: Iterable[str], trainer: Trainer) -> None:

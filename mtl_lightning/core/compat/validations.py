@@ -28,6 +28,12 @@ class Validations:
         self._done = False
         self._metrics_before: Mapping[str, Any] = {}
 
+    @property
+    def in_training(self) -> bool:
+        """Whether a validation belongs to training: it is not asked for by itself, nor a check before the start."""
+        trainer = self._runtime.trainer
+        return trainer.state.fn == "fit" and not trainer.sanity_checking
+
     def start_batch(self) -> None:
         """Note that a batch is trained on, whose validation is yet to come."""
         self._done = False

@@ -62,6 +62,8 @@ class Network(nn.Module):
 
     trained_on: Mapping[str, Any] | None = None
     """The schema of the data, plain, of a network that was rebuilt from a checkpoint."""
+    trivial_predictions: Mapping[str, Tensor] | None = None
+    """What :meth:`~mtl_lightning.tasks.Task.trivial_prediction` found, for each task that had a label in training."""
 
     def __init__(
         self,

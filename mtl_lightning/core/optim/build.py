@@ -14,6 +14,7 @@ from mtl_lightning.core.network.graph import BALANCER, DEFAULT
 from mtl_lightning.core.network.roles import Named, Roles
 from mtl_lightning.core.optim.composite import CompositeOptimizer, needs_closure
 from mtl_lightning.names import known_name
+from mtl_lightning.ranges import outside
 from mtl_lightning.types import ConfigurationError
 
 
@@ -102,7 +103,13 @@ def _build_one(
 ) -> Optimizer:
     split: tuple[Callable[[nn.Parameter], bool], ...] = (lambda p: id(p) not in no_decay, lambda p: id(p) in no_decay)
     param_groups = [{"params": members} for keep in split if (members := [p for p in parameters if keep(p)])]
-    optimizer = factory(param_groups)
+    try:
+        optimizer = factory(param_groups)
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"`optimizers.{name}`: {error}") from error
+    for option, value in optimizer.defaults.items():
+        for _, number, allowed in outside(type(optimizer), option, value):
+            raise ConfigurationError(f"`optimizers.{name}`: expected as `{option}` {allowed}, found {number:g}.")
     if needs_closure(optimizer):
         raise ConfigurationError(
             f"`optimizers.{name}`: {type(optimizer).__name__} re-evaluates the loss in a closure, which one gradient "

@@ -11,10 +11,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, overload
 
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from mtl_lightning.core.optim.merged_step import step_together
+from mtl_lightning.errors import CheckpointError
 from mtl_lightning.types import ConfigurationError
 
 
@@ -74,15 +76,19 @@ class CompositeOptimizer(Optimizer):
 
         Raises:
             ConfigurationError: if they differ; it names the difference.
+            CheckpointError: if an option of a group, or a parameter's state, is not what its optimizer keeps there.
         """
-        expected = {group["name"]: len(group["params"]) for group in self.param_groups}
-        found = {group.get("name"): len(group["params"]) for group in state_dict["param_groups"]}
-        if list(expected.items()) != list(found.items()):
+        expected = [(group["name"], len(group["params"])) for group in self.param_groups]
+        found = [(str(group.get("name")), len(group["params"])) for group in state_dict["param_groups"]]
+        if expected != found:
             raise ConfigurationError(
-                f"The optimizer groups changed between save and load: the module has {expected} (name: number of "
-                f"parameters), the checkpoint {found}. Train with the groups of the checkpoint, or load its weights "
-                "alone with `MultiTaskModule.load_from_checkpoint` and start a new run."
+                f"The optimizer groups changed between save and load: the module has {dict(expected)} (name: number "
+                f"of parameters), the checkpoint {dict(found)}. Train with the groups of the checkpoint, or load its "
+                "weights alone with `MultiTaskModule.load_from_checkpoint` and start a new run."
             )
+        for group, own in zip(state_dict["param_groups"], self.param_groups, strict=True):
+            _check_options(group, own)
+        _check_states(state_dict)
         super().load_state_dict(state_dict)
         self._link()
 
@@ -106,6 +112,42 @@ def composite_of(optimizer: Any) -> CompositeOptimizer:
             "from a method of your own. Leave the method out, and pass `optimizers` and `schedulers` instead."
         )
     return optimizer
+
+
+def _check_options(group: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse a group some of whose options are of another type than the optimizer's own."""
+    for name in own.keys() & group.keys() - {"params"}:
+        if not _alike(group[name], own[name]):
+            raise CheckpointError(
+                f"Expected of the optimizer group {own['name']!r} the option {name!r} as such as {own[name]!r}, found "
+                f"{group[name]!r:.100} in the checkpoint. Take another checkpoint, or begin anew from its weights: "
+                "load_from_checkpoint(path)."
+            )
+
+
+def _alike(found: Any, own: Any) -> bool:
+    if own is None or isinstance(own, bool):
+        return found is None or isinstance(found, bool)
+    if isinstance(own, tuple | list):
+        return isinstance(found, tuple | list) and len(found) == len(own) and all(map(_alike, found, own))
+    if isinstance(own, int | float | Tensor):
+        return not isinstance(found, bool) and (
+            isinstance(found, int | float) or (isinstance(found, Tensor) and found.numel() == 1)
+        )
+    return isinstance(found, type(own))
+
+
+def _check_states(state_dict: Mapping[str, Any]) -> None:
+    """Refuse states of the parameters of one group that have not the same entries, tensors or not."""
+    for group in state_dict["param_groups"]:
+        states = [state_dict["state"][index] for index in group["params"] if index in state_dict["state"]]
+        kinds = {tuple(sorted((name, type(value).__name__) for name, value in state.items())) for state in states}
+        if len(kinds) > 1:
+            raise CheckpointError(
+                f"Expected of the optimizer group {group.get('name')!r} states of its parameters that are alike, found "
+                f"{' and '.join(str(dict(kind)) for kind in sorted(kinds)[:2])} in the checkpoint. Take another "
+                "checkpoint, or begin anew from its weights: load_from_checkpoint(path)."
+            )
 
 
 def needs_closure(optimizer: Optimizer) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -15,9 +14,9 @@ from mtl_lightning.core.network.graph import BALANCER, DEFAULT
 from mtl_lightning.core.network.roles import Named, Roles
 from mtl_lightning.core.optim.build import assign_groups, build_optimizers, sparse_parameters
 from mtl_lightning.core.optim.composite import CompositeOptimizer
-from mtl_lightning.core.optim.schedules import CompositeScheduler, Schedule, SchedulerFactory
+from mtl_lightning.core.optim.schedulers import SchedulerFactory
+from mtl_lightning.core.optim.schedules import CompositeScheduler, Length, Schedule, no_length
 from mtl_lightning.names import known_name
-from mtl_lightning.types import ConfigurationError
 
 
 class OptimizerPlan:
@@ -32,9 +31,6 @@ class OptimizerPlan:
     Attributes:
         groups: the groups' parameters by full name, once they are assigned.
         gradient_clip: the groups that are clipped, and the largest norm of each.
-
-    Raises:
-        ConfigurationError: for a norm that is no number.
     """
 
     def __init__(
@@ -48,16 +44,12 @@ class OptimizerPlan:
         self._patterns = patterns
         self._optimizers = optimizers or {DEFAULT: partial(Adam, lr=1e-3), BALANCER: partial(Adam, lr=1e-2)}
         self._schedulers = dict(schedulers or {})
-        for name, value in (gradient_clip or {}).items():
-            if value is not None and math.isnan(value):
-                raise ConfigurationError(
-                    f"`gradient_clip.{name}`: expected the largest norm, or null or 0 for no clipping, found {value}."
-                )
         self._clipped = list(gradient_clip or {})
         self.gradient_clip = {n: float(v) for n, v in (gradient_clip or {}).items() if v is not None and v > 0}
         self.groups: dict[str, Named] = {}
         self._roles = Roles()
         self._factor, self._found = 1.0, False
+        self._length: Length = no_length
 
     def assign(self, roles: Roles) -> None:
         """Put every parameter in its group."""
@@ -65,13 +57,19 @@ class OptimizerPlan:
         for name in self._clipped:
             known_name(name, dict.fromkeys([*self.groups, BALANCER]), "gradient_clip")
 
-    def make(self, network: nn.Module) -> tuple[CompositeOptimizer, CompositeScheduler]:
-        """Make the optimizer and the scheduler of all groups; the scheduler may have nothing to do."""
+    def make(self, network: nn.Module, length: Length = no_length) -> tuple[CompositeOptimizer, CompositeScheduler]:
+        """Make the optimizer and the scheduler of all groups; the scheduler may have nothing to do.
+
+        Args:
+            network: whose parameters are in the groups.
+            length: tells the number of updates or epochs of the run.
+        """
+        self._length = length
         optimizer = build_optimizers(self.groups, self._optimizers, self._roles, sparse_parameters(network))
         if self._factor != 1.0:
             optimizer.set_rates(self._factor)
         self._found = False
-        return optimizer, CompositeScheduler(optimizer, self._schedulers)
+        return optimizer, CompositeScheduler(optimizer, self._schedulers, length)
 
     @property
     def rate(self) -> float:
@@ -95,4 +93,4 @@ class OptimizerPlan:
         self._found = False
         optimizer.set_rates(self._factor)
         if scheduler is not None:
-            scheduler.schedulers = CompositeScheduler(optimizer, self._schedulers).schedulers
+            scheduler.schedulers = CompositeScheduler(optimizer, self._schedulers, self._length).schedulers

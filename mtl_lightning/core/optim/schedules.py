@@ -2,69 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from lightning.pytorch.cli import ReduceLROnPlateau as MonitoringPlateau
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from mtl_lightning.core.network.graph import BALANCER, DEFAULT
 from mtl_lightning.core.optim.composite import CompositeOptimizer
-from mtl_lightning.names import known_name
+from mtl_lightning.core.optim.schedulers import SchedulerFactory, counts_updates, filled, given_to, share
+from mtl_lightning.names import did_you_mean, known_name
+from mtl_lightning.ranges import Ranged, outside
 from mtl_lightning.types import ConfigurationError
 
-SchedulerFactory: TypeAlias = Callable[[Optimizer], MonitoringPlateau] | Callable[[Optimizer], LRScheduler]
-"""Makes a scheduler from an optimizer. Lightning's ReduceLROnPlateau, which has a ``monitor``, stands first, so that
-the short name means it and not torch's."""
+Length: TypeAlias = Callable[[str], "int | None"]
+"""Tells the number of updates (``"step"``) or epochs (``"epoch"``) of the run; None where it has no end."""
+
+
+def no_length(_: str) -> int | None:
+    """Tell nothing: outside a trainer the length of the run is not known."""
+    return None
 
 
 @dataclass
-class Schedule:
+class Schedule(Ranged):
     """A group's learning-rate scheduler with its options.
 
     Args:
         scheduler: makes the scheduler from the group's optimizer.
-        interval: step it after every update, or after every epoch.
+        interval: step it after every update, or after every epoch; by default every epoch, and every update where the
+            scheduler wants to know the number of steps of the run (``OneCycleLR``).
         frequency: step it every so many intervals.
-        monitor: the metric that a ``ReduceLROnPlateau`` watches, e.g. ``val/loss``.
-        warmup: the first so many intervals raise the rate linearly from a hundredth, before the scheduler starts.
+        monitor: the metric that a ``ReduceLROnPlateau`` watches, e.g. ``val/loss_normalised``.
+        warmup: the first so many intervals raise the rate linearly from a hundredth, before the scheduler starts; below
+            1 it is the share of the run.
     """
 
     scheduler: SchedulerFactory
-    interval: Literal["step", "epoch"] = "epoch"
+    interval: Literal["step", "epoch"] | None = None
     frequency: int = 1
     monitor: str | None = None
-    warmup: int = 0
+    warmup: int | float = 0
 
 
 class GroupScheduler:
     """A :class:`Schedule` at work on one group's optimizer."""
 
-    def __init__(self, name: str, schedule: Schedule | SchedulerFactory, optimizer: Optimizer) -> None:
+    def __init__(
+        self, name: str, schedule: Schedule | SchedulerFactory, optimizer: Optimizer, length: Length = no_length
+    ) -> None:
         options = schedule if isinstance(schedule, Schedule) else Schedule(schedule)
-        self.name, self.interval, self.frequency = name, options.interval, options.frequency
-        if options.interval not in ("step", "epoch") or options.frequency < 1 or options.warmup < 0:
+        self.name, self.frequency = name, options.frequency
+        self.interval = options.interval or ("step" if counts_updates(options.scheduler) else "epoch")
+        if self.interval not in ("step", "epoch"):
             raise ConfigurationError(
-                f"`schedulers.{name}`: expected interval 'step' or 'epoch', frequency >= 1 and warmup >= 0, found "
-                f"{options.interval!r}, {options.frequency} and {options.warmup}."
+                f"`schedulers.{name}`: expected interval 'step' or 'epoch', found {options.interval!r}."
             )
-        # SequentialLR puts the configured rate back before it starts, so the order of construction does not matter
-        warm = LinearLR(optimizer, start_factor=0.01, total_iters=options.warmup) if options.warmup else None
-        self.scheduler: LRScheduler | ReduceLROnPlateau = options.scheduler(optimizer)
+        self._length = length
+        with self._named():
+            self.scheduler: LRScheduler | ReduceLROnPlateau = self._make(options, optimizer)
         self.on_plateau = isinstance(self.scheduler, ReduceLROnPlateau)
         self.last_epoch = -1
         self.monitor = options.monitor or getattr(self.scheduler, "monitor", None)
         if self.on_plateau and self.monitor is None:
             raise ConfigurationError(
-                f"`schedulers.{name}`: ReduceLROnPlateau needs a `monitor`, such as 'val/loss', found none."
+                f"`schedulers.{name}`: ReduceLROnPlateau needs a `monitor`, such as 'val/loss_normalised', found none."
             )
-        if warm is not None:
-            if isinstance(self.scheduler, ReduceLROnPlateau):
-                raise ConfigurationError(f"`schedulers.{name}`: a warm-up cannot precede ReduceLROnPlateau.")
-            self.scheduler = SequentialLR(optimizer, [warm, self.scheduler], milestones=[options.warmup])
+
+    def _make(self, options: Schedule, optimizer: Optimizer) -> LRScheduler | ReduceLROnPlateau:
+        warmup = share(options.warmup, self._steps)
+        run = self._length(self.interval) if warmup else None
+        if run is not None and warmup > max(1, run // self.frequency) and run > 1:  # 1: a trial run of one batch
+            raise ConfigurationError(
+                f"expected a warm-up within the {run // self.frequency} steps of the run (interval: {self.interval}), "
+                f"found {warmup}."
+            )
+        # SequentialLR puts the configured rate back before it starts, so the order of construction does not matter
+        warm = LinearLR(optimizer, start_factor=0.01, total_iters=warmup) if warmup else None
+        scheduler: Any = filled(options.scheduler, lambda: self._steps() - warmup)(optimizer)
+        for option, value in given_to(options.scheduler).items():
+            for _, number, allowed in outside(type(scheduler), option, value):
+                raise ConfigurationError(f"expected as `{option}` {allowed}, found {number:g}.")
+        if not isinstance(scheduler, LRScheduler | ReduceLROnPlateau):
+            raise ConfigurationError(f"expected a scheduler, found {type(scheduler).__name__}.")
+        self._check_steps(scheduler, warmup)
+        if warm is None:
+            return scheduler
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise ConfigurationError("a warm-up cannot precede ReduceLROnPlateau.")
+        return SequentialLR(optimizer, [warm, scheduler], milestones=[warmup])
+
+    def _steps(self) -> int:
+        """Return how often the run steps it."""
+        found = self._length(self.interval)
+        if found is None:
+            raise ConfigurationError(
+                "expected a run whose length is known, found one without an end, or no trainer. Give the scheduler its "
+                "number of steps, or the trainer `max_epochs` or `max_steps`."
+            )
+        return max(1, found // self.frequency)
+
+    def _check_steps(self, scheduler: Any, before: int) -> None:
+        """Refuse a scheduler that ends before the run does, which it would not survive."""
+        total = getattr(scheduler, "total_steps", None)
+        run = self._length(self.interval) if total is not None else None
+        if total is not None and run is not None and total < run // self.frequency - before:
+            raise ConfigurationError(
+                f"expected total_steps of {type(scheduler).__name__} to be the {run // self.frequency - before} of the "
+                f"run (interval: {self.interval}), found {total}. Leave it out: it follows from the run."
+            )
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say of an error of the scheduler's which group's it is."""
+        try:
+            yield
+        except (ArithmeticError, ValueError, TypeError, AttributeError, RuntimeError, AssertionError) as error:
+            raise ConfigurationError(f"`schedulers.{self.name}`: {error}") from error
 
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Step once, with the monitored metric where the scheduler wants one.
@@ -76,23 +133,29 @@ class GroupScheduler:
             if self.monitor not in metrics:
                 raise ConfigurationError(
                     f"`schedulers.{self.name}` monitors {self.monitor!r}, which was not logged: found "
-                    f"{sorted(metrics)}."
+                    f"{sorted(metrics)}.{did_you_mean(str(self.monitor), metrics)}"
                 )
             self.scheduler.step(metrics[str(self.monitor)])
         else:
-            self.scheduler.step()
+            with self._named():
+                self.scheduler.step()
 
 
 class CompositeScheduler:
     """The groups' schedulers behind one, so that Lightning saves and restores them together."""
 
-    def __init__(self, optimizer: CompositeOptimizer, schedules: Mapping[str, Schedule | SchedulerFactory]) -> None:
+    def __init__(
+        self,
+        optimizer: CompositeOptimizer,
+        schedules: Mapping[str, Schedule | SchedulerFactory],
+        length: Length = no_length,
+    ) -> None:
         for name in schedules:  # the balancer may learn nothing: changing it is one line
             known_name(name, dict.fromkeys([*optimizer.optimizers, BALANCER, DEFAULT]), "schedulers")
         self.optimizer = optimizer
         chosen = {name: schedules.get(name, schedules.get(DEFAULT)) for name in optimizer.optimizers}
         self.schedulers = {
-            name: GroupScheduler(name, schedule, optimizer.optimizers[name])
+            name: GroupScheduler(name, schedule, optimizer.optimizers[name], length)
             for name, schedule in chosen.items()
             if schedule is not None
         }

@@ -29,9 +29,14 @@ _KNOWN = ("lightning", "pytorch_lightning", "mtl_lightning")  # whose callbacks 
 
 
 class Row:
-    """Named scalars of one update: tensors on the device until :meth:`values` brings all of them over at once."""
+    """Named scalars of one update: tensors on the device until :meth:`values` brings all of them over at once.
 
-    def __init__(self) -> None:
+    Args:
+        losses: (T,) of all tasks, summed over processes.
+    """
+
+    def __init__(self, losses: Tensor) -> None:
+        self.losses = losses
         self._names: list[str] = []
         self._tensors: list[Tensor] = []
         self._norms: list[tuple[str, int]] = []
@@ -94,8 +99,8 @@ def collect(
     trainer = runtime.trainer
     if not (always or _asked_for(trainer, trainer.global_step + 1) or trainer.is_last_batch):
         return None
-    row = Row()
     totals = runtime.all_sum(torch.cat([losses.tasks, losses.objective.reshape(1) / runtime.world_size]))
+    row = Row(totals[:-1])
     names = window.names
     present: Any = slice(0, len(names)) if len(names) == len(window.counts) else window.present_indices
     row.add(["train/loss"], totals[-1])
@@ -113,10 +118,8 @@ def collect(
     return row
 
 
-def write(row: Row | None, trainer: Trainer) -> None:
+def write(row: Row, trainer: Trainer) -> None:
     """Write a row to every logger, to the progress bar, and to the metrics that callbacks may monitor."""
-    if row is None:
-        return
     values = row.values()
     trainer.callback_metrics.update(zip(values, torch.tensor([*values.values()]).unbind(), strict=True))
     bar = {name.removeprefix("train/"): value for name, value in values.items() if name.startswith("train/loss")}

@@ -22,9 +22,11 @@ from mtl_lightning.core.update import record
 from mtl_lightning.core.update.differentiate import differentiate
 from mtl_lightning.core.update.epoch_losses import EpochLosses
 from mtl_lightning.core.update.gradients import RowMemory
+from mtl_lightning.core.update.label_sample import LabelSample
 from mtl_lightning.core.update.lookahead import WindowLookahead
 from mtl_lightning.core.update.losses import Losses, recomputed
 from mtl_lightning.core.update.nonfinite import error_of, nonfinite_groups
+from mtl_lightning.core.update.preconditions import LeastLosses, warn_if_nothing_is_shared, warn_of_short_run
 from mtl_lightning.core.update.rescaling import rescale_targets
 from mtl_lightning.core.update.window import Window
 from mtl_lightning.types import ConfigurationError
@@ -44,13 +46,14 @@ class Updates:
     Attributes:
         skipped: the number of updates that were left out because of such gradients.
         losses: what the last update found, or finds, of its losses.
+        label_sample: of the training labels so far, for the trivial predictors.
         memory: for rows, while a fit lasts.
 
     Raises:
         ConfigurationError: for another ``on_nonfinite``.
     """
 
-    process_only: ClassVar[tuple[str, ...]] = ("epoch_losses",)
+    process_only: ClassVar[tuple[str, ...]] = ("epoch_losses", "label_sample")
 
     def __init__(self, network: Network, runtime: Runtime, plan: OptimizerPlan, on_nonfinite: str) -> None:
         if on_nonfinite not in _NONFINITE:
@@ -59,7 +62,9 @@ class Updates:
         self.skipped = 0
         self.losses = Losses()
         self.epoch_losses = EpochLosses(runtime)
+        self.label_sample = LabelSample(network, runtime)
         self.memory = RowMemory()
+        self._least_losses = LeastLosses(network, runtime)
         self._window: Window | None = None  # under way between the gradient and the step, which Lightning's hooks join
         self._row: record.Row | None = None
         self._records_all = False
@@ -70,6 +75,7 @@ class Updates:
         composite = optimizer.optimizer
         assert isinstance(composite, CompositeOptimizer)  # for the type checker; the plan makes it
         runtime.clear_gradients(composite, optimizer.zero_grad)
+        self.label_sample.add(window)
         rescale_targets(network, runtime, window)
         if balancer.tries_steps:
             lookahead = WindowLookahead(network, runtime, window, composite)
@@ -86,7 +92,10 @@ class Updates:
             balancer.after_update(lambda: recomputed(network, runtime, window))
             if balancer.follows_epochs:
                 self.epoch_losses.update(self.losses.tasks, window.counts)
-        record.write(row, runtime.trainer)
+        self._least_losses.update(self.losses.tasks, window.present)
+        if row is not None:
+            record.write(row, runtime.trainer)
+            self._least_losses.read(row.losses, window.present)
         self._window = self._row = None
         return self.losses.objective
 
@@ -119,12 +128,19 @@ class Updates:
 
     def finish_epoch(self) -> None:
         """Give the balancer the epoch's mean losses; on its last batch, since later hooks are lost at a resume."""
+        self.label_sample.fit()
         means = self.epoch_losses.compute_and_reset()
         if means is not None:
             self.network.balancer.after_epoch(*means)
 
+    def warn_of_setup(self) -> None:
+        """Say what a run will not do that its balancer stands for."""
+        warn_if_nothing_is_shared(self.network)
+        warn_of_short_run(self.network, self.runtime)
+
     def start_fit(self) -> None:
-        """Look what is frozen, and who reads metrics of training."""
+        """Look what is frozen, and who reads metrics of training; forget the labels of another fit."""
+        self.label_sample.load_state_dict({})
         self.runtime.start()
         self._records_all = record.has_readers(self.runtime.trainer)
 
@@ -134,12 +150,17 @@ class Updates:
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain data for a checkpoint."""
-        return {"skipped": self.skipped, "epoch_losses": self.epoch_losses.state_dict()}
+        return {
+            "skipped": self.skipped,
+            "epoch_losses": self.epoch_losses.state_dict(),
+            "label_sample": self.label_sample.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state_dict` returned."""
         self.skipped = state["skipped"]
         self.epoch_losses.load_state_dict(state.get("epoch_losses", {}))
+        self.label_sample.load_state_dict(state.get("label_sample", {}))
 
 
 def leave_absent_untouched(network: Network, window: Window) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mtl_lightning.data.archives import unpack
 from mtl_lightning.data.base import MultiTaskDataModule, Split, TaskFactory, TaskOverrides
-from mtl_lightning.data.datasets.images import ImageFileRows, check_normalization, check_pillow, check_size
+from mtl_lightning.data.datasets.images import ImageFileRows, check_pillow, check_size
 from mtl_lightning.data.files import text_rows
 from mtl_lightning.tasks.classification import BinaryClassification
 from mtl_lightning.types import ConfigurationError, DataError, TargetSpec, TensorSpec, input_spec_to_dict
@@ -89,7 +89,6 @@ class CelebA(MultiTaskDataModule):
     ) -> None:
         super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers, drop_last=drop_last)
         check_pillow("CelebA")
-        check_normalization("CelebA", mean, std)
         self.root, self.attributes = Path(root), attributes
         self.size, self.mean, self.std = check_size("CelebA", size), mean, std
 

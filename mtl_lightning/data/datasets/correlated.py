@@ -75,17 +75,9 @@ class CorrelatedRegression(MultiTaskDataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers, drop_last=drop_last)
-        if not -1 <= correlation <= 1:
-            raise ConfigurationError(f"CorrelatedRegression: expected a correlation from -1 to 1, found {correlation}.")
         if len(frequencies) != len(phases):
             raise ConfigurationError(
                 f"CorrelatedRegression: expected one phase per frequency, found {list(phases)} and {list(frequencies)}."
-            )
-        if min(n, n_val, n_test) < 1 or features < 2 or noise < 0 or scale <= 0:
-            raise ConfigurationError(
-                "CorrelatedRegression: expected at least 1 row per split and 2 features, `noise` of at least 0 and a "
-                f"positive `scale`, found {(n, n_val, n_test)} rows, {features} features, noise {noise} and scale "
-                f"{scale}."
             )
         self.sizes: dict[Split, int] = {"train": n, "val": n_val, "test": n_test}
         self.correlation, self.features, self.scale = correlation, features, scale

@@ -12,7 +12,7 @@ from mtl_lightning.data.rows import TensorRows
 from mtl_lightning.data.seeding import generator_of
 from mtl_lightning.tasks.classification import BinaryClassification
 from mtl_lightning.tasks.rows import MISSING
-from mtl_lightning.types import ConfigurationError, TargetSpec, TensorSpec, input_spec_to_dict
+from mtl_lightning.types import TargetSpec, TensorSpec, input_spec_to_dict
 
 _HIDDEN = 4  # interests that clicks and conversions follow from
 _STRENGTH = 3.0  # how far a logit moves with them
@@ -75,11 +75,6 @@ class SyntheticFunnel(MultiTaskDataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers, drop_last=drop_last)
-        if not -1 <= cosine <= 1 or features < _HIDDEN or min(n, n_val, n_test) < 1:
-            raise ConfigurationError(
-                f"SyntheticFunnel: expected a cosine from -1 to 1, at least {_HIDDEN} features and 1 row per split, "
-                f"found {cosine}, {features} features and {(n, n_val, n_test)} rows."
-            )
         self.sizes: dict[Split, int] = {"train": n, "val": n_val, "test": n_test}
         self.features, self.cosine = features, cosine
         self.offsets = (click, conversion)

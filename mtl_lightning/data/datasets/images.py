@@ -24,26 +24,13 @@ def normalized(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) ->
     return scaled.sub_(torch.tensor(mean).reshape(-1, 1, 1)).div_(torch.tensor(std).reshape(-1, 1, 1))
 
 
-def check_normalization(owner: str, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Check the mean and the standard deviation of one or several channels.
-
-    Raises:
-        ConfigurationError: that names the owner.
-    """
-    if not (all(np.isfinite(mean)) and all(np.isfinite(std)) and min(std) > 0):
-        raise ConfigurationError(
-            f"{owner}: expected finite means and standard deviations above 0 (of pixels in 0..1), found "
-            f"mean={list(mean)} and std={list(std)}."
-        )
-
-
 def check_size(owner: str, size: Sequence[int]) -> tuple[int, int]:
     """Return a height and a width in pixels.
 
     Raises:
         ConfigurationError: that names the owner, for anything else.
     """
-    if len(size) != 2 or min(size) < 1:
+    if len(size) != 2:
         raise ConfigurationError(f"{owner}: expected `size` to be a height and a width in pixels, found {list(size)}.")
     return int(size[0]), int(size[1])
 

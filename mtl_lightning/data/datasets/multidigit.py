@@ -66,16 +66,12 @@ class MultiDigit(MultiTaskDataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers, drop_last=drop_last)
-        if jitter < 0 or canvas < DIGIT + jitter:
+        if canvas < DIGIT + jitter:
             raise ConfigurationError(
-                f"MultiDigit: expected jitter >= 0 and canvas >= {DIGIT} + jitter, found canvas={canvas} and "
-                f"jitter={jitter}."
+                f"MultiDigit: expected canvas >= {DIGIT} + jitter, found canvas={canvas} and jitter={jitter}."
             )
-        if not 0 <= missing < 1 or len(sizes) != len(SOURCES) or min(sizes) < 1:
-            raise ConfigurationError(
-                "MultiDigit: expected 0 <= missing < 1 and at least 1 picture in each of 3 splits, found "
-                f"missing={missing} and sizes={tuple(sizes)}."
-            )
+        if len(sizes) != len(SOURCES):
+            raise ConfigurationError(f"MultiDigit: expected `sizes` of 3 splits, found {tuple(sizes)}.")
         self.sizes: dict[Split, int] = dict(zip(SOURCES, sizes, strict=True))
         self.canvas, self.jitter, self.sum, self.missing = canvas, jitter, sum, missing
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtl_lightning.data.base import MultiTaskDataModule, Split, TaskFactory, TaskOverrides
 from mtl_lightning.data.datasets.idx import FASHION_MNIST, MNIST, SIDE, IdxSource
-from mtl_lightning.data.datasets.images import PictureRows, check_normalization
+from mtl_lightning.data.datasets.images import PictureRows
 from mtl_lightning.data.seeding import generator_of
 from mtl_lightning.tasks.classification import MulticlassClassification
 from mtl_lightning.types import ConfigurationError, DataError, TargetSpec, TensorSpec, input_spec_to_dict
@@ -73,10 +73,6 @@ class MultiMNIST(MultiTaskDataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers, drop_last=drop_last)
-        owner = type(self).__name__
-        if not 0 < val_fraction < 1:
-            raise ConfigurationError(f"{owner}: expected 0 < val_fraction < 1, found {val_fraction}.")
-        check_normalization(owner, [mean], [std])
         self.root, self.download, self.val_fraction = Path(root), download, val_fraction
         self.mean, self.std = mean, std
 

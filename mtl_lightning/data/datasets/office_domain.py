@@ -14,7 +14,6 @@ from mtl_lightning.data.datasets.images import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     ImageFileRows,
-    check_normalization,
     check_pillow,
     check_size,
 )
@@ -107,7 +106,6 @@ class OfficeDomain(MultiTaskDataModule):
     ) -> None:
         super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers, drop_last=drop_last)
         check_pillow("Office")
-        check_normalization("Office", mean, std)
         self.version = known_version(version)
         if domain not in self.version.domains:
             raise ConfigurationError(

@@ -20,6 +20,7 @@ from mtl_lightning.data.streaming.split import StreamSplit
 from mtl_lightning.data.streaming.table import Streaming, TableStream
 from mtl_lightning.data.table.cells import CellError
 from mtl_lightning.data.table.columns import TableColumns, TargetColumn
+from mtl_lightning.data.table.drift import Drift, Drifts
 from mtl_lightning.data.table.encoder import TableEncoder
 from mtl_lightning.data.table.pieces import Selected, placed, select
 from mtl_lightning.data.table.reader import As, TableFiles, UnreadableNumberError, find_files
@@ -91,6 +92,9 @@ class TableData(MultiTaskDataModule):
         stream: read Parquet files while they are trained on, for tables larger than memory: true, or how
             (:class:`~mtl_lightning.data.Streaming`). Splits by chance are then met nearly, not to a row
             (:class:`~mtl_lightning.data.streaming.split.StreamSplit`).
+        unseen_share: the share of a column's rows above which ``test`` and ``predict`` warn in the end that
+            training never saw such cells: unknown categories, numbers far outside of the training rows' range, missing
+            cells beyond their share in training. What there is of them is printed; null counts nothing.
         batch_size: rows of a batch of one process.
         tasks: other tasks for target columns, as functions of the ``TargetSpec``; None removes a task.
         seed: of the split and of the order of the training rows.
@@ -128,6 +132,7 @@ class TableData(MultiTaskDataModule):
         delimiter: str | None = None,
         encoding: str = "utf8",
         stream: bool | Streaming = False,
+        unseen_share: float | None = 0.05,
         batch_size: int = 1024,
         tasks: TaskOverrides | None = None,
         seed: int = 0,
@@ -153,6 +158,7 @@ class TableData(MultiTaskDataModule):
             dates=dates or (),
         )
         self._text: dict[str, Any] = {"header": header, "delimiter": delimiter, "encoding": encoding}
+        self._drifts = Drifts(unseen_share, type(self).__name__, num_workers, streamed=bool(stream))
         self._assigned: NDArray[np.int8] | None = None  # the splits of the rows of `path`
         self._encoded: dict[Split, TableRows] = {}  # read, but not asked for yet
         self.streaming = Streaming() if stream is True else stream or None
@@ -192,8 +198,12 @@ class TableData(MultiTaskDataModule):
         """Read the rows of a split; its source's other splits, read along, are kept until they are asked for."""
         source = self._source(split)
         if self.streaming is None and split not in self._encoded:
-            self._encoded |= self._read(source, SPLITS if source == "path" else (split,))
-        found = self._encoded.pop(split, None) if self.streaming is None else self._streamed(source, split)
+            splits = SPLITS if source == "path" else (split,)
+            self._encoded |= self._read(
+                source, splits, drift=self._drifts.of("test", self.schema) if "test" in splits else None
+            )
+        drift = self._drifts.of(split, self.schema) if split == "test" else None
+        found = self._encoded.pop(split, None) if self.streaming is None else self._streamed(source, split, drift=drift)
         if not found:
             raise DataError(
                 f"{type(self).__name__}: expected rows in the split {split!r} of {self.paths[source]}, found none. "
@@ -217,14 +227,22 @@ class TableData(MultiTaskDataModule):
             return super().predict_dataloader()
         if "predict" not in self._splits:
             found = (
-                self._read("predict", ("test",), targets=False).get("test")
+                self._read("predict", ("test",), targets=False, drift=self._drifts.of("predict", self.schema)).get(
+                    "test"
+                )
                 if self.streaming is None
-                else self._streamed("predict", "test", targets=False)
+                else self._streamed("predict", "test", targets=False, drift=self._drifts.of("predict", self.schema))
             )
             if not found:
                 raise DataError(f"{self.paths['predict']}: expected rows to predict, found none.")
             self._splits["predict"] = found
         return self._loader(cast("Split", "predict"), pad=False)
+
+    def teardown(self, stage: str) -> None:
+        """After a test or a prediction, say what its rows hold that training never saw."""
+        name = "predict" if stage == "predict" and self.paths["predict"] is not None else "test"
+        if stage in ("test", "predict"):
+            self._drifts.tell(name)
 
     def what_matters(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return how columns and targets are encoded, without what was met and said of them."""
@@ -257,10 +275,13 @@ class TableData(MultiTaskDataModule):
             self._streams[source] = TableStream(find_files(self.paths[source]), self.streaming, split)
         return self._streams[source]
 
-    def _streamed(self, source: Source, split: Split, *, targets: bool = True) -> StreamedRows:
+    def _streamed(
+        self, source: Source, split: Split, *, targets: bool = True, drift: Drift | None = None
+    ) -> StreamedRows:
         encoder = TableEncoder(self.schema, self.missing_labels)
         columns = encoder.needed(targets=targets)
-        return self._stream(source).rows(SPLITS.index(split), partial(encoder.encode, targets=targets), columns)
+        encode = partial(encoder.encode, targets=targets, drift=drift)
+        return self._stream(source).rows(SPLITS.index(split), encode, columns)
 
     def _source(self, split: Split) -> Source:
         """Return which of the paths has the rows of a split."""
@@ -289,7 +310,9 @@ class TableData(MultiTaskDataModule):
         wanted = [SPLITS.index(split) for split in splits]
         return select(files.pieces(columns), wanted, self._assigned if source == "path" else None)
 
-    def _read(self, source: Source, splits: Sequence[Split], *, targets: bool = True) -> dict[Split, TableRows]:
+    def _read(
+        self, source: Source, splits: Sequence[Split], *, targets: bool = True, drift: Drift | None = None
+    ) -> dict[Split, TableRows]:
         """Encode rows of a source; a split without rows is left out, so that it fails when it is asked for."""
         encoder = TableEncoder(self.schema, self.missing_labels)
         files = self._files(source)
@@ -297,7 +320,8 @@ class TableData(MultiTaskDataModule):
         found = {split: RowsBuilder(most) for split in splits}
         for selected in self._selected(source, files, encoder.needed(targets=targets), *splits):
             with selected.located():
-                batch = encoder.encode(selected.batch(), targets=targets)
+                tested = np.flatnonzero(selected.splits == SPLITS.index("test"))
+                batch = encoder.encode(selected.batch(), targets=targets, drift=drift, counted=tested)
             for split, builder in found.items():
                 rows = np.flatnonzero(selected.splits == SPLITS.index(split))
                 if len(rows):

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.ranges import Ranged
 
 _FLOOR = 5e-6  # what the logarithms' arguments do not go below
 _STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
 
 
 @dataclass(frozen=True)
-class TwoTaskLandscape:
+class TwoTaskLandscape(Ranged):
     r"""The two-task problem of `Conflict-Averse Gradient Descent for Multi-task Learning
     <https://arxiv.org/abs/2110.14048>`_ (Liu, Liu, Jin, Stone and Liu, 2021), figure 1.
 
@@ -53,15 +52,11 @@ class TwoTaskLandscape:
 
     scale: float = 1.0
 
-    def __post_init__(self) -> None:
-        if not 0 < self.scale < math.inf:
-            raise ConfigurationError(
-                f"TwoTaskLandscape: expected a positive and finite `scale`, found {self.scale}. 1 and 0.1 are usual."
-            )
-
     @property
     def bounds(self) -> tuple[float, float]:
-        """What the two losses never go below: -21 times their scales, as FAMO's authors have it."""
+        """What the two losses never go below: -21 times their scales, as in the code of FAMO
+        (github.com/Cranial-XIX/FAMO, 0a6ad06, ``experiments/toy/trainer.py``).
+        """
         return -21 * self.scale, -21.0
 
     def starts(self, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.describe import Described
-from mtl_lightning.types import ConfigurationError
 
 
 class Sampling(Described, ABC):
@@ -80,8 +79,6 @@ class TemperatureSampling(Sampling):
     """
 
     def __init__(self, temperature: float = 2.0) -> None:
-        if not temperature > 0:
-            raise ConfigurationError(f"TemperatureSampling: expected a `temperature` above 0, found {temperature}.")
         self.temperature = temperature
 
     def probabilities(self, batches: Sequence[int]) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mtl_lightning.data.table.bounds import refuse_absurd_sizes, refuse_too_many_columns
 from mtl_lightning.data.table.cells import CellError
 from mtl_lightning.data.table.columns import listed
 from mtl_lightning.data.table.reader import stripped
@@ -74,8 +75,10 @@ class ParquetSource:
             with self._open(index) as file:
                 self._schemas.append(_stripped(file.schema_arrow, self.paths[index]))
                 self._raw.append(dict(zip(self._schemas[-1].names, file.schema_arrow.names, strict=True)))
+                refuse_absurd_sizes(file.metadata, self.paths[index], columns=1)
                 sizes.append([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)])
         self.names: list[str] = self._schemas[0].names
+        refuse_too_many_columns(self.names, self.paths[0])
         self.buffer_rows = buffer_rows or max(1024, _BUFFER_BYTES // (_VALUE_BYTES * max(len(self.names), 1)))
         self.slices = list(_slices(sizes, self.buffer_rows))
         self._choose(self.names if columns is None else columns)

@@ -14,11 +14,12 @@ from mtl_lightning.data.streaming.split import InSplit, StreamSplit
 from mtl_lightning.data.table.columns import TableColumns
 from mtl_lightning.data.table.reader import is_parquet
 from mtl_lightning.data.table.schema import TableFitter
+from mtl_lightning.ranges import Ranged
 from mtl_lightning.types import ConfigurationError
 
 
 @dataclass(frozen=True)
-class Streaming:
+class Streaming(Ranged):
     """How a table that is larger than memory is read: row group by row group, by worker processes.
 
     What it costs: row groups that hold rows of other splits are read and filtered, so that a small validation split by
@@ -98,4 +99,4 @@ class TableStream:
 
     def _key(self) -> dict[str, Any]:
         split = self.split.settings() if self.split else None
-        return {"format": 2, "buffer_rows": self.source.buffer_rows, "split": split}
+        return {"format": 3, "buffer_rows": self.source.buffer_rows, "split": split}

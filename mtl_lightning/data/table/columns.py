@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from mtl_lightning.data.table.notation import BOOLS, ISO, ISO_DATES, PLAIN, USUAL, Notation, declared
 from mtl_lightning.names import did_you_mean
+from mtl_lightning.ranges import Ranged
 from mtl_lightning.types import ConfigurationError
 
 TargetKind = Literal["number", "classes"]
@@ -17,7 +18,7 @@ USUAL_MISSING = ("NA", "N/A", "null", "NULL", "None", "NaN", "nan", "-", "#N/A")
 
 
 @dataclass(frozen=True)
-class TargetColumn:
+class TargetColumn(Ranged):
     """Where a task's target comes from.
 
     Args:
@@ -57,7 +58,7 @@ class ColumnRoles(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TableColumns:
+class TableColumns(Ranged):
     """The declaration of a table's columns; names may be patterns such as ``price_*``.
 
     A column that is declared by its full name keeps that role whatever patterns match it. One that is not declared at

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mtl_lightning.data.table.cells import CellError, numbers, texts
 from mtl_lightning.data.table.columns import listed
+from mtl_lightning.data.table.drift import Drift
 from mtl_lightning.data.table.moments import logarithmic
 from mtl_lightning.data.table.notation import PLAIN, Notation
 from mtl_lightning.names import did_you_mean
@@ -62,12 +63,16 @@ class TableEncoder:
             return []
         return [self._weights] if isinstance(self._weights, str) else list(self._weights.values())
 
-    def encode(self, batch: Any, *, targets: bool = True) -> Batch:
+    def encode(
+        self, batch: Any, *, targets: bool = True, drift: Drift | None = None, counted: Any = slice(None)
+    ) -> Batch:
         """Encode rows.
 
         Args:
             batch: an Arrow record batch or table (N rows) with at least the columns that are :meth:`needed`.
             targets: encode targets and weights too; without it their columns need not be there.
+            drift: counts what training never saw.
+            counted: those of the rows (N,) that it looks at, by default all.
 
         Returns:
             ``inputs`` of ``numeric`` (N, Dn) float32 and ``categorical`` (N, Dc) int64; with ``targets``, a tensor (N,)
@@ -78,15 +83,21 @@ class TableEncoder:
             DataError: for a column that is not there.
             CellError: for a cell that cannot be read, and for a class that training did not have; it knows its row.
         """
+        if drift is not None:
+            drift.begin(len(np.arange(batch.num_rows)[counted]))
         numeric = np.empty((batch.num_rows, len(self.schema["numeric"])), dtype=np.float32)
         for place, (name, known) in enumerate(self.schema["numeric"].items()):
             found = self._numbers(batch, name)
+            if drift is not None:
+                drift.numbers(place, name, found[counted])
             found = logarithmic(found) if known["log1p"] else found
             numeric[:, place] = (found - known["mean"]) / known["std"]
         categorical = np.empty((batch.num_rows, len(self._codes)), dtype=np.int64)
         for place, (name, codes) in enumerate(self._codes.items()):
             indices, values = self._texts(batch, name)
             categorical[:, place] = np.array([*(codes.get(value, 0) for value in values), 0], dtype=np.int64)[indices]
+            if drift is not None:
+                drift.categories(place, name, categorical[counted, place], indices[counted], values)
         inputs = {"numeric": torch.from_numpy(numeric), "categorical": torch.from_numpy(categorical)}
         encoded: Batch = {"inputs": inputs}
         if targets:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
+from mtl_lightning.data.table.bounds import Bounded, refuse_absurd_sizes, refuse_too_many_columns
 from mtl_lightning.data.table.cells import is_text
 from mtl_lightning.data.table.columns import listed
 from mtl_lightning.names import did_you_mean
@@ -64,7 +65,8 @@ class TableFiles:
 
     Raises:
         ConfigurationError: for a delimiter of several characters, and an unknown encoding.
-        DataError: if there is no file.
+        DataError: if there is no file; later for files of sizes that no table has
+            (:mod:`~mtl_lightning.data.table.bounds`).
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class TableFiles:
                 if self.header is None and not is_parquet(file):
                     self._check_delimiter(file)
                 raw = pq.read_schema(file).names if is_parquet(file) else self._open(file).schema.names
+                refuse_too_many_columns(raw, file)
             self._names[file] = dict(zip(stripped(raw, file), raw, strict=True))
         return self._names[file]
 
@@ -151,6 +154,7 @@ class TableFiles:
         schema = pq.read_schema(file)
         repeated = [name for name, kind in columns.items() if kind == "text" and is_text(schema.field(name))]
         with pq.ParquetFile(file, read_dictionary=repeated) as opened:
+            refuse_absurd_sizes(opened.metadata, file, len(columns))
             for batch in opened.iter_batches(_ROWS, columns=list(columns)):
                 yield batch.select(list(columns))  # they come in the file's order
 
@@ -221,7 +225,9 @@ def _stream(file: Path) -> Any:
     kind = _kind(file)
     if kind == "zip":
         raise DataError(f"{file}: expected CSV or Parquet, found a ZIP archive. Unpack it, and give what is in it.")
-    return pa.input_stream(str(file), compression=kind or _COMPRESSED.get(file.suffix))
+    compression = kind or _COMPRESSED.get(file.suffix)
+    opened = pa.input_stream(str(file), compression=compression)
+    return opened if compression is None else pa.PythonFile(Bounded(opened, file), "r")
 
 
 def _kind(file: Path) -> str | None:

@@ -28,7 +28,8 @@ class TableFitter:
         batch = encoder.encode(record_batch, targets=True)
 
     The schema is plain data. ``numeric`` has ``mean``, ``std`` and ``log1p`` by column, ``categorical`` the values by
-    column, whose codes are 1, 2, ... in this order, ``targets`` what :class:`TableEncoder` needs by task, ``reads`` how
+    column, whose codes are 1, 2, ... in this order, ``ranges`` the smallest and the largest number by column,
+    ``targets`` what :class:`TableEncoder` needs by task, ``reads`` how
     the cells of a column are spelled that are not plain, ``missing_values`` all that stands for a missing value,
     ``missing`` their number by column, ``guessed`` and ``ignored`` the reasons by column, ``doubts`` what else a column
     may be.
@@ -129,6 +130,7 @@ class TableFitter:
             "missing_values": list(self.columns.missing),
             "numeric": {name: {**_moments(profile), "log1p": profile.log1p} for name, profile in numeric.items()},
             "categorical": vocabularies,
+            "ranges": {name: _range(profile) for name, profile in numeric.items() if profile.reading.parsed},
             "reads": self._reads(),
             "missing": {name: profile.absent for name, profile in self._profiles().items() if profile.absent},
             "guessed": {name: guess.why for name, guess in guessed.items() if guess.kind is not None},
@@ -224,6 +226,10 @@ def _as(kind: str | None) -> Literal["number", "text"] | None:
 def _moments(profile: Profile) -> dict[str, float]:
     moments = profile.reading.moments.finish()
     return {"mean": moments.mean, "std": moments.std}
+
+
+def _range(profile: Profile) -> list[float]:
+    return [profile.reading.lowest[0], profile.reading.highest[0]]
 
 
 def _update(profile: Profile, batch: Any, name: str, locate: Locate) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mtl_lightning.data.base import Split
 from mtl_lightning.data.seeding import mixed_seed
 from mtl_lightning.data.table.cells import CellError, is_text, numbers, texts
+from mtl_lightning.ranges import Ranged
 from mtl_lightning.types import ConfigurationError
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -29,7 +30,7 @@ _TIME = "a number or a time such as 2024-01-31T12:00"
 
 
 @dataclass(frozen=True)
-class TableSplit:
+class TableSplit(Ranged):
     """Says which rows are in which split: by chance, by time, or by a column that says so.
 
     ::
@@ -65,7 +66,7 @@ class TableSplit:
 
     def __post_init__(self) -> None:
         fractions = tuple(self.fractions)
-        if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        if len(fractions) != 3 or abs(sum(fractions) - 1) > 1e-6:
             raise ConfigurationError(
                 f"Split: expected as `fractions` the shares of training, validation and test, which sum to 1, found "
                 f"{list(fractions)}."

@@ -115,12 +115,6 @@ def test_the_order_of_the_tasks_does_not_matter() -> None:
     check_order(CRMOGM, tolerance=1e-6)
 
 
-@pytest.mark.parametrize("alpha", [-0.1, 1.0])
-def test_numbers_out_of_range_are_refused(alpha: float) -> None:
-    with pytest.raises(ConfigurationError, match=f"CRMOGM: expected 0 <= alpha < 1, found alpha={alpha}"):
-        CRMOGM(2, alpha=alpha)
-
-
 @pytest.mark.parametrize("balancer", [MoCo, functools.partial(GradVac, groups="matrix"), lambda _: MGDA(3)])
 def test_another_kind_of_method_is_refused(balancer: Any) -> None:
     with pytest.raises(ConfigurationError, match="CRMOGM: expected as `balancer` one for 2 tasks that weighs"):

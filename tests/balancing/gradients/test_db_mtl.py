@@ -7,7 +7,6 @@ import torch
 
 from mtl_lightning.balancing import Balancer
 from mtl_lightning.balancing.gradients.db_mtl import DBMTL
-from mtl_lightning.types import ConfigurationError
 from tests.balancing.matrices import DOUBLE, all_present, check_finite, check_order, check_resume, random_rows, update
 from tests.golden import Case, cases
 
@@ -71,9 +70,3 @@ def test_contract() -> None:
     check_resume(DBMTL)
     check_finite(DBMTL)
     check_order(DBMTL)
-
-
-@pytest.mark.parametrize(("beta", "sigma"), [(1.0, 0.5), (-0.1, 0.5), (0.9, -1.0)])
-def test_numbers_out_of_range_are_refused(beta: float, sigma: float) -> None:
-    with pytest.raises(ConfigurationError, match=f"0 <= beta < 1 and sigma >= 0, found beta={beta}, sigma={sigma}"):
-        DBMTL(2, beta=beta, sigma=sigma)

@@ -9,7 +9,6 @@ import torch
 from torchjd.aggregation import ExcessMTL as Reference
 
 from mtl_lightning.balancing.gradients.excess_mtl import ExcessMTL
-from mtl_lightning.types import ConfigurationError
 from tests.balancing.matrices import DOUBLE, all_present, check_finite, check_order, check_resume, random_rows, update
 from tests.golden import Case, cases
 
@@ -95,10 +94,3 @@ def test_contract() -> None:
     check_resume(ExcessMTL)
     check_finite(ExcessMTL)
     check_order(ExcessMTL, tolerance=1e-6)  # weights in float32
-
-
-@pytest.mark.parametrize(("step_size", "warmup"), [(0.0, 1), (float("inf"), 1), (0.1, 0)])
-def test_numbers_out_of_range_are_refused(step_size: float, warmup: int) -> None:
-    message = f"step_size > 0 and warmup_updates >= 1, found step_size={step_size}, warmup_updates={warmup}"
-    with pytest.raises(ConfigurationError, match=message):
-        ExcessMTL(2, step_size=step_size, warmup_updates=warmup)

@@ -141,13 +141,6 @@ def test_two_tasks_may_change_places() -> None:
     check_order(GradVac, tasks=2, tolerance=1e-6)  # targets in float32
 
 
-@pytest.mark.parametrize(("beta", "epsilon"), [(-0.1, 0.0), (1.1, 0.0), (0.5, -1.0)])
-def test_numbers_out_of_range_are_refused(beta: float, epsilon: float) -> None:
-    message = f"0 <= beta <= 1 and epsilon >= 0, found beta={beta}, epsilon={epsilon}"
-    with pytest.raises(ConfigurationError, match=message):
-        GradVac(2, beta=beta, epsilon=epsilon)
-
-
 @pytest.mark.parametrize("option", [{"level": "features"}, {"weight_heads": True}, {"rescale": "sum"}])
 def test_groups_exclude_options_of_whole_gradients(option: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="GradVac: expected with groups='matrix'"):

@@ -86,8 +86,6 @@ def test_the_other_tasks_order_does_not_matter() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"relax": 1.1}, "0 <= relax <= 1 and 0 <= beta < 1, found relax=1.1, beta=0.9"),
-        ({"beta": 1.0}, "0 <= relax <= 1 and 0 <= beta < 1, found relax=0.7, beta=1.0"),
         ({"strategy": "a"}, "`strategy` to be one of .*, found 'a'"),
         ({"primary": 2}, "`primary` to be .* from 0 to 1, found 2"),
     ],

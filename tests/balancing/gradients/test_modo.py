@@ -7,7 +7,6 @@ import torch
 from torchjd.aggregation import MoDoWeighting
 
 from mtl_lightning.balancing.gradients.modo import MoDo
-from mtl_lightning.types import ConfigurationError
 from tests.balancing.matrices import DOUBLE, all_present, check_finite, check_order, check_resume, random_rows, update
 from tests.golden import Case, cases
 
@@ -56,9 +55,3 @@ def test_contract() -> None:
     check_resume(MoDo, samples=3)
     check_finite(MoDo, samples=3)
     check_order(MoDo, samples=3, tolerance=1e-6)  # weights in float32
-
-
-@pytest.mark.parametrize(("gamma", "rho"), [(0.0, 0.1), (0.1, -0.1)])
-def test_numbers_out_of_range_are_refused(gamma: float, rho: float) -> None:
-    with pytest.raises(ConfigurationError, match=f"gamma > 0 and rho >= 0, found gamma={gamma}, rho={rho}"):
-        MoDo(2, gamma=gamma, rho=rho)

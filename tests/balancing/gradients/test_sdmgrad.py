@@ -85,12 +85,7 @@ def test_contract() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"pull": -1.0},
-        {"step_size": 0.0},
-        {"momentum": 1.0},
-        {"steps": 0},
         {"pref_vector": [1.0]},
-        {"pref_vector": [1.0, -1.0]},
         {"pref_vector": [0.0, 0.0]},
     ],
 )

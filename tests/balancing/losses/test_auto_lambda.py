@@ -200,11 +200,9 @@ def test_resuming_goes_on_as_if_nothing_had_happened() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"init": float("nan")}, "a finite `init`"),
         ({"init": -0.1, "floor": 0.0}, "not below the `floor`, found -0.1 and 0.0"),
         ({"primary": [3]}, r"indices from 0 to 2, found \[3\]"),
         ({"primary": []}, r"found \[\]"),
-        ({"lr": 0.0}, "positive learning rate, found 0.0"),
     ],
 )
 def test_options_out_of_range(options: dict[str, Any], message: str) -> None:

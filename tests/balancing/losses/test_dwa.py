@@ -10,7 +10,6 @@ import torchjd.scalarization
 from torch import Tensor
 
 from mtl_lightning.balancing.losses.dwa import DWA
-from mtl_lightning.types import ConfigurationError
 from tests.balancing.loss_cases import LOSSES, assert_golden, flags, reloaded, weights_of
 from tests.golden import Case, cases
 
@@ -97,9 +96,3 @@ def test_libmtl(case: Case) -> None:
     for recorded in case.steps:
         assert_golden(recorded, weights_of(balancer, recorded["losses"]))
         balancer.after_epoch(recorded["losses"], torch.ones(case.tasks, dtype=torch.bool))
-
-
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
-def test_a_temperature_that_is_not_positive_is_refused(temperature: float) -> None:
-    with pytest.raises(ConfigurationError, match="expected a positive `temperature`, found"):
-        DWA(2, temperature=temperature)

@@ -72,13 +72,6 @@ def test_number_of_weights_is_checked_at_once() -> None:
         FixedWeighting(3, weights=[1.0, 2.0])
 
 
-@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("named", [True, False])
-def test_weights_that_cannot_be_right_are_refused(value: float, named: bool) -> None:
-    with pytest.raises(ConfigurationError, match=f"finite weights that are not negative, found .*{value}"):
-        FixedWeighting(2, weights={"a": 1.0, "b": value} if named else [1.0, value])
-
-
 @pytest.mark.parametrize("weights", [[1.0, 2.5], {"a": 1, "b": 2.5}])
 def test_from_yaml(weights: Any) -> None:
     parser = ArgumentParser(exit_on_error=False)

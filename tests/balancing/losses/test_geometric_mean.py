@@ -7,7 +7,6 @@ import torch
 import torchjd.scalarization
 
 from mtl_lightning.balancing.losses.geometric_mean import GeometricMean
-from mtl_lightning.types import ConfigurationError
 from tests.balancing.loss_cases import LOSSES, assert_golden, flags, weights_of
 from tests.golden import Case, cases
 
@@ -57,9 +56,3 @@ def test_libmtl(case: Case) -> None:
 
 def test_the_default_eps_hardly_matters_for_ordinary_losses() -> None:
     torch.testing.assert_close(GeometricMean(3)(LOSSES), GeometricMean(3, eps=EXACT)(LOSSES), rtol=1e-8, atol=0.0)
-
-
-@pytest.mark.parametrize("eps", [0.0, -1.0, float("nan")])
-def test_an_eps_that_is_not_positive_is_refused(eps: float) -> None:
-    with pytest.raises(ConfigurationError, match="expected a positive `eps`, found"):
-        GeometricMean(2, eps=eps)

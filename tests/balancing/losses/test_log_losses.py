@@ -112,8 +112,3 @@ def test_what_is_no_loss_balancer_is_refused() -> None:
     for other in (Sum, lambda num_tasks: Balancer(num_tasks + 1), torch.nn.Identity, AutoLambda):
         with pytest.raises(ConfigurationError, match="expected as `losses` a loss balancer for 3 tasks, one that"):
             LogLosses(3, losses=other)
-
-
-def test_an_eps_that_is_not_positive_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="expected a positive `eps`, found 0"):
-        LogLosses(3, eps=0.0)

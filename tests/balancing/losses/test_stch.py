@@ -11,7 +11,6 @@ import torchjd.scalarization
 from torch import Tensor
 
 from mtl_lightning.balancing.losses.stch import STCH, smooth_maximum
-from mtl_lightning.types import ConfigurationError
 from tests.balancing.loss_cases import LOSSES, assert_golden, flags, reloaded, weights_of
 from tests.golden import Case, cases
 
@@ -123,9 +122,3 @@ def test_libmtl(case: Case) -> None:
         balancer.after_epoch(recorded["losses"], everyone)
     nadir: Tensor = case.steps[-1]["state_after"]["nadir_vector"]
     torch.testing.assert_close(balancer.nadir, nadir, rtol=1e-12, atol=0.0)
-
-
-@pytest.mark.parametrize("options", [{"mu": 0.0}, {"eps": 0.0}, {"warmup_epochs": -1}, {"mu": math.nan}])
-def test_numbers_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match="STCH: expected a positive `mu`, a positive `eps` and no negative"):
-        STCH(2, **options)

@@ -28,10 +28,28 @@ def test_a_large_temperature_gives_the_mean() -> None:
 
 
 def test_of_the_present() -> None:
-    weights = weights_of(UWSO(3), LOSSES, flags(0, 1, 1))
+    weights = weights_of(UWSO(3, temperature=1.0), LOSSES, flags(0, 1, 1))
     expected = torch.tensor([0.5, 0.25], dtype=torch.float64).softmax(0)
     assert weights.tolist() == [0.0, *expected.tolist()]
-    assert weights_of(UWSO(3, total="tasks"), LOSSES, flags(0, 1, 1)).tolist() == [0.0, *(2 * expected).tolist()]
+    assert weights_of(UWSO(3, temperature=1.0, total="tasks"), LOSSES, flags(0, 1, 1)).tolist() == [
+        0.0,
+        *(2 * expected).tolist(),
+    ]
+
+
+def test_the_default_temperature_follows_the_losses() -> None:
+    expected = torch.tensor([0.5, 0.25, 0.125], dtype=torch.float64).softmax(0)  # 1 / L over twice the largest of them
+    for factor in (1e-6, 1.0, 1e6):
+        torch.testing.assert_close(weights_of(UWSO(3), factor * LOSSES), expected)
+    among_two = torch.tensor([0.5, 0.25], dtype=torch.float64).softmax(0)
+    assert weights_of(UWSO(3), LOSSES, flags(0, 1, 1)).tolist() == [0.0, *among_two.tolist()]
+
+
+@pytest.mark.parametrize("number", [2, 40])
+def test_no_task_is_left_without_weight_by_default(number: int) -> None:
+    losses = torch.logspace(-9, 3, number, dtype=torch.float64)
+    weights = weights_of(UWSO(number), losses)
+    assert 1 < weights.max() / weights.min() <= math.exp(0.5) + 1e-12
 
 
 def test_the_optimal_form_has_the_gradient_of_the_logarithms() -> None:
@@ -56,7 +74,8 @@ def test_losses_of_zero_have_finite_weights(form: Any) -> None:
 
 
 def test_how_an_update_follows_the_losses_scale() -> None:
-    assert UWSO(3).scale == "none"
+    assert UWSO(3).scale == "linear"
+    assert UWSO(3, temperature=1.0).scale == "none"
     optimal = UWSO(3, form="optimal")
     assert optimal.scale == "invariant"
     torch.testing.assert_close(10 * weights_of(optimal, 10 * LOSSES), weights_of(optimal, LOSSES))
@@ -65,8 +84,6 @@ def test_how_an_update_follows_the_losses_scale() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "expected a positive `temperature` and `eps`, found 0.0 and 1e-08"),
-        ({"eps": -1.0}, "expected a positive `temperature` and `eps`, found 1.0 and -1.0"),
         ({"form": "hard"}, "found 'hard' and 'one'"),
         ({"total": "two"}, "found 'softmax' and 'two'"),
     ],

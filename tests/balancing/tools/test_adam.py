@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import pytest
 import torch
 
 from mtl_lightning.balancing.tools.adam import TaskAdam
-from mtl_lightning.types import ConfigurationError
 
 
 def test_steps_are_those_of_torch() -> None:
@@ -31,10 +29,3 @@ def test_an_absent_task_makes_the_step_later_that_it_would_have_made() -> None:
 
 def test_a_gradient_of_0_is_no_step() -> None:
     assert TaskAdam(2, lr=0.1).step(torch.zeros(2), torch.ones(2, dtype=torch.bool)).tolist() == [0.0, 0.0]
-
-
-def test_options_out_of_range() -> None:
-    with pytest.raises(ConfigurationError, match="positive learning rate, found 0"):
-        TaskAdam(2, lr=0)
-    with pytest.raises(ConfigurationError, match=r"two decays in \[0, 1\), found \(0.9, 1.0\)"):
-        TaskAdam(2, lr=0.1, betas=(0.9, 1.0))

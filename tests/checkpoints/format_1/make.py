@@ -81,8 +81,8 @@ def make(name: str, case: Case) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------- names
-PACKAGES = (mtl_lightning, architectures, balancing, callbacks, core, data, tasks)
-MODULES = (cli, files, metrics, types)
+PACKAGES = (mtl_lightning, architectures, balancing, callbacks, cli, core, data, tasks)
+MODULES = (files, metrics, types)
 
 
 def public_names() -> list[str]:

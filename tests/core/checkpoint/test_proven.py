@@ -200,7 +200,7 @@ def test_yaml_takes_a_loss_that_does_not_say_what_it_returns(monkeypatch: pytest
     model = "{architecture: {class_path: SharedBottom, init_args: {encoder: MLP}}}"
     Path("c.yaml").write_text(f"data: {data}\nmodel: {model}\ntrainer: {{max_epochs: 1, logger: false}}\n")
     run(monkeypatch, "fit", "--config", "c.yaml")
-    (path,) = Path("checkpoints").glob("*.ckpt")
+    (path,) = Path("checkpoints").glob("last.ckpt")
     assert MultiTaskModule.load_from_checkpoint(path, trusted=[__name__]).by_code == {}
 
 

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, ReduceLRO
 from mtl_lightning.core import Schedule
 from mtl_lightning.core.optim.composite import CompositeOptimizer, needs_closure
 from mtl_lightning.core.optim.schedules import CompositeScheduler
+from mtl_lightning.errors import CheckpointError
 from mtl_lightning.types import ConfigurationError
 
 
@@ -132,7 +133,7 @@ def test_other_groups_are_refused(other: Mapping[str, tuple[int, ...]], found: s
 
 def test_the_state_of_another_plain_optimizer_is_refused() -> None:
     composite = CompositeOptimizer({"trunk": Adam(parameters(3))})
-    with pytest.raises(ConfigurationError, match=r"the checkpoint \{None: 1\}"):
+    with pytest.raises(ConfigurationError, match=r"the checkpoint \{'None': 1\}"):
         composite.load_state_dict(Adam(parameters(3)).state_dict())
 
 
@@ -227,12 +228,8 @@ def test_a_plateau_by_step_reads_its_metric() -> None:
         ),
         pytest.param(
             Schedule(partial(StepLR, step_size=1), interval="week"),  # type: ignore[arg-type]  # the point of the test
-            r"expected interval 'step' or 'epoch', .* found 'week', 1 and 0",
+            r"expected interval 'step' or 'epoch', found 'week'",
             id="interval",
-        ),
-        pytest.param(Schedule(partial(StepLR, step_size=1), frequency=0), "found 'epoch', 0 and 0", id="frequency"),
-        pytest.param(
-            Schedule(partial(StepLR, step_size=1), warmup=-1), "found 'epoch', 1 and -1", id="negative warm-up"
         ),
     ],
 )
@@ -317,3 +314,26 @@ def test_fused_optimizers_step_in_one_call() -> None:
         set_gradients(every)
         composite.step()
     assert calls == ["a", "b", "c", "a", "a"]  # each by itself at first, so that schedulers see their optimizer step
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("lr", "text"), ("lr", True), ("betas", [0.9]), ("betas", "ab"), ("fused", 3.0), ("eps", {})]
+)
+def test_an_option_of_another_type_is_refused(option: str, value: Any) -> None:
+    composite = make(parameters(3), parameters(4, 5))
+    state = composite.state_dict()
+    state["param_groups"][0][option] = value
+    with pytest.raises(CheckpointError, match=f"group 'trunk' the option '{option}' as such as"):
+        composite.load_state_dict(state)
+
+
+def test_states_of_parameters_that_are_not_alike_are_refused() -> None:
+    trunk, head = parameters(3, 2), parameters(4, 5)
+    composite = make(trunk, head)
+    set_gradients(trunk, head)
+    composite.step()
+    state = composite.state_dict()
+    composite.load_state_dict(state)
+    state["state"][1]["exp_avg"] = "text"
+    with pytest.raises(CheckpointError, match=r"group 'trunk' states .* alike, found .*'exp_avg': 'str'"):
+        composite.load_state_dict(state)

@@ -58,7 +58,12 @@ def test_every_tag_is_written_on_the_axis_of_updates(tmp_path: Path) -> None:
     written = events(tmp_path)
     train = {f"train/{kind}/{task}" for kind in ("loss", "labels", "sigma", "weight") for task in TASKS}
     train |= {f"train/{kind}/{group}" for kind in ("lr", "grad_norm") for group in GROUPS}
-    val = {"val/loss", *(f"val/{kind}/{task}" for kind in ("loss", "labels") for task in TASKS)}
+    val = {
+        "val/loss",
+        "val/loss_normalised",
+        "val/objective",
+        *(f"val/{kind}/{task}" for kind in ("loss", "labels") for task in TASKS),
+    }
     val |= {"val/accuracy/kind", "val/f1/kind"}
     val |= {f"val/{metric}/{task}" for metric in ("mae", "rmse") for task in ("number", "vector")}
     scalars = {tag for tag in written.Tags()["scalars"] if not tag.startswith("hp/")}

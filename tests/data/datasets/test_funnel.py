@@ -10,7 +10,6 @@ from torch import Tensor
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.architectures import MLP, Product, SharedBottom
 from mtl_lightning.data import SyntheticFunnel
-from mtl_lightning.types import ConfigurationError
 from tests.helpers import fit
 
 
@@ -56,19 +55,6 @@ def test_training_labels_of_conversions_are_a_choice() -> None:
     assert (drawn(data)[1]["conversion"] == -100).all()
     assert torch.equal(drawn(data)[1]["click"], drawn(SyntheticFunnel())[1]["click"])
     assert torch.equal(drawn(data, "val")[1]["conversion"], drawn(SyntheticFunnel(), "val")[1]["conversion"])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"cosine": 1.5}, "a cosine from -1 to 1.*found 1.5"),
-        ({"features": 3}, "at least 4 features.*3 features"),
-        ({"n_val": 0}, r"\(20000, 0, 5000\) rows"),
-    ],
-)
-def test_wrong_numbers_are_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        SyntheticFunnel(**arguments)
 
 
 # ------------------------------------------------------------------------------------------ what the entire space gives

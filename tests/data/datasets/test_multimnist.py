@@ -203,19 +203,6 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, damage: Any, message
         [mnist(tmp_path).rows(split) for split in SPLITS]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"val_fraction": 0.0}, "expected 0 < val_fraction < 1, found 0.0"),
-        ({"std": 0.0}, "standard deviations above 0"),
-        ({"mean": float("nan")}, "expected finite means"),
-    ],
-)
-def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"MultiMNIST: {message}|MultiMNIST.*{message}"):
-        MultiMNIST(**options)
-
-
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     write_mnist(tmp_path, train=3)
     with pytest.raises(DataError, match=r"found 3 in all, of which val_fraction=0.1 takes 0"):

@@ -152,7 +152,7 @@ def test_pictures_are_normalised_last(root: Path) -> None:
     mean, std = torch.tensor([0.5, 0.4, 0.3])[:, None, None], torch.tensor([0.5, 0.2, 2.0])[:, None, None]
     torch.testing.assert_close(after["inputs"], (before["inputs"] - mean) / std)
     assert same(before["targets"], after["targets"])
-    with pytest.raises(ConfigurationError, match="NYUv2: expected finite means and standard deviations above 0"):
+    with pytest.raises(ConfigurationError, match=r"NYUv2: `std`: expected .* above 0, found 0"):
         NYUv2(root, std=(0.0, 1.0, 1.0))
 
 
@@ -247,8 +247,6 @@ def test_a_truncated_file_is_named(root: Path) -> None:
 
 
 def test_a_split_needs_rows_on_both_sides(root: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"expected 0 <= val_fraction < 1, found 1.5"):
-        NYUv2(root, val_fraction=1.5)
     with pytest.raises(ConfigurationError, match=r"found 0 of 6 rows to validate on with val_fraction=0.01"):
         NYUv2(root, val_fraction=0.01).rows("train")
 

@@ -251,7 +251,7 @@ def test_a_folder_of_files_is_learned_and_predicted_without_a_line_of_python(
     for part in range(3):
         write_table(tmp_path / "houses" / f"{part}.csv", houses(300, seed=part, missing=0.3))
     run(monkeypatch, "fit", "--config", "config.yaml")
-    checkpoint = only(tmp_path, "*.ckpt")
+    checkpoint = only(tmp_path, "last.ckpt")
     saved = torch.load(checkpoint, weights_only=True)["mtl_lightning"]
     check_plain(saved["schema"], "schema")
 

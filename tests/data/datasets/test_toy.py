@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.data import TwoTaskLandscape
-from mtl_lightning.types import ConfigurationError
 
 # At scale 1, in float64: both losses, and their gradients, at the five starts; computed with the authors' code.
 LOSSES = [
@@ -100,12 +99,6 @@ def test_the_floors_of_the_valleys_are_finite() -> None:
     lowest = math.tanh(1.5) * (math.log(5e-6) + 6)
     assert losses.diagonal().tolist() == pytest.approx([lowest, lowest])
     assert gradients.isfinite().all()
-
-
-@pytest.mark.parametrize("scale", [0.0, -1.0, math.inf, math.nan])
-def test_a_scale_that_is_none(scale: float) -> None:
-    with pytest.raises(ConfigurationError, match=f"positive and finite `scale`, found {scale}"):
-        TwoTaskLandscape(scale)
 
 
 def test_points_of_another_size() -> None:

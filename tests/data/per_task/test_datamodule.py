@@ -332,7 +332,7 @@ def test_two_processes_train_and_validate_as_one(order: Any) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         found.append((weights_of(module), values))
     (one, values), (two, other_values) = found
-    assert len(values) == 1 + (2 + 2) * 5
+    assert len(values) == 2 + (2 + 2) * 5
     assert values["val/labels/up_y"] == 21  # the rows that one process lacks count nowhere
     assert_same(two, one, atol=1e-5)
     assert other_values == pytest.approx(values, abs=1e-5)

@@ -8,7 +8,6 @@ where the balancer's weights multiply the heads' gradients too.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from mtl_lightning.core.update.gradients.base import GradientLevel, Gradients, W
 from mtl_lightning.core.update.gradients.jacobian import Jacobian, RowMemory
 from mtl_lightning.core.update.losses import aux_term, window_losses
 from mtl_lightning.core.update.window import Window
-from mtl_lightning.types import ConfigurationError, MtlLightningWarning
+from mtl_lightning.types import ConfigurationError
 
 
 class ParameterLevel(GradientLevel):
@@ -102,7 +101,7 @@ class ParameterLevel(GradientLevel):
 
 
 def check_shared(network: Network, accumulate: int) -> None:
-    """Refuse gradients that rows cannot be made of; say that a balancer of gradients has nothing to combine.
+    """Refuse gradients that rows cannot be made of.
 
     Args:
         network: the network, built.
@@ -116,13 +115,6 @@ def check_shared(network: Network, accumulate: int) -> None:
             f"{type(network.balancer).__name__} takes one whole gradient per task: expected embeddings without "
             "`sparse`, found `nn.Embedding(sparse=True)`. Leave `sparse` out, or use a balancer of losses such as "
             "UncertaintyWeighting (with `accumulate_grad_batches: 1` unless it is affine)."
-        )
-    if network.balancer.rows and not network.roles.trained[0]:
-        warnings.warn(
-            f"{type(network.balancer).__name__} combines gradients of shared parameters, and this network has none: "
-            "every task's own parameters get the gradients of its own loss.",
-            MtlLightningWarning,
-            stacklevel=2,
         )
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtl_lightning.ranges import Ranged
 from mtl_lightning.types import ConfigurationError
 
 
@@ -76,7 +77,7 @@ class Normals(MapKind):
         return torch.cat([-mirrored[:1], mirrored[1:]])
 
 
-class ScaleCropFlip:
+class ScaleCropFlip(Ranged):
     """Random cut-outs of 1 / scale of the height and width, enlarged to the whole; and mirroring.
 
     That of the NYUv2 and Cityscapes experiments of `End-to-End Multi-Task Learning with Attention
@@ -96,11 +97,8 @@ class ScaleCropFlip:
     """
 
     def __init__(self, scales: Sequence[float] = (1.0, 1.2, 1.5), flip: float = 0.5) -> None:
-        if not scales or min(scales) < 1 or not 0 <= flip <= 1:
-            raise ConfigurationError(
-                f"ScaleCropFlip: expected scales of at least 1 and a `flip` from 0 to 1, found {list(scales)} and "
-                f"{flip}."
-            )
+        if not scales:
+            raise ConfigurationError("ScaleCropFlip: expected at least one of `scales`, found none.")
         self.scales, self.flip = tuple(scales), flip
 
     def __call__(self, maps: Mapping[str, Tensor], kinds: Mapping[str, MapKind]) -> dict[str, Tensor]:

@@ -13,7 +13,6 @@ from torch import Tensor
 from mtl_lightning.data.base import MultiTaskDataModule, Split, TaskFactory, TaskOverrides
 from mtl_lightning.data.datasets.dense.augmentation import ScaleCropFlip
 from mtl_lightning.data.datasets.dense.files import Layer, MapRows, check_folders, count_files, sides_of
-from mtl_lightning.data.datasets.images import check_normalization
 from mtl_lightning.data.loader import ResumableLoader
 from mtl_lightning.data.seeding import generator_of
 from mtl_lightning.types import ConfigurationError, DataError, TargetSpec, TensorSpec, input_spec_to_dict
@@ -65,10 +64,7 @@ class DenseFolder(MultiTaskDataModule):
         drop_last: bool,
     ) -> None:
         super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers, drop_last=drop_last)
-        if not 0 <= val_fraction < 1:
-            raise ConfigurationError(f"{type(self).__name__}: expected 0 <= val_fraction < 1, found {val_fraction}.")
         self.folder = Path(root)  # not `self.root`, in which a lock file would be made
-        check_normalization(type(self).__name__, mean, std)
         self.labels, self.mean, self.std, self.val_fraction = labels, mean, std, val_fraction
         self.augmentation = ScaleCropFlip() if augment else None
 

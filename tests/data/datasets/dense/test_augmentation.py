@@ -20,7 +20,6 @@ from mtl_lightning.data.datasets.dense.augmentation import (
 )
 from mtl_lightning.data.datasets.synthetic_shapes import Scenes, draw_scenes, render
 from mtl_lightning.data.seeding import generator_of
-from mtl_lightning.types import ConfigurationError
 
 SIDES = (24, 36)
 KINDS: dict[str, MapKind] = {"image": Picture(), "label": MapKind(), "depth": Depth(), "normals": Normals()}
@@ -162,9 +161,3 @@ def test_without_scales_and_flips_nothing_changes() -> None:
     given = maps()
     made = ScaleCropFlip(scales=[1.0], flip=0.0)(given, KINDS)
     assert all(torch.equal(made[name], value) for name, value in given.items())
-
-
-@pytest.mark.parametrize(("scales", "flip"), [([], 0.5), ([0.5, 1.0], 0.5), ([1.0], 1.5)])
-def test_other_options_are_refused(scales: list[float], flip: float) -> None:
-    with pytest.raises(ConfigurationError, match="expected scales of at least 1 and a `flip` from 0 to 1, found"):
-        ScaleCropFlip(scales, flip)

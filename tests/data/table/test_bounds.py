@@ -1,0 +1,82 @@
+"""Files that would fill the memory: each ends in one sentence, early, and files of honest sizes are read."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mtl_lightning.data.streaming.source import ParquetSource
+from mtl_lightning.data.table.reader import TableFiles
+from mtl_lightning.types import DataError
+
+FREE = 1 << 16  # in place of 256 MiB
+
+
+@pytest.fixture(autouse=True)
+def little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtl_lightning.data.archives._FREE", FREE)
+
+
+def count(path: Path) -> int:
+    """Read a table as training does; return its rows."""
+    files = TableFiles(path)
+    return sum(piece.rows.num_rows for piece in files.pieces(dict.fromkeys(files.names(), "number")))
+
+
+def zstd(data: bytes) -> bytes:
+    return bytes(pa.compress(data, "zstd", asbytes=True))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, zstd])
+def test_a_packed_file_that_grows_without_end_is_refused(pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(pack(b"a,b\n" + b"1,2\n" * (1 << 19)))
+    with pytest.raises(DataError, match=r"t.csv.gz: expected a table, found that its \d+ bytes unpack to more"):
+        count(path)
+
+
+def test_a_packed_table_of_an_honest_size_is_read(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=20_000)
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(gzip.compress(b"a\n" + b"\n".join(b"%.6f" % value for value in rows) + b"\n"))
+    assert count(path) == len(rows)
+
+
+def parquet(path: Path, column: Any, **options: Any) -> Path:
+    pq.write_table(pa.table({"a": column}), path, **options)
+    return path
+
+
+def test_parquet_rows_without_end_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "t.parquet", pa.array(np.zeros(3_000_000, dtype=np.int8)))
+    for read in (count, lambda file: ParquetSource([file])):
+        with pytest.raises(DataError, match=r"its \d+ bytes claim to hold 3000000 rows, \d+ bytes unpacked"):
+            read(path)
+
+
+def test_a_huge_value_of_parquet_is_refused(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "t.parquet", ["x" * 10_000_000, "y"], compression="zstd")
+    for read in (count, lambda file: ParquetSource([file])):
+        with pytest.raises(DataError, match="claim to hold 2 rows, 1000"):
+            read(path)
+
+
+def test_parquet_of_an_honest_size_is_read(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "t.parquet", np.random.default_rng(0).integers(0, 2, 100_000))
+    assert count(path) == ParquetSource([path]).rows == 100_000
+
+
+def test_a_header_without_end_is_refused(tmp_path: Path) -> None:
+    names = [f"c{number}" for number in range(100_001)]
+    path = tmp_path / "t.csv"
+    path.write_text(",".join(names) + "\n")
+    with pytest.raises(DataError, match="at most 100000 columns, found 100001"):
+        TableFiles(path).names()
