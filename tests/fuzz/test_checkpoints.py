@@ -31,7 +31,7 @@ WAYS: dict[str, Callable[[str], Any]] = {
     "module": MultiTaskModule.load_from_checkpoint,
     "data": TinyData.from_checkpoint,
     "optimizers": lambda path: make_module().restore_optimizers(path),
-    "fit": lambda path: fit(make_module(), TinyData(), ckpt_path=path, max_epochs=3, precision="32-true"),
+    "fit": lambda path: fit(make_module(), TinyData(), ckpt_path=path, precision="32-true"),
 }
 
 
