@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
@@ -56,6 +57,10 @@ class OptimizerPlan:
         self._roles, self.groups = roles, assign_groups(roles, self._patterns)
         for name in self._clipped:
             known_name(name, dict.fromkeys([*self.groups, BALANCER]), "gradient_clip")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to a trainer, as a module does when it is copied or pickled."""
+        return {**self.__dict__, "_length": no_length}
 
     def make(self, network: nn.Module, length: Length = no_length) -> tuple[CompositeOptimizer, CompositeScheduler]:
         """Make the optimizer and the scheduler of all groups; the scheduler may have nothing to do.

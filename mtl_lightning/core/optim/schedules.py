@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
@@ -16,7 +17,7 @@ from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.core.optim.schedulers import SchedulerFactory, counts_updates, filled, given_to, share
 from mtl_lightning.names import did_you_mean, known_name
 from mtl_lightning.ranges import Ranged, outside
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.types import ConfigurationError, MtlLightningWarning
 
 Length: TypeAlias = Callable[[str], "int | None"]
 """Tells the number of updates (``"step"``) or epochs (``"epoch"``) of the run; None where it has no end."""
@@ -64,6 +65,7 @@ class GroupScheduler:
         self._length = length
         with self._named():
             self.scheduler: LRScheduler | ReduceLROnPlateau = self._make(options, optimizer)
+        self._length = no_length  # a trainer is neither copied nor pickled with it
         self.on_plateau = isinstance(self.scheduler, ReduceLROnPlateau)
         self.last_epoch = -1
         self.monitor = options.monitor or getattr(self.scheduler, "monitor", None)
@@ -76,9 +78,10 @@ class GroupScheduler:
         warmup = share(options.warmup, self._steps)
         run = self._length(self.interval) if warmup else None
         if run is not None and warmup > max(1, run // self.frequency) and run > 1:  # 1: a trial run of one batch
-            raise ConfigurationError(
-                f"expected a warm-up within the {run // self.frequency} steps of the run (interval: {self.interval}), "
-                f"found {warmup}."
+            rank_zero_warn(
+                f"`schedulers.{self.name}`: expected a warm-up within the {run // self.frequency} steps of the run "
+                f"(interval: {self.interval}), found {warmup}: the configured rate is never reached.",
+                category=MtlLightningWarning,
             )
         # SequentialLR puts the configured rate back before it starts, so the order of construction does not matter
         warm = LinearLR(optimizer, start_factor=0.01, total_iters=warmup) if warmup else None

@@ -20,7 +20,7 @@ from mtl_lightning.architectures import SharedBottom
 from mtl_lightning.core.optim import ChainedScheduler, ReduceLROnPlateau, SequentialLR
 from mtl_lightning.core.optim.schedulers import SchedulerFunction
 from mtl_lightning.data import SyntheticRegression
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.types import ConfigurationError, MtlLightningWarning
 from tests.core.optim.test_schedules import Rates
 from tests.helpers import assert_same, fit, make_batches, make_module, weights_of
 from tests.messages import run, spoilt
@@ -107,12 +107,14 @@ def test_a_warm_up_may_be_a_share_of_the_run() -> None:
     assert rates_of(Schedule(CYCLE, warmup=0.2))[4:] == pytest.approx(after)
 
 
-@pytest.mark.parametrize(
-    ("warmup", "message"), [(2.5, "a whole number of steps, or a share"), (30, "a warm-up within the 20 steps")]
-)
-def test_a_warm_up_that_cannot_be_right(warmup: float, message: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"`schedulers\.number`: expected {message} .*found {warmup}"):
-        rates_of(Schedule(partial(StepLR, step_size=1), interval="step", warmup=warmup))
+def test_a_warm_up_that_cannot_be_right() -> None:
+    with pytest.raises(ConfigurationError, match=r"`schedulers\.number`: expected a whole number .*found 2\.5"):
+        rates_of(Schedule(partial(StepLR, step_size=1), interval="step", warmup=2.5))
+
+
+def test_a_warm_up_longer_than_the_run_is_warned_of() -> None:
+    with pytest.warns(MtlLightningWarning, match=r"`schedulers\.number`: .* within the 20 steps .*found 30: the conf"):
+        rates_of(Schedule(partial(StepLR, step_size=1), interval="step", warmup=30))
 
 
 def test_schedulers_in_a_row() -> None:

@@ -93,7 +93,7 @@ def test_a_time_that_is_none_is_named(times: list[Any], row: int, message: str) 
     ("wrong", "message"),
     [
         ({"fractions": (0.8, 0.1, 0.2)}, "sum to 1"),
-        ({"fractions": (1.2, -0.1, -0.1)}, "sum to 1"),
+        ({"fractions": (1.2, -0.1, -0.1)}, "at least 0 and at most 1, found 1.2"),
         ({"column": "a", "time": "b"}, "one way to split, found column and time"),
         ({"time": "a", "group": "b"}, "one way to split, found time and group"),
         ({"bounds": [1, 2]}, "together with `time`"),
