@@ -110,10 +110,9 @@ class MultiTaskCLI(LightningCLI):
         config = self.config[self.subcommand]
         given = config.get("ckpt_path")
         path = compat.checkpoint_path(given, self.subcommand, self._make_trainer)
+        config["ckpt_path"] = path  # of where the schema comes from; none if there is no last one
         if path is None:
-            config["ckpt_path"] = given if given is None else compat.as_text(given)
             return
-        config["ckpt_path"] = path  # the weights come from where the schema comes from
         saved = read_part(compat.part_file(path))
         if saved.get("schema") is not None:
 

@@ -214,7 +214,7 @@ def test_an_encoder_class_needs_the_spec(encoder: Any) -> None:
     ("argument", "message"),
     [
         (Needy, "Needy takes no sizes from the data, so it is made without arguments: .*'width'.*Pass an instance"),
-        (partial(Needy, **{"depth": 2}), "Needy takes no sizes from the data, .*'depth'.*Pass an instance"),
+        (partial(Needy, **{"depth": 2}), "Needy: expected arguments among .*'width'.*, found 'depth'"),
         (dict, "Expected dict to make a network .* found dict"),
         (lambda *_: "network", "Expected <lambda> to make a network .* found str"),
         ("SharedBottom", "Expected a network, or a class or function that makes one, found 'SharedBottom'"),
