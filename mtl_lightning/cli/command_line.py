@@ -108,9 +108,8 @@ class MultiTaskCLI(LightningCLI):
         if self.subcommand is None:
             return
         config = self.config[self.subcommand]
-        given = config.get("ckpt_path")
-        path = compat.checkpoint_path(given, self.subcommand, self._make_trainer)
-        config["ckpt_path"] = path  # of where the schema comes from; none if there is no last one
+        path = compat.checkpoint_path(config.get("ckpt_path"), self.subcommand, self._make_trainer)
+        config["ckpt_path"] = path  # the weights come from where the schema comes from
         if path is None:
             return
         saved = read_part(compat.part_file(path))

@@ -82,14 +82,10 @@ def preserve(weight: Tensor, bias: Tensor, old: Statistics, new: Statistics) -> 
 
 
 def checked_rate(popart: float | None, standardize: bool) -> float | None:
-    """Check the rate of a regression, and that nothing else standardises its target."""
+    """Return the rate of a regression; refuse one whose target something else standardises."""
     if popart is not None and standardize:
         raise ConfigurationError(
             "Regression: expected either `standardize` or `popart`, found both. Fitted statistics suit data that is "
             "known and stays the same, moving ones any other."
-        )
-    if popart is not None and not 0 < popart <= 1:
-        raise ConfigurationError(
-            f"Regression: expected as `popart` a rate above 0 and up to 1, such as 3e-4, found {popart}."
         )
     return popart

@@ -1,6 +1,6 @@
 """Everything that outwits Lightning, one file per trick; each names the symbol of Lightning that it relies on."""
 
-from mtl_lightning.core.compat.checkpoint_path import as_text, checkpoint_path, part_file
+from mtl_lightning.core.compat.checkpoint_path import checkpoint_path, part_file
 from mtl_lightning.core.compat.process_group import destroy_at_exit
 from mtl_lightning.core.compat.termination import Termination
 from mtl_lightning.core.compat.trainer_arguments import TrainerArguments, own_callbacks
@@ -11,7 +11,6 @@ __all__ = [
     "Termination",
     "TrainerArguments",
     "Validations",
-    "as_text",
     "build_for_data",
     "check_declared",
     "checkpoint_path",

@@ -126,7 +126,9 @@ def _check_options(group: Mapping[str, Any], own: Mapping[str, Any]) -> None:
 
 
 def _alike(found: Any, own: Any) -> bool:
-    if own is None or isinstance(own, bool):
+    if own is None:  # it may become something else in training
+        return True
+    if isinstance(own, bool):
         return found is None or isinstance(found, bool)
     if isinstance(own, tuple | list):
         return isinstance(found, tuple | list) and len(found) == len(own) and all(map(_alike, found, own))
@@ -138,16 +140,20 @@ def _alike(found: Any, own: Any) -> bool:
 
 
 def _check_states(state_dict: Mapping[str, Any]) -> None:
-    """Refuse states of the parameters of one group that have not the same entries, tensors or not."""
+    """Refuse an entry that is a tensor in the states of some parameters of a group, and no number in others'.
+
+    Not every parameter needs every entry: Adafactor keeps others of matrices than of vectors.
+    """
     for group in state_dict["param_groups"]:
         states = [state_dict["state"][index] for index in group["params"] if index in state_dict["state"]]
-        kinds = {tuple(sorted((name, type(value).__name__) for name, value in state.items())) for state in states}
-        if len(kinds) > 1:
-            raise CheckpointError(
-                f"Expected of the optimizer group {group.get('name')!r} states of its parameters that are alike, found "
-                f"{' and '.join(str(dict(kind)) for kind in sorted(kinds)[:2])} in the checkpoint. Take another "
-                "checkpoint, or begin anew from its weights: load_from_checkpoint(path)."
-            )
+        tensors = {name for state in states for name, value in state.items() if isinstance(value, Tensor)}
+        for name, value in ((name, value) for state in states for name, value in state.items() if name in tensors):
+            if not (value is None or isinstance(value, Tensor | int | float)):
+                raise CheckpointError(
+                    f"Expected of the optimizer group {group.get('name')!r} tensors as {name!r} of its parameters, "
+                    f"found {value!r:.100} in the checkpoint. Take another checkpoint, or begin anew from its weights: "
+                    "load_from_checkpoint(path)."
+                )
 
 
 def needs_closure(optimizer: Optimizer) -> bool:

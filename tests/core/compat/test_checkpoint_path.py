@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.architectures import SharedBottom, TabularEncoder
-from mtl_lightning.core.compat import as_text
+from mtl_lightning.core.compat.checkpoint_path import as_text
 from mtl_lightning.data import TableData
 from mtl_lightning.data.differences import in_words
 from mtl_lightning.types import ConfigurationError

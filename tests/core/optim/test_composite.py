@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, SGD, Adam, Optimizer
+from torch.optim import LBFGS, SGD, Adafactor, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, ReduceLROnPlateau, StepLR
 
 from mtl_lightning.core import Schedule
@@ -317,7 +317,8 @@ def test_fused_optimizers_step_in_one_call() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("lr", "text"), ("lr", True), ("betas", [0.9]), ("betas", "ab"), ("fused", 3.0), ("eps", {})]
+    ("option", "value"),
+    [("lr", "text"), ("lr", True), ("betas", [0.9]), ("betas", "ab"), ("amsgrad", 3.0), ("eps", {})],
 )
 def test_an_option_of_another_type_is_refused(option: str, value: Any) -> None:
     composite = make(parameters(3), parameters(4, 5))
@@ -327,7 +328,7 @@ def test_an_option_of_another_type_is_refused(option: str, value: Any) -> None:
         composite.load_state_dict(state)
 
 
-def test_states_of_parameters_that_are_not_alike_are_refused() -> None:
+def test_a_state_that_is_no_tensor_is_refused() -> None:
     trunk, head = parameters(3, 2), parameters(4, 5)
     composite = make(trunk, head)
     set_gradients(trunk, head)
@@ -335,5 +336,22 @@ def test_states_of_parameters_that_are_not_alike_are_refused() -> None:
     state = composite.state_dict()
     composite.load_state_dict(state)
     state["state"][1]["exp_avg"] = "text"
-    with pytest.raises(CheckpointError, match=r"group 'trunk' states .* alike, found .*'exp_avg': 'str'"):
+    with pytest.raises(CheckpointError, match=r"group 'trunk' tensors as 'exp_avg' .*, found 'text'"):
         composite.load_state_dict(state)
+
+
+def test_parameters_may_have_states_of_their_own_kinds() -> None:
+    """Adafactor keeps rows and columns of a matrix, and the whole of a vector."""
+
+    def make() -> tuple[CompositeOptimizer, list[nn.Parameter]]:
+        both = [nn.Parameter(torch.ones(4, 3)), nn.Parameter(torch.ones(3))]
+        return CompositeOptimizer({"trunk": Adafactor(both)}), both
+
+    composite, both = make()
+    set_gradients(both)
+    composite.step()
+    other, others = make()
+    other.load_state_dict(composite.state_dict())
+    assert {*other.state[others[0]]} != {*other.state[others[1]]}
+    for name, value in composite.state[both[0]].items():
+        torch.testing.assert_close(other.state[others[0]][name], value)
