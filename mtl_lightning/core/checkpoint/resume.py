@@ -126,7 +126,7 @@ def restore(parts: Parts, states: Sequence[Mapping[str, Any]], runtime: Runtime)
     """
     try:
         _restore(parts, states, runtime)
-    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, AttributeError, RuntimeError, ValueError, OverflowError) as error:
         if isinstance(error, MtlLightningError):
             raise
         reason = (str(error).splitlines() or [""])[0]

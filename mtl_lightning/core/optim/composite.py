@@ -13,11 +13,14 @@ from typing import Any, overload
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Adafactor, Optimizer, SparseAdam
 
 from mtl_lightning.core.optim.merged_step import step_together
 from mtl_lightning.errors import CheckpointError
 from mtl_lightning.types import ConfigurationError
+
+_UNLIKE = (Adafactor, LBFGS, SparseAdam)
+"""Optimizers of PyTorch whose states have other entries, or shapes, than one for all parameters."""
 
 
 class CompositeOptimizer(Optimizer):
@@ -86,9 +89,12 @@ class CompositeOptimizer(Optimizer):
                 f"of parameters), the checkpoint {dict(found)}. Train with the groups of the checkpoint, or load its "
                 "weights alone with `MultiTaskModule.load_from_checkpoint` and start a new run."
             )
-        for group, own in zip(state_dict["param_groups"], self.param_groups, strict=True):
-            _check_options(group, own)
-        _check_states(state_dict)
+        groups = iter(state_dict["param_groups"])
+        for optimizer in self.optimizers.values():
+            alike = type(optimizer).__module__.startswith("torch.optim.") and not isinstance(optimizer, _UNLIKE)
+            for own, group in zip(optimizer.param_groups, groups, strict=False):
+                _check_options(group, own)
+                _check_states(group, state_dict["state"], own, alike)
         super().load_state_dict(state_dict)
         self._link()
 
@@ -139,20 +145,33 @@ def _alike(found: Any, own: Any) -> bool:
     return isinstance(found, type(own))
 
 
-def _check_states(state_dict: Mapping[str, Any]) -> None:
-    """Refuse an entry that is a tensor in the states of some parameters of a group, and no number in others'.
+def _check_states(group: Mapping[str, Any], states: Mapping[Any, Any], own: Mapping[str, Any], alike: bool) -> None:
+    """Refuse states of the parameters of one group with which a step would fail, or read memory that is not theirs.
 
-    Not every parameter needs every entry: Adafactor keeps others of matrices than of vectors.
+    Args:
+        group: of the checkpoint.
+        states: of the checkpoint's parameters.
+        own: the optimizer's group.
+        alike: whether the optimizer keeps the same entries of all parameters, each one number or one for each of
+            theirs; Adafactor, say, keeps others of matrices than of vectors.
     """
-    for group in state_dict["param_groups"]:
-        states = [state_dict["state"][index] for index in group["params"] if index in state_dict["state"]]
-        tensors = {name for state in states for name, value in state.items() if isinstance(value, Tensor)}
-        for name, value in ((name, value) for state in states for name, value in state.items() if name in tensors):
-            if not (value is None or isinstance(value, Tensor | int | float)):
+    pairs = zip(group["params"], own["params"], strict=True)
+    found = [(states[index], parameter) for index, parameter in pairs if states.get(index)]
+    tensors = {name for state, _ in found for name, value in state.items() if isinstance(value, Tensor)}
+    names = {name for state, _ in found for name in state}
+    for state, parameter in found:
+        for name in names if alike else tensors & state.keys():
+            value = state.get(name)
+            if isinstance(value, Tensor):
+                fits = not alike or value.numel() == 1 or value.shape == parameter.shape
+            else:
+                fits = name in state and (name not in tensors or (not alike and isinstance(value, int | float | None)))
+            if not fits:
+                what = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r:.100}"
                 raise CheckpointError(
-                    f"Expected of the optimizer group {group.get('name')!r} tensors as {name!r} of its parameters, "
-                    f"found {value!r:.100} in the checkpoint. Take another checkpoint, or begin anew from its weights: "
-                    "load_from_checkpoint(path)."
+                    f"Expected of the optimizer group {own['name']!r} a state like its parameters' as {name!r}, found "
+                    f"{what} in the checkpoint for one of shape {tuple(parameter.shape)}. Take another checkpoint, or "
+                    "begin anew from its weights: load_from_checkpoint(path)."
                 )
 
 

@@ -328,15 +328,25 @@ def test_an_option_of_another_type_is_refused(option: str, value: Any) -> None:
         composite.load_state_dict(state)
 
 
-def test_a_state_that_is_no_tensor_is_refused() -> None:
+def test_a_state_that_does_not_fit_its_parameter_is_refused() -> None:
     trunk, head = parameters(3, 2), parameters(4, 5)
     composite = make(trunk, head)
     set_gradients(trunk, head)
     composite.step()
     state = composite.state_dict()
     composite.load_state_dict(state)
-    state["state"][1]["exp_avg"] = "text"
-    with pytest.raises(CheckpointError, match=r"group 'trunk' tensors as 'exp_avg' .*, found 'text'"):
+    whole = copy.deepcopy(state["state"][1])
+    for name, value, found in (
+        ("exp_avg", "text", "'text'"),
+        ("exp_avg_sq", torch.zeros(3), r"a tensor \(3,\)"),  # a fused step would read beyond its end
+        ("step", 7, "7"),
+        ("step", None, "None"),
+    ):
+        state["state"][1] = {**whole, name: value}
+        with pytest.raises(CheckpointError, match=rf"group 'trunk' .* as '{name}', found {found} in .* shape \(2,\)"):
+            composite.load_state_dict(state)
+    del state["state"][1]["step"]
+    with pytest.raises(CheckpointError, match=r"as 'step', found None"):
         composite.load_state_dict(state)
 
 
