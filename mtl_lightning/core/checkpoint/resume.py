@@ -82,9 +82,8 @@ def check(checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
         )
     loop: Any = trainer.fit_loop
     expected = {"loops": {"fit_loop": {**loop.state_dict(), "state_dict": {}}}}  # that one is the loaders' own
-    wrong = _unlike(checkpoint, expected, "") or next(
-        filter(None, map(_no_state, checkpoint.get("optimizer_states", []))), None
-    )
+    states = [] if sharded else checkpoint["optimizer_states"] or [None]
+    wrong = _unlike(checkpoint, expected, "") or next(filter(None, map(_no_state, states)), None)
     if wrong:
         raise CheckpointError(
             f"{where}: expected what an interrupted run goes on with, found something else: {wrong}. Take another "

@@ -93,7 +93,7 @@ class CompositeOptimizer(Optimizer):
         for optimizer in self.optimizers.values():
             alike = type(optimizer).__module__.startswith("torch.optim.") and not isinstance(optimizer, _UNLIKE)
             for own, group in zip(optimizer.param_groups, groups, strict=False):
-                _check_options(group, own)
+                _check_options(group, own, optimizer.defaults)
                 _check_states(group, state_dict["state"], own, alike)
         super().load_state_dict(state_dict)
         self._link()
@@ -120,20 +120,21 @@ def composite_of(optimizer: Any) -> CompositeOptimizer:
     return optimizer
 
 
-def _check_options(group: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Refuse a group some of whose options are of another type than the optimizer's own."""
-    for name in own.keys() & group.keys() - {"params"}:
-        if not _alike(group[name], own[name]):
+def _check_options(group: Mapping[str, Any], own: Mapping[str, Any], needed: Mapping[str, Any]) -> None:
+    """Refuse a group without some of the options that the optimizer needs, or with one of another type."""
+    for name in own.keys() & (group.keys() | needed.keys()) - {"params"}:
+        if name not in group or not _alike(group[name], own[name]):
+            found = f"{group[name]!r:.100}" if name in group else "none"
             raise CheckpointError(
-                f"Expected of the optimizer group {own['name']!r} the option {name!r} as such as {own[name]!r}, found "
-                f"{group[name]!r:.100} in the checkpoint. Take another checkpoint, or begin anew from its weights: "
+                f"Expected of the optimizer group {own['name']!r} an option {name!r} such as {own[name]!r}, found "
+                f"{found} in the checkpoint. Take another checkpoint, or begin anew from its weights: "
                 "load_from_checkpoint(path)."
             )
 
 
 def _alike(found: Any, own: Any) -> bool:
     if own is None:  # it may become something else in training
-        return True
+        return not isinstance(found, Mapping) and not (isinstance(found, Tensor) and found.numel() > 1)
     if isinstance(own, bool):
         return found is None or isinstance(found, bool)
     if isinstance(own, tuple | list):

@@ -324,7 +324,17 @@ def test_an_option_of_another_type_is_refused(option: str, value: Any) -> None:
     composite = make(parameters(3), parameters(4, 5))
     state = composite.state_dict()
     state["param_groups"][0][option] = value
-    with pytest.raises(CheckpointError, match=f"group 'trunk' the option '{option}' as such as"):
+    with pytest.raises(CheckpointError, match=f"group 'trunk' an option '{option}' such as"):
+        composite.load_state_dict(state)
+
+
+def test_an_option_that_the_optimizer_needs_is_missed() -> None:
+    composite = make(parameters(3), parameters(4, 5))
+    state = composite.state_dict()
+    composite.param_groups[0]["initial_lr"] = 0.1  # of a scheduler that is new
+    composite.load_state_dict(state)
+    del state["param_groups"][0]["betas"]
+    with pytest.raises(CheckpointError, match=r"group 'trunk' an option 'betas' such as \(0\.9, 0\.999\), found none"):
         composite.load_state_dict(state)
 
 
