@@ -83,12 +83,13 @@ def read_plain(path: str | Path) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in ("state_dict", "optimizer_states")}
 
 
-def check(checkpoint: Any, where: str | Path = "The checkpoint") -> None:
+def check(checkpoint: Any, where: str | Path = "The checkpoint", *, weights: bool = True) -> None:
     """Refuse what was read from a file but is no checkpoint of ours.
 
     Args:
         checkpoint: as Lightning or ``torch.load`` gives it.
         where: what to call it in an error.
+        weights: whether they must be in it; where parameters are sharded, the strategy has taken them out.
 
     Raises:
         CheckpointError: that says what was found.
@@ -97,8 +98,8 @@ def check(checkpoint: Any, where: str | Path = "The checkpoint") -> None:
         keys = sorted(map(str, checkpoint))[:12] if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise CheckpointError(f"{where}: expected a checkpoint of a MultiTaskModule, found keys {keys}.")
     part = part_of(checkpoint, where)
-    weights = [] if os.path.isdir(where) else ["state_dict"]  # in a folder they stand beside the plain data, sharded
-    lacking = [n for n in _NEEDED if n not in part] + [n for n in weights if n not in checkpoint]
+    lacking = [name for name in _NEEDED if name not in part]
+    lacking += ["state_dict"] if weights and "state_dict" not in checkpoint else []
     if lacking:
         raise CheckpointError(
             f"{where}: expected a checkpoint with {', '.join(lacking)}, found one without: something else has "

@@ -285,7 +285,8 @@ class MultiTaskModule(Described, Network, LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the start of training needs, and make room for weights in float64."""
-        checkpoint_file.check(checkpoint, self.trainer.ckpt_path or "The checkpoint")
+        where, whole = self.trainer.ckpt_path or "The checkpoint", not self.runtime.shards_parameters
+        checkpoint_file.check(checkpoint, where, weights=whole)
         checkpoint.update(format_1.upgrade(checkpoint))
         saved = checkpoint.get(KEY, {})
         self.trained_on, self.trivial_predictions = saved.get("schema"), saved.get("trivial_predictions")
