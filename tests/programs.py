@@ -6,6 +6,7 @@ import torch and lightning than most of them run. Only tests of the interpreter'
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -81,6 +82,7 @@ def _run(program: str, arguments: list[str], environment: dict[str, str], out: C
     with open(errors, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
+    gc.freeze()  # what the server has imported is no garbage
     sys.argv = [program, *arguments]
     runpy.run_module(program, run_name="__main__", alter_sys=True)
 

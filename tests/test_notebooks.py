@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jupytext
 import pytest
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.py"))
 MINUTES = ("03_balancing",)  # of trajectories, which no trainer makes
+AFRESH = "%reset -f\n%cd {folder}"  # no name of the notebook before is left
 SHORT = """
 import os
 from functools import wraps
@@ -21,14 +22,16 @@ from lightning.pytorch import Trainer
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of programs that a notebook starts
-make = Trainer.__init__
 
-@wraps(make)
-def make_short(self, *args, max_epochs=None, **options):
-    short = {"limit_train_batches": 12, "limit_val_batches": 2, "limit_test_batches": 2}
-    make(self, *args, max_epochs=min(2, max_epochs or 2), **{**short, **options})
+def shortened(make):
+    @wraps(make)
+    def make_short(self, *args, max_epochs=None, **options):
+        short = {"limit_train_batches": 12, "limit_val_batches": 2, "limit_test_batches": 2}
+        make(self, *args, max_epochs=min(2, max_epochs or 2), **{**short, **options})
 
-Trainer.__init__ = make_short
+    return make_short
+
+Trainer.__init__ = shortened(Trainer.__init__)
 """
 
 
@@ -39,23 +42,31 @@ def test_a_notebook_is_its_script(script: Path) -> None:
     assert written == [cell.source for cell in jupytext.read(script).cells], "run `jupytext --sync` and execute it"
 
 
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[KernelManager]:
+    """One for all notebooks: it takes longer to import torch and lightning than to run a short notebook."""
+    manager = KernelManager()
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
 @pytest.mark.parametrize("script", [path for path in NOTEBOOKS if path.stem not in MINUTES], ids=lambda path: path.stem)
-def test_a_notebook_runs(script: Path, tmp_path: Path) -> None:
+def test_a_notebook_runs(script: Path, tmp_path: Path, kernel: KernelManager) -> None:
     """With two short epochs a run, which are enough to go through every cell."""
-    execute(script, tmp_path, [new_code_cell(SHORT)])  # type: ignore[no-untyped-call]  # nbformat has no types
+    execute(script, AFRESH.format(folder=tmp_path), SHORT, kernel=kernel)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_as_it_stands(script: Path, tmp_path: Path) -> None:
-    execute(script, tmp_path)
+    execute(script, AFRESH.format(folder=tmp_path))
 
 
-def execute(script: Path, folder: Path, before: Sequence[Any] = ()) -> None:
+def execute(script: Path, *before: str, kernel: KernelManager | None = None) -> None:
     """Run a notebook, after some cells of our own, and look for its pictures."""
     notebook = jupytext.read(script.with_suffix(".ipynb"))
-    notebook.cells[:0] = before
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
+    notebook.cells[:0] = [new_code_cell(source) for source in before]  # type: ignore[no-untyped-call]  # nbformat's
+    NotebookClient(notebook, km=kernel, timeout=600).execute(cleanup_kc=kernel is None)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) >= 3, "one plot for each lesson"

@@ -52,6 +52,8 @@ class MultiTaskCLI(LightningCLI):
             "parser_class": Parser,
         }
         self._parsers: list[Parser] = []
+        words = sys.argv[1:] if args is None else args if isinstance(args, list) else []
+        self._command = next((word for word in words[:1] if word in self.subcommands()), None)
         super().__init__(model_class, datamodule_class, args=args, **{**options, **kwargs})
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -61,6 +63,12 @@ class MultiTaskCLI(LightningCLI):
             self._parsers.append(parser)
             parser.family = self._parsers
         return parser
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Leave the parsers empty whose command is not the first word: filling all takes longer than a short run."""
+        if self._command in (None, subcommand):
+            return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        return super().init_parser(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what the data knows to the module, and add the callbacks that every run has."""

@@ -130,7 +130,7 @@ def table() -> None:
     Path("t.csv").write_text("\n".join(["size,colour,price,sold", *rows]))
 
 
-@sizes(30, 300)
+@sizes(15, 300)
 def test_another_value_is_refused_or_works(number: int) -> None:
     cases = st.sampled_from([(base, path) for base, config in BASES.items() for path in leaves(config)])
 
@@ -143,7 +143,7 @@ def test_another_value_is_refused_or_works(number: int) -> None:
     for_each(number, st.tuples(cases, st.sampled_from(VALUES)), check)
 
 
-@sizes(20, 200)
+@sizes(10, 200)
 def test_a_misspelt_key_or_class_is_refused(number: int) -> None:
     keys = [(base, path) for base, config in BASES.items() for path in leaves(config) if isinstance(path[-1], str)]
 
@@ -168,7 +168,7 @@ def test_a_misspelt_key_or_class_is_refused(number: int) -> None:
     for_each(number, st.tuples(st.sampled_from(keys), st.integers(0, 20), st.integers(0, 3)), check)
 
 
-@sizes(20, 150)
+@sizes(10, 150)
 def test_a_damaged_file_is_refused_or_works(number: int) -> None:
     texts = {name: yaml.safe_dump(config).encode() for name, config in BASES.items()}
     damage = st.sampled_from(
