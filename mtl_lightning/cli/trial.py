@@ -1,0 +1,239 @@
+"""One trial of a comparison or a search: `fit`, then the best epoch's metrics, as plain data."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml  # type: ignore[import-untyped]  # it ships no types
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from mtl_lightning.callbacks.best_epoch import BestModelCheckpoint
+from mtl_lightning.checkpoint_file import read_plain
+from mtl_lightning.cli import config_files, failures
+from mtl_lightning.cli.command_line import MultiTaskCLI
+from mtl_lightning.cli.messages import sentence
+from mtl_lightning.cli.parser import Parser
+from mtl_lightning.core import MultiTaskModule, compat
+from mtl_lightning.types import ConfigurationError
+
+__all__ = ["check", "run"]
+
+WARM_UP = 3  # updates whose time does not count, where there are more than twice as many
+_QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "devices": 1}
+
+
+class StepClock(Callback):
+    """Measures the seconds of each update, its batches' transfer included, and the memory that the run takes."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._begun, self._made = 0.0, 0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start to count, unless batches of the same update came before."""
+        if trainer.global_step != self._made or not self._begun:
+            self._begun, self._made = time.perf_counter(), trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the update, if there was one."""
+        if trainer.global_step != self._made:
+            if pl_module.device.type == "cuda":
+                torch.cuda.synchronize(pl_module.device)
+            self.seconds.append(time.perf_counter() - self._begun)
+
+    def median(self) -> float:
+        """Return the median seconds of an update; nan if there was none."""
+        kept = self.seconds[WARM_UP:] if len(self.seconds) > 2 * WARM_UP else self.seconds
+        return statistics.median(kept) if kept else math.nan
+
+
+class TrialParser(Parser):
+    """Raises what another one ends the program with."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise it."""
+        if self.exit_on_error:
+            raise ConfigurationError(sentence(message, self._all_keys()))
+        super().error(message, ex)
+
+
+class Trial(MultiTaskCLI):
+    """Trains as ``fit`` does, then validates and tests the epoch that was the best in validation."""
+
+    folder: Path
+    files: tuple[str, ...] = ()
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return ``fit`` alone: the parsers of others take most of the time of a short run."""
+        return {"fit": MultiTaskCLI.subcommands()["fit"]}
+
+    def init_parser(self, **kwargs: Any) -> Any:
+        """Make a parser that raises."""
+        self.parser_class = TrialParser
+        return super().init_parser(**kwargs)
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        """Look at the files that the configuration was made of first, since messages give their lines."""
+        sections = [*self._parsers[-1].classes]
+        for file in self.files:
+            config_files.check(file, sections, [*sections, *self._options()])
+        super().parse_arguments(parser, args)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Make a quiet trainer of one process, which keeps the best epoch, in the trial's folder."""
+        given = config.get("devices", "auto")
+        if given not in ("auto", 1, "1") or config.get("num_nodes", 1) != 1:
+            raise ConfigurationError(
+                f"A comparison trains each trial in one process: expected `trainer.devices: 1`, found {given!r}. Start "
+                "the command once per device instead: all take trials of the same grid."
+            )
+        own = config.get("callbacks") or []
+        self.clock = StepClock()
+        added: list[Callback] = [self.clock]
+        if not any(isinstance(one, ModelCheckpoint) and one.monitor for one in [*own, *callbacks]):
+            added.append(BestModelCheckpoint())
+        forced = {**_QUIET, "enable_checkpointing": True, "default_root_dir": str(self.folder)}
+        return super()._instantiate_trainer({**config, **forced}, [*callbacks, *added])
+
+    def after_fit(self) -> None:
+        """Leave it: what follows is the trial's."""
+
+
+class Check(Trial):
+    """Makes all that a trial is made of, and trains nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def check(cli: type[MultiTaskCLI], config: Mapping[str, Any], folder: Path, files: Iterable[str] = ()) -> list[str]:
+    """Make the data, the module and the trainer of a configuration; return its tasks' names.
+
+    Args:
+        cli: the command line that is to run it.
+        config: all that ``fit`` takes.
+        folder: for the configuration's file.
+        files: that it was made of, to be looked at first.
+
+    Raises:
+        ConfigurationError: one sentence.
+    """
+    model = _made(Check, cli, config, folder, files).model
+    if not isinstance(model, MultiTaskModule):
+        raise ConfigurationError(f"Expected a MultiTaskModule, found {type(model).__name__}.")
+    return list(model.tasks)
+
+
+def run(
+    cli: type[MultiTaskCLI], config: Mapping[str, Any], folder: Path, keep_checkpoints: bool = False
+) -> dict[str, Any]:
+    """Train, choose the epoch in validation, and return what validation and test say of that epoch.
+
+    Args:
+        cli: the command line that runs it.
+        config: all that ``fit`` takes.
+        folder: of the trial alone; what is in it is removed first.
+        keep_checkpoints: whether to leave the checkpoints there.
+
+    Returns:
+        ``rows``, each with ``split``, ``task``, ``metric``, ``value`` and ``higher_is_better`` (None: unknown);
+        ``epoch``, the one that was tested, counted from 0; ``chosen_by``, what chose it, or None if there was no
+        validation and the last counts; ``score``, its value; ``seconds_per_step``, the median of an update's;
+        ``peak_memory`` in bytes, and ``memory``, what of; ``parameters``, their number; ``seconds`` of it all.
+
+    Raises:
+        ConfigurationError: one sentence, of whatever went wrong.
+    """
+    begun = time.perf_counter()
+    shutil.rmtree(folder, ignore_errors=True)
+    trial = _made(Trial, cli, config, folder)
+    trainer, model, data = trial.trainer, trial.model, trial.datamodule
+    if trainer.interrupted:
+        raise ConfigurationError("The training was interrupted.")
+    on_gpu = model.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated(model.device) if on_gpu else _resident()
+    checkpoints = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+    best = next((one for one in checkpoints if one.monitor and one.best_model_path), None)
+    path = best.best_model_path if best else next((one.last_model_path for one in checkpoints), "")
+    epoch = read_plain(compat.part_file(path)).get("epoch") if path else None
+    rows = []
+    try:
+        if trainer.enable_validation:
+            trainer.validate(model, datamodule=data, ckpt_path=path or None, verbose=False)
+            rows += _rows(model, "val", trainer.callback_metrics)
+        trainer.test(model, datamodule=data, ckpt_path=path or None, verbose=False)
+        rows += _rows(model, "test", trainer.callback_metrics)
+    except Exception as error:
+        raise ConfigurationError(failures.sentence(error)) from error
+    if not any(row["split"] == "test" for row in rows):
+        raise ConfigurationError("Expected test metrics to compare, found none: the data has no labelled test rows.")
+    if not keep_checkpoints:
+        for file in folder.rglob("*.ckpt"):
+            file.unlink()
+    score = best.best_model_score if best else None
+    return {
+        "rows": rows,
+        "epoch": epoch,
+        "chosen_by": best.monitor if best and score is not None else None,
+        "score": None if score is None else float(score),
+        "seconds_per_step": trial.clock.median(),
+        "peak_memory": int(peak),
+        "memory": "GPU, allocated" if on_gpu else "process, resident",
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "seconds": time.perf_counter() - begun,
+    }
+
+
+def _made(
+    kind: type[Trial], cli: type[MultiTaskCLI], config: Mapping[str, Any], folder: Path, files: Iterable[str] = ()
+) -> Any:
+    """Run a command line of a kind on a configuration, which is written beside what it writes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    sys.argv = ["mtl-lightning", "fit", "--config", str(path)]
+    made = type(kind.__name__, (kind, cli), {"folder": folder, "files": tuple(files)})
+    try:
+        return made()
+    except Exception as error:
+        raise ConfigurationError(failures.sentence(error)) from error
+
+
+def _rows(module: MultiTaskModule, split: str, metrics: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """Return what a split's metrics are of each task."""
+    rows = []
+    ways = {
+        (name, metric): one.higher_is_better
+        for name, task in module.tasks.items()
+        for metric, one in task.metrics(split).items()
+    }
+    for tag, value in metrics.items():
+        stage, *metric, task = tag.split("/")
+        name = "/".join(metric)
+        if stage == split and task in module.tasks and name and name not in ("labels", "delta_m"):
+            way = False if name == "loss" else ways.get((task, name))
+            rows.append({"split": split, "task": task, "metric": name, "value": float(value), "higher_is_better": way})
+    return rows
+
+
+def _resident() -> int:
+    """Return the most memory that this process has had, in bytes; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

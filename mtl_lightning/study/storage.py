@@ -1,0 +1,73 @@
+"""The study behind a comparison or a search: one of Optuna's, in a database that several processes share."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from mtl_lightning.types import ConfigurationError
+
+__all__ = ["needs_extra", "open_study", "url_of"]
+
+_PATIENCE = 120  # seconds that a process waits for SQLite, which lets one write at a time
+_LIVES = 3  # of a trial whose process may be taken for dead, in heartbeats
+
+
+def needs_extra() -> None:
+    """Raise a :class:`ConfigurationError` that says what to install where the extra ``tune`` is missing."""
+    try:
+        import matplotlib  # noqa: F401
+        import optuna  # noqa: F401
+        import scipy  # type: ignore[import-untyped]  # noqa: F401
+    except ImportError as error:
+        raise ConfigurationError(
+            f"Comparisons and searches need {error.name}, which was not found: pip install 'mtl-lightning[tune]'"
+        ) from error
+
+
+def url_of(storage: str | None, folder: Path) -> str:
+    """Return the address of the database: SQLite in the folder, unless another one is given."""
+    if storage is None:
+        return f"sqlite:///{folder.resolve() / 'study.db'}"
+    if "://" not in storage:
+        raise ConfigurationError(
+            f"`storage`: expected the address of a database, such as 'postgresql://host/name', found {storage!r}."
+        )
+    return storage
+
+
+def open_study(url: str, name: str, heartbeat: int, **options: Any) -> Any:
+    """Open a study, or make it.
+
+    A trial under way shows every few seconds that its process lives. One that has not for three times as long is lost,
+    and waits to be run again.
+
+    Args:
+        url: of the database.
+        name: of the study in it.
+        heartbeat: seconds.
+        options: of ``optuna.create_study``.
+
+    Raises:
+        ConfigurationError: if the database cannot be opened.
+    """
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # the heartbeat
+    engine = {"connect_args": {"timeout": _PATIENCE}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    try:
+        storage = optuna.storages.RDBStorage(
+            url,
+            engine_kwargs=engine,
+            heartbeat_interval=heartbeat,
+            grace_period=_LIVES * heartbeat,
+            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+        )
+        return optuna.create_study(study_name=name, storage=storage, load_if_exists=True, **options)
+    except (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError) as error:
+        raise ConfigurationError(
+            f"`storage`: expected a database that can be opened, found {url.partition('@')[2] or url}: {error!s:.200}"
+        ) from error
