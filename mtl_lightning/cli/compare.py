@@ -100,7 +100,7 @@ def compare(
     place.mkdir(parents=True, exist_ok=True)
     title = name or place.resolve().name
     study = databases.open_study(databases.url_of(storage, place), f"compare {title}", heartbeat)
-    queue = Queue(study, cells, partial(_run, cli, place, threads, keep_checkpoints), _say)
+    queue = Queue(study, cells, partial(_run, cli, place, threads, keep_checkpoints), _say, 6.0 * heartbeat)
     if retry_failed:
         queue.forget_failures()
     trials = queue.work(workers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +14,9 @@ from mtl_lightning.study.process import FailedError, LostError
 
 __all__ = ["Queue"]
 
-CELL, RESULT, MESSAGE, LOSSES = "cell", "result", "message", "losses"
-"""What a trial of the study knows of itself: the key of its cell, what it found, why it failed, how often it was lost.
+CELL, BEGUN, RESULT, MESSAGE, LOSSES = "cell", "begun", "result", "message", "losses"
+"""What a trial of the study knows of itself: the key of its cell, that it has a heartbeat, what it found, why it
+failed, and how often its process was killed.
 """
 _UNDER_WAY = ("WAITING", "RUNNING")
 _LIVES = 3  # processes that may be killed over one cell while the one that waits for them lives
@@ -34,6 +36,7 @@ class Queue:
         cells: the grid.
         run: runs a cell and returns its result, as plain data; is told a function to be called with its process.
         say: is told of each trial that ends.
+        patience: seconds for which a trial may run without having begun.
     """
 
     def __init__(
@@ -42,12 +45,14 @@ class Queue:
         cells: Sequence[Cell],
         run: Callable[[Cell, Callable[[Any], None]], Mapping[str, Any]],
         say: Callable[[str], None],
+        patience: float = 30.0,
     ) -> None:
         self.study = study
         self.cells = {cell.key: cell for cell in cells}
-        self.run, self.say = run, say
+        self.run, self.say, self.patience = run, say, patience
         self._stopped = threading.Event()
         self._processes: set[Any] = set()
+        self._born: dict[int, float] = {}
 
     def settled(self) -> dict[str, Any]:
         """Return the trials that have ended, well or with a message, by the keys of their cells."""
@@ -88,12 +93,26 @@ class Queue:
             if len(ended) == len(self.cells):
                 return
             fail_stale_trials(self.study)
+            self._fail_unborn()
             left = [key for key in self.cells if key not in ended]
             self._enqueue_missing(left)
             if any(trial.state.name == "WAITING" and trial.user_attrs.get(CELL) in left for trial in self._trials()):
                 self.study.optimize(self._objective, n_trials=1, catch=(Exception,))
             else:
                 self._stopped.wait(_WAIT)
+
+    def _fail_unborn(self) -> None:
+        """Fail trials whose process was killed between taking them and the first heartbeat, which Optuna waits for."""
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        for trial in self._trials():
+            if trial.state.name != "RUNNING" or trial.user_attrs.get(BEGUN) == trial.number:
+                continue
+            seen = self._born.setdefault(trial.number, time.monotonic())
+            if time.monotonic() - seen > self.patience:
+                with contextlib.suppress(UpdateFinishedTrialError, ValueError):  # another process was faster
+                    self.study.tell(trial.number, state=TrialState.FAIL)
 
     def _trials(self) -> list[Any]:
         trials: list[Any] = self.study.get_trials(deepcopy=False)
@@ -117,6 +136,8 @@ class Queue:
     def _objective(self, trial: Any) -> float:
         from optuna import TrialPruned
 
+        for name, value in ((BEGUN, trial.number), (MESSAGE, "")):  # a trial that is run again brings the first one's
+            trial.set_user_attr(name, value)
         key = trial.user_attrs.get(CELL)
         if key not in self.cells or self._is_taken(key, trial.number):
             raise TrialPruned
@@ -163,4 +184,4 @@ def _is_done(trial: Any) -> bool:
 
 
 def _is_settled(trial: Any) -> bool:
-    return _is_done(trial) or (trial.state.name == "FAIL" and MESSAGE in trial.user_attrs)
+    return _is_done(trial) or (trial.state.name == "FAIL" and bool(trial.user_attrs.get(MESSAGE)))

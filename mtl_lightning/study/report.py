@@ -167,8 +167,8 @@ def _method(analysis: Analysis) -> str:
         "- Intervals are Student's t, of differences paired by seed where two ways have at least two seeds in common, "
         f"else Welch's. Those of one table hold together at {level} (Bonferroni over its lines).",
         "- Two ways are told apart where the interval of their difference excludes 0. A winner is named only if it is "
-        "told apart from each other entry. Where they are not, the number of seeds is named with which an interval would "
-        f"exclude 0 with a probability of about {POWER:g}, if mean and spread are what they seem.",
+        "told apart from each other entry. Where they are not, the number of seeds is named with which an interval "
+        f"would exclude 0 with a probability of about {POWER:g}, if mean and spread are what they seem.",
         "- Epochs were chosen in validation, by the metric that the entry's checkpoints monitor "
         "(`val/loss_normalised` unless it says otherwise).",
         *(f"- {note}" for note in analysis.notes),

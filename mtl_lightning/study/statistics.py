@@ -15,6 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -112,13 +114,19 @@ def _quantile(confidence: float, comparisons: int, freedom: float) -> float:
 
 def _with_needed(found: Difference, spread: float, confidence: float, comparisons: int) -> Difference:
     """Add the number of seeds that would probably tell it apart, if it is not."""
-    from scipy.stats import t
-
     if found.told_apart or not found.mean or not spread > 0:
         return found
-    seeds = np.arange(2, MOST_SEEDS + 1)
-    freedom = seeds - 1 if found.paired else 2 * seeds - 2
-    needed = t.ppf(1 - (1 - confidence) / (2 * comparisons), freedom) + t.ppf(POWER, freedom)
-    enough = seeds[needed * spread / np.sqrt(seeds) <= abs(found.mean)]
-    first = int(enough[0]) if len(enough) else None
+    enough = np.flatnonzero(_least_effects(confidence, comparisons, found.paired) * spread <= abs(found.mean))
+    first = int(enough[0]) + 2 if len(enough) else None
     return Difference(found.mean, found.low, found.high, found.seeds, found.paired, first)
+
+
+@cache
+def _least_effects(confidence: float, comparisons: int, paired: bool) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the differences, in standard deviations, that 2, 3, ... seeds would tell with the power."""
+    from scipy.stats import t
+
+    seeds = np.arange(2, MOST_SEEDS + 1)
+    freedom = seeds - 1 if paired else 2 * seeds - 2
+    quantiles = t.ppf(1 - (1 - confidence) / (2 * comparisons), freedom) + t.ppf(POWER, freedom)
+    return np.asarray(quantiles / np.sqrt(seeds), dtype=np.float64)

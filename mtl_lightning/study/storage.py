@@ -53,7 +53,6 @@ def open_study(url: str, name: str, heartbeat: int, **options: Any) -> Any:
         ConfigurationError: if the database cannot be opened.
     """
     import optuna
-    from sqlalchemy.exc import SQLAlchemyError
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # the heartbeat
@@ -66,8 +65,9 @@ def open_study(url: str, name: str, heartbeat: int, **options: Any) -> Any:
             grace_period=_LIVES * heartbeat,
             heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
         )
-        return optuna.create_study(study_name=name, storage=storage, load_if_exists=True, **options)
-    except (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError) as error:
+        study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True, **options)
+    except Exception as error:  # of the database's driver, whichever that is
         raise ConfigurationError(
             f"`storage`: expected a database that can be opened, found {url.partition('@')[2] or url}: {error!s:.200}"
         ) from error
+    return study
