@@ -27,6 +27,11 @@ from mtl_lightning.data.saved import SavedDataModule
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import ConfigurationError, InputSpec
 
+_ALSO = (
+    "Beside these, commands that run many trials: `compare` says which of several ways to train is better, and how "
+    "sure that is. See mtl-lightning compare --help."
+)
+
 
 class MultiTaskCLI(LightningCLI):
     """``fit``, ``validate``, ``test`` and ``predict`` for a multi-task module and any datamodule.
@@ -48,6 +53,7 @@ class MultiTaskCLI(LightningCLI):
             "load_from_checkpoint_support": False,  # checkpoints hold their own plain data
             "save_config_callback": RunConfig,
             "parser_class": Parser,
+            "parser_kwargs": {"epilog": _ALSO},
         }
         self._parsers: list[Parser] = []
         super().__init__(model_class, datamodule_class, args=args, **{**options, **kwargs})

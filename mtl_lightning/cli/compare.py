@@ -27,7 +27,7 @@ __all__ = ["checked", "compare", "read_base"]
 
 
 def compare(
-    base: str | list[str] | dict[str, Any],
+    base: str | dict[str, Any] | list[str | dict[str, Any]],
     entries: dict[str, dict[str, Any] | None],
     baselines: bool | dict[str, Any] = True,
     seeds: PositiveInt | list[int] = 3,
@@ -55,7 +55,7 @@ def compare(
     runs what is new.
 
     Args:
-        base: what all have in common: a config that `fit` takes, its path, or paths of several, of which the later
+        base: what all have in common: a config that `fit` takes, its path, or several of either, of which the later
             ones change the earlier.
         entries: changes to the base by the entry's name, as nested or dotted keys; another `class_path` brings its own
             arguments. `seeds` among them are the entry's own.
@@ -132,27 +132,29 @@ def write(folder: Path, table: Any) -> Path:
     return path
 
 
-def read_base(base: str | Sequence[str] | Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def read_base(base: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
     """Return a config, and the files that it was made of.
 
     Raises:
         ConfigurationError: for files that cannot be read as a mapping.
     """
-    if isinstance(base, Mapping):
-        return dict(base), []
-    files = [base] if isinstance(base, str) else list(base)
+    parts = [base] if isinstance(base, str | Mapping) else list(base)
     config: dict[str, Any] = {}
-    for file in files:
-        try:
-            content = get_loader("yaml")(Path(file).read_text(encoding="utf-8"))
-        except Exception as error:  # of the system, or of the parser
-            raise ConfigurationError(
-                f"`base`: expected a config in YAML at {file}, which cannot be read: {error!s:.300}"
-            ) from error
-        if not isinstance(content, Mapping):
-            raise ConfigurationError(f"`base`: expected a mapping of sections in {file}, found {content!r:.100}.")
-        config = changed(config, content)
-    return config, files
+    for part in parts:
+        config = changed(config, part if isinstance(part, Mapping) else _read(part))
+    return config, [part for part in parts if isinstance(part, str)]
+
+
+def _read(file: str) -> Mapping[str, Any]:
+    try:
+        content = get_loader("yaml")(Path(file).read_text(encoding="utf-8"))
+    except Exception as error:  # of the system, or of the parser
+        raise ConfigurationError(
+            f"`base`: expected a config in YAML at {file}, which cannot be read: {error!s:.300}"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ConfigurationError(f"`base`: expected a mapping of sections in {file}, found {content!r:.100}.")
+    return content
 
 
 def checked(entries: Sequence[grid.Entry], cli: type[MultiTaskCLI], files: Sequence[str] = ()) -> list[str]:

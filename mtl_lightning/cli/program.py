@@ -28,7 +28,7 @@ def main(args: ArgsType = None, cli: type[MultiTaskCLI] = MultiTaskCLI) -> None:
     arguments = sys.argv[1:] if args is None else args if isinstance(args, list) else []
     _find_modules(arguments)
     try:
-        if arguments[:1] and arguments[0] in STUDIES:
+        if arguments and arguments[0] in STUDIES:
             _study(arguments[0], arguments[1:], cli)
         else:
             cli(args=args)
@@ -58,9 +58,8 @@ def _study(command: str, arguments: Sequence[str], cli: type[MultiTaskCLI]) -> N
     config = parser.parse_args(list(arguments))
     options = {name: value for name, value in config.as_dict().items() if name != "config"}
     options["base"] = _found(options["base"], [Path(file).parent for file in files])
-    given = [options["base"]] if isinstance(options["base"], str) else options["base"]
-    if isinstance(given, list):
-        _find_modules([part for file in given for part in ("--config", file)])
+    given = options["base"] if isinstance(options["base"], list) else [options["base"]]
+    _find_modules([part for file in given if isinstance(file, str) for part in ("--config", file)])
     function(**options, cli=cli)
 
 

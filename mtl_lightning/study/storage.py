@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from mtl_lightning.types import ConfigurationError
 __all__ = ["needs_extra", "open_study", "url_of"]
 
 _PATIENCE = 120  # seconds that a process waits for SQLite, which lets one write at a time
+_PAUSES = (0.2, 0.5, 1.0, 2.0)  # seconds between attempts to open it
 _LIVES = 3  # of a trial whose process may be taken for dead, in heartbeats
 
 
@@ -56,18 +60,27 @@ def open_study(url: str, name: str, heartbeat: int, **options: Any) -> Any:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # the heartbeat
-    engine = {"connect_args": {"timeout": _PATIENCE}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    for pause in _PAUSES:
+        with contextlib.suppress(Exception):  # of two processes that make the tables at once, one fails
+            return _opened(url, name, heartbeat, options)
+        time.sleep(pause)
     try:
-        storage = optuna.storages.RDBStorage(
-            url,
-            engine_kwargs=engine,
-            heartbeat_interval=heartbeat,
-            grace_period=_LIVES * heartbeat,
-            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
-        )
-        study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True, **options)
+        return _opened(url, name, heartbeat, options)
     except Exception as error:  # of the database's driver, whichever that is
         raise ConfigurationError(
             f"`storage`: expected a database that can be opened, found {url.partition('@')[2] or url}: {error!s:.200}"
         ) from error
-    return study
+
+
+def _opened(url: str, name: str, heartbeat: int, options: Mapping[str, Any]) -> Any:
+    import optuna
+
+    engine = {"connect_args": {"timeout": _PATIENCE}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    storage = optuna.storages.RDBStorage(
+        url,
+        engine_kwargs=engine,
+        heartbeat_interval=heartbeat,
+        grace_period=_LIVES * heartbeat,
+        heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+    )
+    return optuna.create_study(study_name=name, storage=storage, load_if_exists=True, **options)

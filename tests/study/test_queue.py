@@ -23,7 +23,7 @@ Run = Callable[[Cell, Callable[[Any], None]], dict[str, Any]]
 
 
 def queue_in(folder: Path, run: Run, patience: float = 30.0) -> Queue:
-    return Queue(open_study(f"sqlite:///{folder / 'study.db'}", "s", 1), CELLS, run, str, patience)
+    return Queue(open_study(f"sqlite:///{folder / 'study.db'}", "s", 1), CELLS, run, print, patience)
 
 
 def result(cell: Cell) -> dict[str, Any]:
