@@ -6,6 +6,7 @@ import math
 import shutil
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ from mtl_lightning.cli.parser import Parser
 from mtl_lightning.core import MultiTaskModule, compat
 from mtl_lightning.types import ConfigurationError
 
-__all__ = ["check", "run"]
+__all__ = ["check", "run", "without_name"]
 
 WARM_UP = 3  # updates whose time does not count, where there are more than twice as many
 _QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "devices": 1}
@@ -119,22 +120,35 @@ class Check(Trial):
         pass
 
 
-def check(cli: type[MultiTaskCLI], config: Mapping[str, Any], folder: Path, files: Iterable[str] = ()) -> list[str]:
-    """Make the data, the module and the trainer of a configuration; return its tasks' names.
+def check(
+    cli: type[MultiTaskCLI], configs: Mapping[str, Mapping[str, Any]], files: Iterable[str] = ()
+) -> dict[str, list[str]]:
+    """Make the data, the module and the trainer of configurations; return their tasks' names.
 
     Args:
-        cli: the command line that is to run it.
-        config: all that ``fit`` takes.
-        folder: for the configuration's file.
-        files: that it was made of, to be looked at first.
+        cli: the command line that is to run them.
+        configs: all that ``fit`` takes, by what a message calls it.
+        files: that they were made of, to be looked at first.
 
     Raises:
-        ConfigurationError: one sentence.
+        ConfigurationError: one sentence, of the first one that cannot be made.
     """
-    model = _made(Check, cli, config, folder, files).model
-    if not isinstance(model, MultiTaskModule):
-        raise ConfigurationError(f"Expected a MultiTaskModule, found {type(model).__name__}.")
-    return list(model.tasks)
+    tasks = {}
+    for name, config in configs.items():
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                model = _made(Check, cli, config, Path(folder), files).model
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{name}: {without_name(error)}") from error
+        if not isinstance(model, MultiTaskModule):
+            raise ConfigurationError(f"{name}: expected a MultiTaskModule, found {type(model).__name__}.")
+        tasks[name] = list(model.tasks)
+    return tasks
+
+
+def without_name(error: Exception) -> str:
+    """Return the message of an error that is a sentence of ours, without our error's name."""
+    return str(error).removeprefix(f"{ConfigurationError.__name__}: ")
 
 
 def run(
