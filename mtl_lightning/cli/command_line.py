@@ -29,7 +29,7 @@ from mtl_lightning.types import ConfigurationError, InputSpec
 
 _ALSO = (
     "Beside these, commands that run many trials: `compare` says which of several ways to train is better, and how "
-    "sure that is. See mtl-lightning compare --help."
+    "sure that is, `tune` which values of a config's keys are. See mtl-lightning compare --help."
 )
 
 

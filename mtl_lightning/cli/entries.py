@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,7 @@ def run_cell(
     threads: int,
     keep_checkpoints: bool,
     cell: grid.Cell,
+    _: Any,
     watch: Callable[[Any], None],
 ) -> dict[str, Any]:
     """Run a cell in a process of its own."""
@@ -125,4 +127,7 @@ def run_cell(
         )
     except FailedError as error:
         raise FailedError(trial.without_name(error)) from None
-    return result
+    score = result["score"]
+    told = "no validation" if score is None else f"{result['chosen_by']} {score:.4g} in epoch {result['epoch']}"
+    values = [math.inf if score is None or math.isnan(score) else score]  # for who looks at the study
+    return {**result, "values": values, "told": told}

@@ -15,8 +15,9 @@ from mtl_lightning.cli import config_files, failures
 from mtl_lightning.cli.command_line import MultiTaskCLI
 from mtl_lightning.cli.compare import compare
 from mtl_lightning.cli.parser import Parser
+from mtl_lightning.cli.tune import tune
 
-STUDIES: dict[str, Callable[..., Path]] = {"compare": compare}
+STUDIES: dict[str, Callable[..., Path]] = {"compare": compare, "tune": tune}
 """Commands that run many trials, by their names."""
 
 

@@ -8,7 +8,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,10 +25,12 @@ from mtl_lightning.cli.command_line import MultiTaskCLI
 from mtl_lightning.cli.messages import sentence
 from mtl_lightning.cli.parser import Parser
 from mtl_lightning.core import MultiTaskModule, compat
+from mtl_lightning.names import did_you_mean
 from mtl_lightning.types import ConfigurationError
 
-__all__ = ["check", "run", "without_name"]
+__all__ = ["check", "directions", "run", "try_out", "without_name"]
 
+LENGTH = 10_000  # updates and epochs of a run, as far as schedulers are concerned that are made to see if they can be
 WARM_UP = 3  # updates whose time does not count, where there are more than twice as many
 _QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "devices": 1}
 
@@ -60,6 +62,22 @@ class StepClock(Callback):
         return statistics.median(kept) if kept else math.nan
 
 
+class Pruning(Callback):
+    """Tells how a trial does after each validation, and ends it if it is not worth going on."""
+
+    def __init__(self, objective: str, ask: Callable[[Any], Any] | None) -> None:
+        self.objective, self.ask = objective, ask
+        self.given_up = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask whether to go on."""
+        value = trainer.callback_metrics.get(self.objective)
+        if trainer.sanity_checking or trainer.state.fn != "fit" or value is None or self.ask is None:
+            return
+        if self.ask((trainer.current_epoch, float(value))):
+            self.given_up = trainer.should_stop = True
+
+
 class TrialParser(Parser):
     """Raises what another one ends the program with."""
 
@@ -75,6 +93,7 @@ class Trial(MultiTaskCLI):
 
     folder: Path
     files: tuple[str, ...] = ()
+    added: tuple[Callback, ...] = ()
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -103,7 +122,7 @@ class Trial(MultiTaskCLI):
             )
         own = config.get("callbacks") or []
         self.clock = StepClock()
-        added: list[Callback] = [self.clock]
+        added: list[Callback] = [self.clock, *self.added]
         if not any(isinstance(one, ModelCheckpoint) and one.monitor for one in [*own, *callbacks]):
             added.append(BestModelCheckpoint())
         forced = {**_QUIET, "enable_checkpointing": True, "default_root_dir": str(self.folder)}
@@ -138,12 +157,39 @@ def check(
         with tempfile.TemporaryDirectory() as folder:
             try:
                 model = _made(Check, cli, config, Path(folder), files).model
+                if isinstance(model, MultiTaskModule) and model.is_built:  # else sizes wait for the first batch
+                    model.find_roles()
+                    model.plan.assign(model.roles)
+                    model.plan.make(model, lambda _: LENGTH)
             except ConfigurationError as error:
                 raise ConfigurationError(f"{name}: {without_name(error)}") from error
         if not isinstance(model, MultiTaskModule):
             raise ConfigurationError(f"{name}: expected a MultiTaskModule, found {type(model).__name__}.")
         tasks[name] = list(model.tasks)
     return tasks
+
+
+def directions(cli: type[MultiTaskCLI], config: Mapping[str, Any], files: Iterable[str] = ()) -> dict[str, bool | None]:
+    """Return of what validation measures whether higher is better, by its tag; None where it does not say.
+
+    Args:
+        cli: the command line that is to run it.
+        config: all that ``fit`` takes.
+        files: that it was made of, to be looked at first.
+
+    Raises:
+        ConfigurationError: one sentence, if it cannot be made.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        tasks = _made(Check, cli, config, Path(folder), files).model.tasks
+    losses = {f"val/{name}": False for name in ("loss", "loss_normalised", "objective", "delta_m")}
+    of_tasks = {f"val/{name}/{task}": False for task in tasks for name in ("loss", "delta_m")}
+    ways = {
+        f"val/{name}/{task}": metric.higher_is_better
+        for task, part in tasks.items()
+        for name, metric in part.metrics("val").items()
+    }
+    return {**losses, **of_tasks, **ways}
 
 
 def without_name(error: Exception) -> str:
@@ -172,31 +218,18 @@ def run(
         ConfigurationError: one sentence, of whatever went wrong.
     """
     begun = time.perf_counter()
-    shutil.rmtree(folder, ignore_errors=True)
-    trial = _made(Trial, cli, config, folder)
-    trainer, model, data = trial.trainer, trial.model, trial.datamodule
-    if trainer.interrupted:
-        raise ConfigurationError("The training was interrupted.")
+    trial = _trained(cli, config, folder)
+    trainer, model = trial.trainer, trial.model
     on_gpu = model.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated(model.device) if on_gpu else _resident()
-    checkpoints = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
-    best = next((one for one in checkpoints if one.monitor and one.best_model_path), None)
-    path = best.best_model_path if best else next((one.last_model_path for one in checkpoints), "")
-    epoch = read_plain(compat.part_file(path)).get("epoch") if path else None
-    rows = []
-    try:
-        if trainer.enable_validation:
-            trainer.validate(model, datamodule=data, ckpt_path=path or None, verbose=False)
-            rows += _rows(model, "val", trainer.callback_metrics)
-        trainer.test(model, datamodule=data, ckpt_path=path or None, verbose=False)
-        rows += _rows(model, "test", trainer.callback_metrics)
-    except Exception as error:
-        raise ConfigurationError(failures.sentence(error)) from error
+    best, path = _best(trainer)
+    rows = _rows(model, "val", _evaluated(trial, "validate", path)) if trainer.enable_validation else []
+    rows += _rows(model, "test", _evaluated(trial, "test", path))
     if not any(row["split"] == "test" for row in rows):
         raise ConfigurationError("Expected test metrics to compare, found none: the data has no labelled test rows.")
+    epoch = read_plain(compat.part_file(path)).get("epoch") if path else None
     if not keep_checkpoints:
-        for file in folder.rglob("*.ckpt"):
-            file.unlink()
+        _remove_checkpoints(folder)
     score = best.best_model_score if best else None
     return {
         "rows": rows,
@@ -211,15 +244,96 @@ def run(
     }
 
 
+def try_out(
+    cli: type[MultiTaskCLI],
+    config: Mapping[str, Any],
+    folder: Path,
+    objectives: Sequence[str],
+    ask: Callable[[Any], Any] | None = None,
+) -> dict[str, Any]:
+    """Train, choose the epoch in validation, and return what validation says of that epoch; the test is left alone.
+
+    Args:
+        cli: the command line that runs it.
+        config: all that ``fit`` takes.
+        folder: of the trial alone; what is in it is removed first.
+        objectives: tags of validation metrics.
+        ask: told (epoch, value of the first objective) after each validation; returns whether to give up.
+
+    Returns:
+        ``values`` of the objectives; ``given_up``, whether it was; ``epoch``, counted from 0; ``seconds`` of it all.
+
+    Raises:
+        ConfigurationError: one sentence, of whatever went wrong.
+    """
+    begun = time.perf_counter()
+    pruning = Pruning(objectives[0], ask)
+    trial = _trained(cli, config, folder, [pruning])
+    _, path = _best(trial.trainer)
+    metrics = {} if pruning.given_up else _evaluated(trial, "validate", path)
+    if missing := [tag for tag in objectives if tag not in metrics and not pruning.given_up]:
+        raise ConfigurationError(
+            f"`objective`: expected a metric of validation, found {missing[0]!r}.{did_you_mean(missing[0], metrics)}"
+        )
+    values = [float(metrics[tag]) for tag in objectives if tag in metrics]
+    if wrong := [tag for tag, value in zip(objectives, values, strict=False) if not math.isfinite(value)]:
+        raise ConfigurationError(f"`objective`: expected finite numbers, found none of {wrong[0]!r}.")
+    epoch = read_plain(compat.part_file(path)).get("epoch") if path else None
+    _remove_checkpoints(folder)
+    return {
+        "values": values,
+        "given_up": pruning.given_up,
+        "epoch": epoch,
+        "seconds": time.perf_counter() - begun,
+    }
+
+
+def _trained(
+    cli: type[MultiTaskCLI], config: Mapping[str, Any], folder: Path, callbacks: Sequence[Callback] = ()
+) -> Any:
+    shutil.rmtree(folder, ignore_errors=True)
+    trial = _made(Trial, cli, config, folder, callbacks=callbacks)
+    if trial.trainer.interrupted:
+        raise ConfigurationError("The training was interrupted.")
+    return trial
+
+
+def _best(trainer: Trainer) -> tuple[ModelCheckpoint | None, str]:
+    """Return who chose the best epoch, and the path of its checkpoint; of the last one if there was no validation."""
+    checkpoints = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+    best = next((one for one in checkpoints if one.monitor and one.best_model_path), None)
+    return best, best.best_model_path if best else next((one.last_model_path for one in checkpoints), "")
+
+
+def _evaluated(trial: Any, how: str, path: str) -> dict[str, Tensor]:
+    """Return the metrics of a checkpoint in validation or test."""
+    try:
+        run = getattr(trial.trainer, how)
+        run(trial.model, datamodule=trial.datamodule, ckpt_path=path or None, verbose=False)
+    except Exception as error:
+        raise ConfigurationError(failures.sentence(error)) from error
+    return dict(trial.trainer.callback_metrics)
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    for file in folder.rglob("*.ckpt"):
+        file.unlink()
+
+
 def _made(
-    kind: type[Trial], cli: type[MultiTaskCLI], config: Mapping[str, Any], folder: Path, files: Iterable[str] = ()
+    kind: type[Trial],
+    cli: type[MultiTaskCLI],
+    config: Mapping[str, Any],
+    folder: Path,
+    files: Iterable[str] = (),
+    callbacks: Iterable[Callback] = (),
 ) -> Any:
     """Run a command line of a kind on a configuration, which is written beside what it writes."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
     sys.argv = ["mtl-lightning", "fit", "--config", str(path)]
-    made = type(kind.__name__, (kind, cli), {"folder": folder, "files": tuple(files)})
+    made = type(kind.__name__, (kind, cli), {"folder": folder, "files": tuple(files), "added": tuple(callbacks)})
     try:
         return made()
     except Exception as error:

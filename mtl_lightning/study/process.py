@@ -31,6 +31,7 @@ def run_apart(
     output: Path | None = None,
     threads: int = 1,
     started: Callable[[Any], None] | None = None,
+    answer: Callable[[Any], Any] | None = None,
 ) -> Any:
     """Call a function in a process of its own, and return what it returns.
 
@@ -43,6 +44,7 @@ def run_apart(
         output: a file for what it prints; by default it is lost.
         threads: of PyTorch's.
         started: is told the process.
+        answer: answers what the function asks: it gets ``ask``, a function, as its last argument.
 
     Raises:
         FailedError: if it raises.
@@ -53,10 +55,12 @@ def run_apart(
     with _START:  # the server is one for all threads
         if "forkserver" in methods:
             context.set_forkserver_preload(_PRELOADED)
-        result, child_result = context.Pipe(duplex=False)
+        result, child_result = context.Pipe()
         child_life, life = context.Pipe(duplex=False)
         process = context.Process(
-            target=_child, args=(child_result, child_life, output, threads, function, arguments), daemon=False
+            target=_child,
+            args=(child_result, child_life, output, threads, function, arguments, answer is not None),
+            daemon=False,
         )
         process.start()
         child_result.close()
@@ -64,8 +68,9 @@ def run_apart(
     if started is not None:
         started(process)
     try:
-        kind, value = result.recv()
-    except EOFError:
+        while (told := result.recv())[0] == "asked":
+            result.send(None if answer is None else answer(told[1]))
+    except (EOFError, OSError):
         process.join()
         code = process.exitcode or 0
         how = f"signal {-code}" if code < 0 else f"status {code}"
@@ -74,9 +79,9 @@ def run_apart(
         life.close()
         result.close()
     process.join()
-    if kind == "failed":
-        raise FailedError(value)
-    return value
+    if told[0] == "failed":
+        raise FailedError(told[1])
+    return told[1]
 
 
 def _child(
@@ -86,6 +91,7 @@ def _child(
     threads: int,
     function: Callable[..., Any],
     arguments: Sequence[Any],
+    asks: bool,
 ) -> None:
     """Be the process."""
     import torch
@@ -96,8 +102,13 @@ def _child(
             os.dup2(file.fileno(), number)
     sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
     torch.set_num_threads(threads)
+
+    def ask(question: Any) -> Any:
+        result.send(("asked", question))
+        return result.recv()
+
     try:
-        told = ("done", function(*arguments))
+        told = ("done", function(*arguments, ask) if asks else function(*arguments))
     except Exception as error:
         import traceback
 

@@ -34,7 +34,8 @@ class Queue:
     Args:
         study: of Optuna.
         cells: the grid.
-        run: runs a cell and returns its result, as plain data; is told a function to be called with its process.
+        run: runs a cell; is told the trial, and a function to be called with the process. Returns plain data, with
+            ``values`` for the study, none if the trial was given up, and ``told``, what to say of it.
         say: is told of each trial that ends.
         patience: seconds for which a trial may run without having begun.
     """
@@ -43,7 +44,7 @@ class Queue:
         self,
         study: Any,
         cells: Sequence[Cell],
-        run: Callable[[Cell, Callable[[Any], None]], Mapping[str, Any]],
+        run: Callable[[Cell, Any, Callable[[Any], None]], Mapping[str, Any]],
         say: Callable[[str], None],
         patience: float = 30.0,
     ) -> None:
@@ -59,7 +60,8 @@ class Queue:
         last: dict[str, Any] = {}
         for trial in self._trials():  # in the order of their numbers
             key = trial.user_attrs.get(CELL)
-            if key in self.cells and trial.state.name != "PRUNED" and not _is_done(last.get(key)):
+            dropped = trial.state.name == "PRUNED" and not trial.user_attrs.get(RESULT)
+            if key in self.cells and not dropped and not _is_done(last.get(key)):
                 last[key] = trial
         return {key: trial for key, trial in last.items() if _is_settled(trial)}
 
@@ -133,17 +135,21 @@ class Queue:
         named = {"entry": cell.entry, "task": cell.task, "seed": cell.seed}
         self.study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={CELL: key, LOSSES: losses, **named}))
 
-    def _objective(self, trial: Any) -> float:
+    def _objective(self, trial: Any) -> Sequence[float]:
         from optuna import TrialPruned
 
-        for name, value in ((BEGUN, trial.number), (MESSAGE, "")):  # a trial that is run again brings the first one's
+        for name, value in (
+            (BEGUN, trial.number),
+            (MESSAGE, ""),
+            (RESULT, None),
+        ):  # a trial that is run again brings the first one's
             trial.set_user_attr(name, value)
         key = trial.user_attrs.get(CELL)
         if key not in self.cells or self._is_taken(key, trial.number):
             raise TrialPruned
         cell, started = self.cells[key], time.perf_counter()
         try:
-            result = self.run(cell, self._watch)
+            result = self.run(cell, trial, self._watch)
         except LostError as lost:
             losses = int(trial.user_attrs.get(LOSSES, 0)) + (not self._stopped.is_set())
             if losses < _LIVES:
@@ -156,10 +162,10 @@ class Queue:
             self._tell(cell, f"failed: {failed}")
             raise
         trial.set_user_attr(RESULT, dict(result))
-        score = result.get("score")
-        chosen = f"{result['chosen_by']} {score:.4g} in epoch {result['epoch']}, " if score is not None else ""
-        self._tell(cell, f"{chosen}{time.perf_counter() - started:.0f} s")
-        return float("inf") if score is None or score != score else float(score)
+        self._tell(cell, f"{result['told']}, {time.perf_counter() - started:.0f} s")
+        if not result["values"]:
+            raise TrialPruned
+        return [float(value) for value in result["values"]]
 
     def _is_taken(self, key: str, number: int) -> bool:
         """Whether another trial is the one of a cell."""
@@ -180,7 +186,7 @@ class Queue:
 
 
 def _is_done(trial: Any) -> bool:
-    return trial is not None and trial.state.name == "COMPLETE" and RESULT in trial.user_attrs
+    return trial is not None and trial.state.name in ("COMPLETE", "PRUNED") and bool(trial.user_attrs.get(RESULT))
 
 
 def _is_settled(trial: Any) -> bool:

@@ -55,6 +55,10 @@ def rows_of(folder: Path) -> Rows:
     return rows
 
 
+def write_config(folder: Path, settings: dict[str, Any]) -> None:
+    (folder / "compare.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a comparison by one worker."""
@@ -103,9 +107,9 @@ def test_the_epoch_is_the_best_of_validation(compared: Path, tmp_path: Path) -> 
     compare(**settings, folder=str(tmp_path), baselines=False)
     (first, whole) = (
         {
-            (r["split"], r["task"], r["metric"]): (r["value"], r["epoch"])
-            for r in rows_of(folder)
-            if (r["entry"], r["seed"]) == (name, 0)
+            (row["split"], row["task"], row["metric"]): (row["value"], row["epoch"])
+            for row in rows_of(folder)
+            if (row["entry"], row["seed"]) == (name, 0)
         }
         for folder, name in ((tmp_path, "first"), (compared, "slow"))
     )
@@ -120,7 +124,9 @@ def expected_differences(rows: Rows) -> dict[str, dict[int, float]]:
     value = {(r["entry"], r["seed"], r["task"], r["metric"]): r["value"] for r in rows if r["split"] == "test"}
     return {
         entry: {
-            seed: mean(100 * (value[(entry, seed, *n)] / value[("single-task", seed, *n)] - 1) for n in names)
+            seed: mean(
+                100 * (value[entry, seed, n[0], n[1]] / value["single-task", seed, n[0], n[1]] - 1) for n in names
+            )
             for seed in (0, 1)
         }
         for entry in ("plain", "slow")
@@ -153,7 +159,10 @@ def test_every_number_of_the_report_is_worked_out_again_from_the_table(compared:
     }
     ranks = {
         way: mean(
-            sum(means[(other, *name)] <= means[(way, *name)] for other in ("single-task", "plain", "slow"))
+            sum(
+                means[other, name[0], name[1]] <= means[way, name[0], name[1]]
+                for other in ("single-task", "plain", "slow")
+            )
             for name in [(t, m) for t in ("y1", "y2") for m in ("mae", "rmse")]
         )
         for way in ("single-task", "plain", "slow")
@@ -220,7 +229,9 @@ def without_costs(folder: Path) -> tuple[Rows, str]:
 def test_two_workers_give_the_same_report_and_a_rerun_runs_nothing(
     compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "compare.yaml").write_text(yaml.safe_dump({**SETTINGS, "name": compared.name, "folder": "two"}))
+    (tmp_path / "compare.yaml").write_text(
+        yaml.safe_dump({**SETTINGS, "name": compared.name, "folder": "two"}, sort_keys=False)
+    )
     monkeypatch.setattr("sys.argv", ["mtl-lightning", "compare", "--config", "compare.yaml", "--workers", "2"])
     main()
     assert capsys.readouterr().out.count("\n") == 11  # ten trials, and where the report is
@@ -234,7 +245,7 @@ def test_two_workers_give_the_same_report_and_a_rerun_runs_nothing(
 def test_a_killed_command_is_taken_up_where_it_was(tmp_path: Path) -> None:
     entries = {"plain": {}, "slow": {"model.optimizers.default.lr": 0.003}}
     settings = {**SETTINGS, "entries": entries, "baselines": False, "folder": str(tmp_path / "out")}
-    (tmp_path / "compare.yaml").write_text(yaml.safe_dump(settings))
+    write_config(tmp_path, settings)
     (program,) = programs.start("mtl_lightning", "compare", "--config", str(tmp_path / "compare.yaml"))
     first = program.stdout.readline()
     assert first.startswith("[1/4] plain, seed 0"), program.errors()
@@ -278,7 +289,9 @@ def test_what_is_wrong_is_told_before_any_trial(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "compare.yaml").write_text(yaml.safe_dump({**SETTINGS, "entries": {"good": {}}, **changes}))
+    (tmp_path / "compare.yaml").write_text(
+        yaml.safe_dump({**SETTINGS, "entries": {"good": {}}, **changes}, sort_keys=False)
+    )
     monkeypatch.setattr("sys.argv", ["mtl-lightning", "compare", "--config", "compare.yaml"])
     with pytest.raises(SystemExit) as end:
         main()
@@ -305,7 +318,7 @@ def test_who_is_alike_is_seldom_told_apart_and_who_is_worse_is(tmp_path: Path) -
     winners = 0
     for repetition in range(20):
         seeds = [list(range(10 * repetition + 5 * part, 10 * repetition + 5 * part + 5)) for part in (0, 1)]
-        entries = {"one": {"seeds": seeds[0]}, "other": {"seeds": seeds[1]}}
+        entries: dict[str, Any] = {"one": {"seeds": seeds[0]}, "other": {"seeds": seeds[1]}}
         folder = tmp_path / str(repetition)
         path = compare(base, entries, baselines=False, seed_keys=SETTINGS["seed_keys"], folder=str(folder), workers=2)
         winners += "**No winner**" not in path.read_text()

@@ -19,7 +19,7 @@ from mtl_lightning.study.queue import Queue
 from mtl_lightning.study.storage import open_study
 
 CELLS = [Cell("entry", "", seed, {"seed": seed}) for seed in range(5)]
-Run = Callable[[Cell, Callable[[Any], None]], dict[str, Any]]
+Run = Callable[[Cell, Any, Callable[[Any], None]], dict[str, Any]]
 
 
 def queue_in(folder: Path, run: Run, patience: float = 30.0) -> Queue:
@@ -27,11 +27,11 @@ def queue_in(folder: Path, run: Run, patience: float = 30.0) -> Queue:
 
 
 def result(cell: Cell) -> dict[str, Any]:
-    return {"score": float(cell.seed), "chosen_by": "val", "epoch": 0, "who": os.getpid()}
+    return {"values": [float(cell.seed)], "told": "well"}
 
 
 def write_down(folder: Path, slow: float = 0.0) -> Run:
-    def run(cell: Cell, watch: Callable[[Any], None]) -> dict[str, Any]:
+    def run(cell: Cell, trial: Any, watch: Callable[[Any], None]) -> dict[str, Any]:
         with (folder / "ran.txt").open("a") as file:
             file.write(f"{cell.seed}\n")
         time.sleep(slow)
@@ -57,7 +57,7 @@ def test_processes_that_start_at_once_share_the_grid(tmp_path: Path) -> None:
     other.join(60)
     assert other.exitcode == 0
     assert ran(tmp_path) == Counter({cell.seed: 1 for cell in CELLS})
-    assert {trial.user_attrs["result"]["score"] for trial in trials.values()} == {float(c.seed) for c in CELLS}
+    assert {trial.user_attrs["result"]["values"][0] for trial in trials.values()} == {float(c.seed) for c in CELLS}
 
 
 def test_a_killed_process_loses_the_trial_that_it_ran_alone(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_trial_that_was_taken_and_never_begun_is_run(tmp_path: Path) -> None:
 def test_a_failure_is_kept_with_its_message_and_not_run_again_unless_asked(tmp_path: Path) -> None:
     calls: Counter[int] = Counter()
 
-    def run(cell: Cell, watch: Callable[[Any], None]) -> dict[str, Any]:
+    def run(cell: Cell, trial: Any, watch: Callable[[Any], None]) -> dict[str, Any]:
         calls[cell.seed] += 1
         if cell.seed == 3 and calls[3] == 1:
             raise FailedError("Expected more, found less.")
@@ -109,7 +109,7 @@ def test_a_failure_is_kept_with_its_message_and_not_run_again_unless_asked(tmp_p
 def test_a_trial_whose_own_process_is_killed_gets_three_lives(tmp_path: Path) -> None:
     calls: Counter[int] = Counter()
 
-    def run(cell: Cell, watch: Callable[[Any], None]) -> dict[str, Any]:
+    def run(cell: Cell, trial: Any, watch: Callable[[Any], None]) -> dict[str, Any]:
         calls[cell.seed] += 1
         if cell.seed == 1 or (cell.seed == 2 and calls[2] == 1):
             raise LostError("its process ended with signal 9 and without a result")
@@ -126,7 +126,7 @@ def test_an_interrupted_command_leaves_its_trial_to_the_next(tmp_path: Path, mon
         if (tmp_path / "begun").exists():
             raise KeyboardInterrupt
 
-    def endless(cell: Cell, watch: Callable[[Any], None]) -> dict[str, Any]:
+    def endless(cell: Cell, trial: Any, watch: Callable[[Any], None]) -> dict[str, Any]:
         found: dict[str, Any] = run_apart(sleep, tmp_path, started=watch)
         return found
 
@@ -143,6 +143,12 @@ def sleep(folder: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- a process of its own
+def count_down(start: int, ask: Callable[[Any], Any]) -> int:
+    while not ask(start):
+        start -= 1
+    return start
+
+
 def fail() -> None:
     raise ValueError("no such thing")
 
@@ -161,6 +167,7 @@ def speak(text: str) -> tuple[str, int]:
 def test_a_function_in_its_own_process(tmp_path: Path) -> None:
     assert run_apart(speak, "hello", output=tmp_path / "said.txt", threads=3) == ("hello", 3)
     assert (tmp_path / "said.txt").read_text() == "hello\n"
+    assert run_apart(count_down, 9, answer=lambda number: number == 4) == 4
     with pytest.raises(FailedError, match="no such thing"):
         run_apart(fail)
     with pytest.raises(LostError, match="signal 9"):
