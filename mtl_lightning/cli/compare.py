@@ -12,6 +12,8 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from mtl_lightning.cli.command_line import MultiTaskCLI
 from mtl_lightning.cli.entries import checked, read_base, run_cell, single_task
+from mtl_lightning.cli.search import Place
+from mtl_lightning.cli.tuning import Tuning, tuned
 from mtl_lightning.study import figures, grid, results
 from mtl_lightning.study import storage as databases
 from mtl_lightning.study.analysis import analyse
@@ -37,6 +39,7 @@ def compare(
     metrics: list[str] | None = None,
     higher_is_better: dict[str, bool] | None = None,
     weights: Literal["metric", "task"] = "metric",
+    tune: Tuning | None = None,
     heartbeat: PositiveInt = 5,
     retry_failed: bool = False,
     keep_checkpoints: bool = False,
@@ -54,7 +57,7 @@ def compare(
         base: what all have in common: a config that `fit` takes, its path, or several of either, of which the later
             ones change the earlier.
         entries: changes to the base by the entry's name, as nested or dotted keys; another `class_path` brings its own
-            arguments. `seeds` among them are the entry's own.
+            arguments. `seeds` and, for `tune`, `ranges` among them are the entry's own.
         baselines: run each task alone as well: the base without the other tasks and without a balancer. A mapping
             holds changes to these runs.
         seeds: their number, or a list.
@@ -68,6 +71,7 @@ def compare(
         confidence: the level of the intervals of one table together.
         metrics: names of those that Delta-m and ranks count; by default all but the loss.
         higher_is_better: by a metric's name, where it does not say itself or is wrong.
+        tune: tune every entry first, and every single-task network, each with as many trials.
         weights: whether every metric or every task counts alike in Delta-m.
         heartbeat: seconds after which a running trial shows that it lives; after three times as many it is lost.
         retry_failed: run trials that have failed again.
@@ -93,11 +97,16 @@ def compare(
     changes = baselines if isinstance(baselines, Mapping) else {}
     alone = single_task(config, changes, tasks, every, cli) if wanted else []
     keys = seed_keys or ["seed_everything"]
-    cells = [cell for entry in [*alone, *declared] for cell in entry.cells(keys)]
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    title = name or place.resolve().name
-    study = databases.open_study(databases.url_of(storage, place), f"compare {title}", heartbeat)
+    title, url = name or place.resolve().name, databases.url_of(storage, place)
+    ways, told = [*alone, *declared], dict[str, Any]()
+    if tune is not None:
+        tuning = Tuning(**tune) if isinstance(tune, Mapping) else tune
+        where = Place(place / "tune", url, cli, workers, threads, heartbeat, retry_failed, _say, f"{title} ")
+        ways, told = tuned(tuning, ways, config, tasks, keys, where)
+    cells = [cell for entry in ways for cell in entry.cells(keys)]
+    study = databases.open_study(url, f"compare {title}", heartbeat)
     queue = Queue(study, cells, partial(run_cell, cli, place, threads, keep_checkpoints), _say, 6.0 * heartbeat)
     if retry_failed:
         queue.forget_failures()
@@ -114,7 +123,7 @@ def compare(
             "planned": len(cells),
             "complete": sum(one.state.name == "COMPLETE" for one in trials.values()),
         },
-        "notes": [],
+        "tuned": told,
     }
     path = write(place, results.table_of(cells, trials, settings))
     _say(f"The report is {path}")

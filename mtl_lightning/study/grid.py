@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -63,12 +63,14 @@ class Entry:
         config: all that ``fit`` takes.
         seeds: those that it is run with.
         task: of single-task runs, else empty.
+        ranges: what a search before the comparison may draw, beside what it may of every entry.
     """
 
     name: str
     config: Mapping[str, Any]
     seeds: Sequence[int]
     task: str = ""
+    ranges: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -100,7 +102,8 @@ def read_seeds(seeds: int | Sequence[int], where: str = "seeds") -> list[int]:
 def read_entries(
     base: Mapping[str, Any], entries: Mapping[str, Mapping[str, Any] | None], seeds: Sequence[int]
 ) -> list[Entry]:
-    """Return the entries that a comparison declares: changes to the base by name, with ``seeds`` of their own perhaps.
+    """Return the entries that a comparison declares: changes to the base by name, with ``seeds`` and ``ranges`` of
+    their own perhaps.
 
     Raises:
         ConfigurationError: for none, for names that are empty or taken, and for what is no mapping of changes.
@@ -117,9 +120,11 @@ def read_entries(
         if not isinstance(given, Mapping | None):
             raise ConfigurationError(f"`entries.{name}`: expected a mapping of changes to the base, found {given!r}.")
         changes = dict(given or {})
-        own = changes.pop("seeds", None)
+        own, ranges = changes.pop("seeds", None), changes.pop("ranges", None) or {}
+        if not isinstance(ranges, Mapping):
+            raise ConfigurationError(f"`entries.{name}.ranges`: expected ranges by key, found {ranges!r:.100}.")
         chosen = list(seeds) if own is None else read_seeds(own, f"entries.{name}.seeds")
-        read.append(Entry(str(name), changed(base, changes), chosen))
+        read.append(Entry(str(name), changed(base, changes), chosen, ranges=ranges))
     return read
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -28,6 +29,7 @@ def report(analysis: Analysis, figures: Mapping[str, str] | None = None) -> str:
         _metrics(analysis, shown),
         _pairs(analysis),
         _transfer(analysis),
+        _tuned(analysis),
         _costs(analysis),
         _failures(analysis),
         _method(analysis),
@@ -151,6 +153,25 @@ def _costs(analysis: Analysis) -> str:
     return "\n\n".join(["## Costs", text + single, _table(["", "ms", "MiB", "of", "parameters"], rows)]) if rows else ""
 
 
+def _tuned(analysis: Analysis) -> str:
+    told: Mapping[str, Any] = analysis.settings["tuned"]
+    if not told:
+        return "## Tuning\n\nNothing was tuned: every entry was trained as it is declared, which may suit one better."
+    keys = list(dict.fromkeys(key for found in told.values() for key in found["drawn"]))
+    rows = [
+        [
+            name,
+            f"{found['well']} of {found['trials']}",
+            "" if found["value"] is None else f"{found['value']:.4g}",
+            *(_drawn(found["drawn"].get(key)) for key in keys),
+        ]
+        for name, found in told.items()
+    ]
+    objective = next(iter(told.values()))["objective"]
+    text = "Each was tuned first, in validation, with as many trials; with the values that did best it was compared."
+    return "\n\n".join(["## Tuning", text, _table(["", "trials", objective, *keys], rows)])
+
+
 def _failures(analysis: Analysis) -> str:
     if not analysis.failed:
         return ""
@@ -172,7 +193,6 @@ def _method(analysis: Analysis) -> str:
         "- Epochs were chosen in validation, by the metric that the entry's checkpoints monitor "
         "(`val/loss_normalised` unless it says otherwise).",
         *(f"- {note}" for note in analysis.notes),
-        *(f"- {note}" for note in settings["notes"]),
     ]
     return "\n".join(lines)
 
@@ -237,6 +257,10 @@ def _number(value: float) -> str:
 
 def _mebibytes(size: int) -> str:
     return f"{size / 2**20:.0f}"
+
+
+def _drawn(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
 
 
 def _percent(level: float) -> str:
