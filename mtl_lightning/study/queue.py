@@ -88,6 +88,7 @@ class Queue:
         return self.settled()
 
     def _work(self) -> None:
+        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.storages import fail_stale_trials
 
         while not self._stopped.is_set():
@@ -99,7 +100,8 @@ class Queue:
             left = [key for key in self.cells if key not in ended]
             self._enqueue_missing(left)
             if any(trial.state.name == "WAITING" and trial.user_attrs.get(CELL) in left for trial in self._trials()):
-                self.study.optimize(self._objective, n_trials=1, catch=(Exception,))
+                with contextlib.suppress(UpdateFinishedTrialError, ValueError):  # it was taken for lost meanwhile
+                    self.study.optimize(self._objective, n_trials=1, catch=(Exception,))
             else:
                 self._stopped.wait(_WAIT)
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from mtl_lightning.types import ConfigurationError
 
 __all__ = ["needs_extra", "open_study", "url_of"]
@@ -76,7 +78,7 @@ def _opened(url: str, name: str, heartbeat: int, options: Mapping[str, Any]) -> 
     import optuna
 
     engine = {"connect_args": {"timeout": _PATIENCE}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-    storage = optuna.storages.RDBStorage(
+    storage = _storage_class(url)(
         url,
         engine_kwargs=engine,
         heartbeat_interval=heartbeat,
@@ -84,3 +86,23 @@ def _opened(url: str, name: str, heartbeat: int, options: Mapping[str, Any]) -> 
         heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
     )
     return optuna.create_study(study_name=name, storage=storage, load_if_exists=True, **options)
+
+
+def _storage_class(url: str) -> Any:
+    """Return Optuna's storage, which locks a trial's row as its state changes; in SQLite there is no such lock, and two
+    processes could take one trial, so that for it a file is locked.
+    """
+    import optuna
+
+    if not url.startswith("sqlite:///"):
+        return optuna.storages.RDBStorage
+
+    class LockedStorage(optuna.storages.RDBStorage):
+        """Changes the state of one trial at a time."""
+
+        def set_trial_state_values(self, *arguments: Any, **named: Any) -> bool:
+            """Change it, alone."""
+            with FileLock(f"{url.removeprefix('sqlite:///').partition('?')[0]}.lock"):
+                return super().set_trial_state_values(*arguments, **named)
+
+    return LockedStorage

@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,24 @@ def test_processes_that_start_at_once_share_the_grid(tmp_path: Path) -> None:
     assert other.exitcode == 0
     assert ran(tmp_path) == Counter({cell.seed: 1 for cell in CELLS})
     assert {trial.user_attrs["result"]["values"][0] for trial in trials.values()} == {float(c.seed) for c in CELLS}
+
+
+def test_a_trial_is_taken_once_without_locks_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two look at its state before either of them changes it."""
+    import optuna
+
+    queue = queue_in(tmp_path, write_down(tmp_path))
+    queue._enqueue_missing([CELLS[0].key])
+    checks = optuna.storages.RDBStorage.check_trial_is_updatable
+
+    def slowly(*arguments: Any) -> None:
+        checks(*arguments)
+        time.sleep(0.3)
+
+    monkeypatch.setattr(optuna.storages.RDBStorage, "check_trial_is_updatable", slowly)
+    with ThreadPoolExecutor(2) as pool, pytest.warns(UserWarning, match="Heartbeat"):
+        taken = [future.result().number for future in [pool.submit(queue.study.ask) for _ in range(2)]]
+    assert sorted(taken) == [0, 1]  # the second one is new, since there is none to be taken
 
 
 def test_a_killed_process_loses_the_trial_that_it_ran_alone(tmp_path: Path) -> None:
