@@ -45,7 +45,7 @@ class Analysis:
         tasks: their names.
         measured: the metrics that are shown, of test.
         counted: those of them that Delta-m and ranks count.
-        higher: whether higher is better, of those that count.
+        higher: whether higher is better, of those of which it is known.
         values: test metrics by way, seed and metric, of complete trials.
         means: mean and standard error by way and metric.
         reference: what Delta-m is relative to, by seed and metric.
@@ -113,13 +113,9 @@ def analyse(rows: Sequence[Row], settings: Mapping[str, Any]) -> Analysis:
         }
         for way, by_seed in values.items()
     }
-    higher, notes = _counted(test, settings)
-    runs = [found for by_seed in values.values() for found in by_seed.values()]
-    if missing := [name for name in higher if not all(name in found for found in runs)]:
-        listed = ", ".join(f"{metric} of {task}" for task, metric in missing)
-        notes.append(f"Not every run has {listed}: left out of Delta-m and ranks.")
-        higher = {name: way for name, way in higher.items() if name not in missing}
-    analysis = Analysis(settings, ways, tasks, measured, [*higher], higher, values, means, notes=notes)
+    higher = _ways(test, settings["higher_is_better"] or {})
+    counted, notes = _counted(measured, higher, settings["metrics"], values)
+    analysis = Analysis(settings, ways, tasks, measured, counted, higher, values, means, notes=notes)
     analysis.failed = [
         (row["entry"], row["single_task"] or "", row["seed"], row["message"] or "")
         for row in rows
@@ -156,17 +152,33 @@ def _values(test: Sequence[Row], way: str, tasks: Sequence[str]) -> dict[int, di
     return {seed: named for seed, named in sorted(found.items()) if {task for task, _ in named} == {*tasks}}
 
 
-def _counted(test: Sequence[Row], settings: Mapping[str, Any]) -> tuple[dict[Named, bool], list[str]]:
-    """Return which metrics count, and whether higher is better; and which could not."""
-    chosen, said = settings["metrics"], settings["higher_is_better"] or {}
-    ways: dict[Named, bool | None] = {}
-    for row in test:
-        metric = row["metric"]
-        if "/" not in metric and (metric != "loss" if chosen is None else metric in chosen):
-            ways[row["task"], metric] = said.get(metric, row["higher_is_better"])
-    unsaid = sorted({f"{metric} of {task}" for (task, metric), way in ways.items() if way is None})
-    notes = [f"Which way is better is not known of {', '.join(unsaid)}: left out."] if unsaid else []
-    return {name: way for name, way in ways.items() if way is not None}, notes
+def _ways(test: Sequence[Row], said: Mapping[str, bool]) -> dict[Named, bool]:
+    """Return whether higher is better, of the metrics of which it is known."""
+    ways = {(row["task"], row["metric"]): said.get(row["metric"], row["higher_is_better"]) for row in test}
+    return {name: bool(way) for name, way in ways.items() if way is not None}
+
+
+def _counted(
+    measured: Sequence[Named],
+    higher: Mapping[Named, bool],
+    chosen: Sequence[str] | None,
+    values: Mapping[str, Mapping[int, Mapping[Named, float]]],
+) -> tuple[list[Named], list[str]]:
+    """Return the metrics that Delta-m and ranks count, and what had to be left out."""
+    wanted = [
+        (task, metric)
+        for task, metric in measured
+        if "/" not in metric and (metric != "loss" if chosen is None else metric in chosen)
+    ]
+    runs = [found for by_seed in values.values() for found in by_seed.values()]
+    unsaid = [name for name in wanted if name not in higher]
+    missing = [name for name in wanted if not all(name in found for found in runs)]
+    notes = []
+    for left_out, why in ((unsaid, "Which way is better is not known of"), (missing, "Not every run has")):
+        if left_out:
+            listed = ", ".join(f"{metric} of {task}" for task, metric in left_out)
+            notes.append(f"{why} {listed}: left out of Delta-m and ranks.")
+    return [name for name in wanted if name not in {*unsaid, *missing}], notes
 
 
 def _set_reference(analysis: Analysis) -> None:

@@ -101,7 +101,7 @@ class Queue:
             self._enqueue_missing(left)
             if any(trial.state.name == "WAITING" and trial.user_attrs.get(CELL) in left for trial in self._trials()):
                 with contextlib.suppress(UpdateFinishedTrialError, ValueError):  # it was taken for lost meanwhile
-                    self.study.optimize(self._objective, n_trials=1, catch=(Exception,))
+                    self.study.optimize(self._objective, n_trials=1, catch=(Exception,), callbacks=[self._ended])
             else:
                 self._stopped.wait(_WAIT)
 
@@ -149,9 +149,8 @@ class Queue:
         key = trial.user_attrs.get(CELL)
         if key not in self.cells or self._is_taken(key, trial.number):
             raise TrialPruned
-        cell, started = self.cells[key], time.perf_counter()
         try:
-            result = self.run(cell, trial, self._watch)
+            result = self.run(self.cells[key], trial, self._watch)
         except LostError as lost:
             losses = int(trial.user_attrs.get(LOSSES, 0)) + (not self._stopped.is_set())
             if losses < _LIVES:
@@ -161,10 +160,8 @@ class Queue:
             raise
         except FailedError as failed:
             trial.set_user_attr(MESSAGE, str(failed))
-            self._tell(cell, f"failed: {failed}")
             raise
         trial.set_user_attr(RESULT, dict(result))
-        self._tell(cell, f"{result['told']}, {time.perf_counter() - started:.0f} s")
         if not result["values"]:
             raise TrialPruned
         return [float(value) for value in result["values"]]
@@ -183,8 +180,15 @@ class Queue:
         if self._stopped.is_set():
             process.kill()
 
-    def _tell(self, cell: Cell, what: str) -> None:
-        self.say(f"[{len(self.settled()) + 1}/{len(self.cells)}] {cell.title}: {what}")
+    def _ended(self, study: Any, trial: Any) -> None:
+        """Tell of a trial, once its end is in the database."""
+        key = trial.user_attrs.get(CELL)
+        if key not in self.cells or not _is_settled(trial):
+            return
+        result = trial.user_attrs.get(RESULT)
+        what = f"failed: {trial.user_attrs[MESSAGE]}" if not result else result["told"]
+        seconds = trial.duration.total_seconds() if trial.duration else 0.0
+        self.say(f"[{len(self.settled())}/{len(self.cells)}] {self.cells[key].title}: {what}, {seconds:.0f} s")
 
 
 def _is_done(trial: Any) -> bool:

@@ -236,7 +236,7 @@ def _listed(names: Iterable[tuple[str, str]]) -> str:
 
 
 def _arrow(analysis: Analysis, name: tuple[str, str]) -> str:
-    way = False if name[1] == "loss" else analysis.higher.get(name)
+    way = analysis.higher.get(name)
     return "" if way is None else " ↑" if way else " ↓"
 
 
