@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml  # type: ignore[import-untyped]  # it ships no types
 
-from mtl_lightning.cli import main
 from mtl_lightning.cli.compare import compare
 from mtl_lightning.cli.tune import tune
 from mtl_lightning.cli.tuning import Tuning
@@ -87,8 +86,7 @@ def test_a_search_is_resumed_and_writes_a_config_that_fit_takes(
 ) -> None:
     settings = {"base": BASE, "ranges": RANGES, "trials": 3, "heartbeat": 1}
     (tmp_path / "tune.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    monkeypatch.setattr("sys.argv", ["mtl-lightning", "tune", "--config", "tune.yaml"])
-    main()
+    run(monkeypatch, "tune", "--config", "tune.yaml")
     assert len(capsys.readouterr().out.splitlines()) == 4
     first = pq.read_table("search/trials.parquet").to_pylist()
     monkeypatch.setattr(
@@ -120,7 +118,7 @@ def best_checkpoint() -> Path:
 
 def test_an_objective_for_each_task_gives_a_front(tmp_path: Path) -> None:
     ranges = {LR: RANGES[LR], "data.tasks": [{}, {"y1": "NoSuchTask"}]}
-    with pytest.raises(ConfigurationError, match="base with data.tasks: .*NoSuchTask"):
+    with pytest.raises(ConfigurationError, match=r"base with data\.tasks: .*NoSuchTask"):
         tune(BASE, ranges, objective="each_task", folder=str(tmp_path))
     path = tune(BASE, {LR: RANGES[LR]}, objective="each_task", trials=3, folder=str(tmp_path))
     rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
@@ -159,7 +157,7 @@ def test_what_is_wrong_is_told_before_any_trial(changes: dict[str, Any], message
     assert not (tmp_path / "trials").exists()
 
 
-# -------------------------------------------------------------------------------------------------- tuned, then compared
+# ------------------------------------------------------------------------------------------------- tuned, then compared
 def test_every_entry_is_tuned_first_with_an_equal_budget(tmp_path: Path) -> None:
     ranges = {LR: [1e-9, 0.1], "model.optimizers.balancer.lr": {"low": 0.01, "high": 0.1}}
     base = {**BASE, "model": {**BASE["model"], "balancer": "UncertaintyWeighting"}}
