@@ -21,7 +21,7 @@ from mtl_lightning.study.queue import Queue
 from mtl_lightning.study.report import report
 from mtl_lightning.types import ConfigurationError
 
-__all__ = ["compare"]
+__all__ = ["compare", "write"]
 
 
 def compare(

@@ -65,6 +65,15 @@ class Slot(Cell):
         return f"{self.entry}, trial {self.seed}"
 
 
+class End(Entry):
+    """A configuration with one end of a range."""
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        return self.name
+
+
 @dataclass
 class Search:
     """Draws values from ranges, trains with them, and learns from what comes out where to look next.
@@ -201,7 +210,7 @@ def check_ranges(title: str, config: Mapping[str, Any], ranges: Mapping[str, Ran
         ConfigurationError: that names what cannot be built.
     """
     ends = [
-        Entry(f"{title} with {key}: {value}", changed(config, {key: value}), [0])
+        End(f"{title} with {key}: {value}", changed(config, {key: value}), [0])
         for key, allowed in ranges.items()
         for value in (allowed.choices or (allowed.low, allowed.high))
     ]

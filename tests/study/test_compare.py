@@ -17,7 +17,7 @@ import yaml  # type: ignore[import-untyped]  # it ships no types
 from scipy import stats  # type: ignore[import-untyped]  # it ships no types
 
 from mtl_lightning.cli import main
-from mtl_lightning.cli.compare import compare
+from mtl_lightning.cli.compare import compare, write
 from tests import programs
 from tests.cli import CONFIGS
 
@@ -214,6 +214,12 @@ def test_the_verdicts_follow_from_the_intervals(compared: Path) -> None:
         (line,) = re.findall(rf"- {entry} against single-task runs: (.*)", report)
         assert ("not told apart" in line) == (low <= 0 <= high)
     assert "**No winner**" in report  # nobody is told apart from an entry of which no trial ended well
+
+
+def test_the_report_in_the_docs_is_that_of_its_table(tmp_path: Path) -> None:
+    docs = CONFIGS.parent / "docs" / "compare_multidigit"
+    write(tmp_path, pq.read_table(docs / "results.parquet"))
+    assert (tmp_path / "report.md").read_text() == (docs / "report.md").read_text()
 
 
 # ---------------------------------------------------------------------------------------------- several workers, reruns
