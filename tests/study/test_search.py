@@ -90,10 +90,7 @@ def test_a_search_is_resumed_and_writes_a_config_that_fit_takes(
     run(monkeypatch, "tune", "--config", "tune.yaml")
     assert len(capsys.readouterr().out.splitlines()) == 4
     first = pq.read_table("search/trials.parquet").to_pylist()
-    monkeypatch.setattr(
-        "sys.argv", ["mtl-lightning", "tune", "--config", "tune.yaml", "--trials", "5", "--workers", "2"]
-    )
-    main()
+    run(monkeypatch, "tune", "--config", "tune.yaml", "--trials", "5", "--workers", "2")
     assert len(capsys.readouterr().out.splitlines()) == 3  # two more, and where the report is
     rows = pq.read_table("search/trials.parquet").to_pylist()
     assert rows[:3] == first
