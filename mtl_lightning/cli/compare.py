@@ -132,10 +132,11 @@ def compare(
 
 def write(folder: Path, table: Any) -> Path:
     """Write the results, then the report and the figures from the file of the results; return the report's path."""
-    rows, settings = results.read(results.write(table, folder))
-    analysis = analyse(rows, settings)
     path = folder / "report.md"
-    path.write_text(report(analysis, figures.draw(analysis, folder)), encoding="utf-8")
+    with databases.alone_in(folder):  # several processes may end at once
+        rows, settings = results.read(results.write(table, folder))
+        analysis = analyse(rows, settings)
+        path.write_text(report(analysis, figures.draw(analysis, folder)), encoding="utf-8")
     return path
 
 

@@ -111,7 +111,8 @@ class Trial(MultiTaskCLI):
                 f"A comparison trains each trial in one process: expected `trainer.devices: 1`, found {given!r}. Start "
                 "the command once per device instead: all take trials of the same grid."
             )
-        own = config.get("callbacks") or []
+        given_callbacks = config.get("callbacks") or []
+        own = given_callbacks if isinstance(given_callbacks, list) else [given_callbacks]
         self.clock = StepClock()
         added: list[Callback] = [self.clock, *self.added]
         if not any(isinstance(one, ModelCheckpoint) and one.monitor for one in [*own, *callbacks]):

@@ -82,13 +82,13 @@ def tune(
     place = Place(here, url, cli, workers, threads, heartbeat, retry_failed, _say)
     search = Search(title, config, allowed, objectives, ways, trials, seed, pruning)
     found = search.run(place)
-    for old in here.glob("best*.yaml"):
-        old.unlink()
-    configs = search.best(found)
-    for number, one in enumerate(configs):
-        path = here / (f"best_{number + 1}.yaml" if len(objectives) > 1 else "best.yaml")
-        path.write_text(yaml.safe_dump(one, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    path = findings.write(found, objectives, ways, title, here)
+    with databases.alone_in(here):  # several processes may end at once
+        for old in here.glob("best*.yaml"):
+            old.unlink()
+        for number, one in enumerate(search.best(found)):
+            path = here / (f"best_{number + 1}.yaml" if len(objectives) > 1 else "best.yaml")
+            path.write_text(yaml.safe_dump(one, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        path = findings.write(found, objectives, ways, title, here)
     _say(f"The report is {path}")
     return path
 

@@ -57,7 +57,7 @@ class Analysis:
         ranks: mean ranks over all metrics that count.
         costs: by way.
         failed: (way, task, seed, message) of trials that failed.
-        winner: the entry whose Delta-m is told apart from, and below, every other entry's; else None.
+        winner: the entry whose Delta-m is told apart from, and below, that of every other entry that has one, or None.
         notes: what was left out, and why.
     """
 
@@ -123,20 +123,19 @@ def analyse(rows: Sequence[Row], settings: Mapping[str, Any]) -> Analysis:
     ]
     _set_reference(analysis)
     _set_deltas(analysis)
-    entries = analysis.entries
+    rivals = [name for name in analysis.entries if analysis.delta[name]]
     if analysis.has_single:
-        analysis.against_single = {name: from_zero(analysis.delta[name], confidence, len(entries)) for name in entries}
+        analysis.against_single = {name: from_zero(analysis.delta[name], confidence, len(rivals)) for name in rivals}
+        of_tasks = [(name, task, found) for name in rivals for task, found in analysis.by_task[name].items()]
         analysis.transfer = {
-            (name, task): from_zero(by_seed, confidence, len(entries) * len(tasks))
-            for name in entries
-            for task, by_seed in analysis.by_task[name].items()
+            (name, task): from_zero(found, confidence, len(of_tasks)) for name, task, found in of_tasks
         }
-    couples = list(combinations(entries, 2))
+    couples = list(combinations(rivals, 2))
     analysis.pairs = {
         (one, other): difference(analysis.delta[one], analysis.delta[other], confidence, len(couples))
         for one, other in couples
     }
-    analysis.winner = next((name for name in entries if _beats_all(analysis, name)), None)
+    analysis.winner = next((name for name in rivals if _beats_all(analysis, name, rivals)), None)
     analysis.ranks = _ranks(analysis)
     analysis.costs = {way: cost for way in ways if (cost := _cost(rows, way)) is not None}
     return analysis
@@ -228,9 +227,9 @@ def _delta(analysis: Analysis, found: Mapping[Named, float], seed: int, names: S
     return float(delta_m(values, baselines, ways, tasks=[task for task, _ in names], weights=weights))
 
 
-def _beats_all(analysis: Analysis, name: str) -> bool:
-    """Whether an entry's Delta-m is told apart from, and below, that of every other entry."""
-    others = [other for other in analysis.entries if other != name]
+def _beats_all(analysis: Analysis, name: str, rivals: Sequence[str]) -> bool:
+    """Whether an entry's Delta-m is told apart from, and below, that of every rival."""
+    others = [other for other in rivals if other != name]
 
     def beats(other: str) -> bool:
         if (name, other) in analysis.pairs:

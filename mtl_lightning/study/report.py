@@ -53,7 +53,7 @@ def _title(analysis: Analysis) -> str:
 
 def _answers(analysis: Analysis) -> str:
     lines = ["## In short", ""]
-    entries = analysis.entries
+    entries = [name for name in analysis.entries if analysis.delta[name]]
     level = _percent(analysis.settings["confidence"])
     if len(entries) > 1:
         if analysis.winner:
@@ -73,6 +73,8 @@ def _answers(analysis: Analysis) -> str:
         lines.append(f"- Negative transfer: under {name}, {task} is worse than alone, by {much} per cent.")
     if analysis.transfer and not harmed:
         lines.append("- Negative transfer: no task is told to be worse than alone.")
+    if nothing := [name for name in analysis.entries if not analysis.delta[name]]:
+        lines.append(f"- Without any figure, and left out of all comparisons: {', '.join(nothing)}.")
     for way, task, seed, message in analysis.failed:
         lines.append(f"- Failed: {way}{f' {task}' if task else ''}, seed {seed}: {_one_line(message)}")
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from mtl_lightning.types import ConfigurationError
 
-__all__ = ["needs_extra", "open_study", "url_of"]
+__all__ = ["alone_in", "needs_extra", "open_study", "url_of"]
 
 _PATIENCE = 120  # seconds that a process waits for SQLite, which lets one write at a time
 _PAUSES = (0.2, 0.5, 1.0, 2.0)  # seconds between attempts to open it
@@ -41,6 +41,11 @@ def url_of(storage: str | None, folder: Path) -> str:
             f"`storage`: expected the address of a database, such as 'postgresql://host/name', found {storage!r}."
         )
     return storage
+
+
+def alone_in(folder: Path) -> FileLock:
+    """Return a lock on what is written into a folder, to be entered."""
+    return FileLock(folder / ".lock")
 
 
 def open_study(url: str, name: str, heartbeat: int, **options: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import time
-from itertools import combinations
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -170,7 +169,7 @@ def test_every_number_of_the_report_is_worked_out_again_from_the_table(compared:
     assert lines[0] == ["single-task", "2", "0", "", f"{ranks['single-task']:.3g}"]
     for line, entry in zip(lines[1:], ("plain", "slow"), strict=False):
         values = [*delta[entry].values()]
-        assert line == [entry, "2", f"{mean(values):.3g}", ends(values, 3), f"{ranks[entry]:.3g}"]
+        assert line == [entry, "2", f"{mean(values):.3g}", ends(values, 2), f"{ranks[entry]:.3g}"]
     assert lines[3][:2] == ["far|off", "0"]
     # metrics
     head, *lines = table(report, "Metrics")
@@ -183,9 +182,9 @@ def test_every_number_of_the_report_is_worked_out_again_from_the_table(compared:
             assert cell == f"{mean(found):.4g} ± {stdev(found) / math.sqrt(2):.2g}"
     # differences
     _, *lines = table(report, "Differences")
-    assert [line[0] for line in lines] == [f"{a} - {b}" for a, b in combinations(ENTRIES, 2)]
+    assert [line[0] for line in lines] == ["plain - slow"]
     between = [delta["plain"][seed] - delta["slow"][seed] for seed in (0, 1)]
-    assert lines[0][1:4] == [f"{mean(between):.3g}", ends(between, 3), "2, paired"]
+    assert lines[0][1:4] == [f"{mean(between):.3g}", ends(between, 1), "2, paired"]
     # each task
     _, *lines = table(report, "Each task against its own network")
     value = {(r["entry"], r["seed"], r["task"], r["metric"]): r["value"] for r in test}
@@ -194,7 +193,7 @@ def test_every_number_of_the_report_is_worked_out_again_from_the_table(compared:
             mean(100 * (value[entry, seed, task, m] / value["single-task", seed, task, m] - 1) for m in ("mae", "rmse"))
             for seed in (0, 1)
         ]
-        assert cells[:2] == [f"{mean(of_task):.3g}", ends(of_task, 6)]
+        assert cells[:2] == [f"{mean(of_task):.3g}", ends(of_task, 4)]
     # costs
     _, *lines = table(report, "Costs")
     trials = {(r["entry"], r["single_task"], r["seed"]): r for r in rows if r["state"] == "complete"}
@@ -210,10 +209,12 @@ def test_the_verdicts_follow_from_the_intervals(compared: Path) -> None:
     rows, report = rows_of(compared), (compared / "report.md").read_text()
     delta = expected_differences(rows)
     for entry in ("plain", "slow"):
-        low, high = interval([*delta[entry].values()], 3)
+        low, high = interval([*delta[entry].values()], 2)
         (line,) = re.findall(rf"- {entry} against single-task runs: (.*)", report)
         assert ("not told apart" in line) == (low <= 0 <= high)
-    assert "**No winner**" in report  # nobody is told apart from an entry of which no trial ended well
+    low, high = interval([delta["plain"][seed] - delta["slow"][seed] for seed in (0, 1)], 1)
+    assert ("**No winner**" in report) == (low <= 0 <= high)
+    assert "left out of all comparisons: far|off." in report
 
 
 def test_the_report_in_the_docs_is_that_of_its_table(tmp_path: Path) -> None:
