@@ -114,7 +114,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **BALANCING,
     **CORE,
     "callbacks": (*LEVEL_0, "metrics", *CORE, *BASES),
-    "cli": (*LEVEL_0, "metrics", "tasks", "architectures", *BALANCING, *DATA, *CORE, "callbacks", *BASES),
+    "study": (*LEVEL_0, "metrics"),
+    "cli": (*LEVEL_0, "study", "metrics", "tasks", "architectures", *BALANCING, *DATA, *CORE, "callbacks", *BASES),
     "__main__": ("cli",),
     "": ("core", "version"),
 }
@@ -122,7 +123,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 
 Tasks, balancers and architectures do not know each other; core and the callbacks know the bases alone.
 """
-NO_LIGHTNING = (*LEVEL_0, "metrics", "tasks", "balancing", "architectures", "core.network")
+NO_LIGHTNING = (*LEVEL_0, "study", "metrics", "tasks", "balancing", "architectures", "core.network")
 """Where nothing knows Lightning."""
 
 

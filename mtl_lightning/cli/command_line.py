@@ -1,12 +1,10 @@
-"""``LightningCLI`` for multi-task modules, and the program that it is."""
+"""``LightningCLI`` for multi-task modules."""
 
 from __future__ import annotations
 
-import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from pkgutil import resolve_name
 from typing import Any
 
@@ -21,13 +19,18 @@ from mtl_lightning.callbacks import BaselineWriter, DeadUnits, LogDeltaM, Predic
 from mtl_lightning.callbacks.best_epoch import MONITOR, added_callbacks, what_was_tested
 from mtl_lightning.callbacks.run_config import RunConfig
 from mtl_lightning.checkpoint_file import read_part
-from mtl_lightning.cli import config_files, failures, numbers
+from mtl_lightning.cli import config_files, numbers
 from mtl_lightning.cli.parser import Parser
 from mtl_lightning.cli.table import metrics_table
 from mtl_lightning.core import MultiTaskModule, compat
 from mtl_lightning.data.saved import SavedDataModule
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import ConfigurationError, InputSpec
+
+_ALSO = (
+    "Beside these, commands that run many trials: `compare` says which of several ways to train is better, and how "
+    "sure that is, `tune` which values of a config's keys are. See mtl-lightning compare --help."
+)
 
 
 class MultiTaskCLI(LightningCLI):
@@ -50,6 +53,7 @@ class MultiTaskCLI(LightningCLI):
             "load_from_checkpoint_support": False,  # checkpoints hold their own plain data
             "save_config_callback": RunConfig,
             "parser_class": Parser,
+            "parser_kwargs": {"epilog": _ALSO},
         }
         self._parsers: list[Parser] = []
         words = sys.argv[1:] if args is None else args if isinstance(args, list) else []
@@ -173,29 +177,6 @@ class MultiTaskCLI(LightningCLI):
         table = metrics_table(self.trainer, self.model)
         if self.trainer.is_global_zero:  # where the checkpoint's file is
             _say(f"{what_was_tested(self.trainer, fitted=self.subcommand == 'fit')}\n{table}")
-
-
-def main(args: ArgsType = None, cli: type[MultiTaskCLI] = MultiTaskCLI) -> None:
-    """Run the command line, or a subclass of it; an error ends it with one message.
-
-    Classes of the user's own are found in the current folder, as under ``python -m``, and beside the config files.
-    """
-    arguments = sys.argv[1:] if args is None else args if isinstance(args, list) else []
-    _find_modules(arguments)
-    try:
-        cli(args=args)
-    except Exception as error:
-        if failures.TRACEBACK in os.environ:
-            raise
-        rank = getattr(rank_zero_only, "rank", 0)
-        process = f", process {rank}" if rank else ""
-        sys.exit(f"mtl-lightning{process}: {failures.sentence(error)}")
-
-
-def _find_modules(arguments: Sequence[str]) -> None:
-    beside = (str(Path(file).resolve().parent) for file in config_files.given(arguments))
-    sys.path[:0] = [] if {"", os.getcwd()} & {*sys.path} else [os.getcwd()]
-    sys.path += [folder for folder in dict.fromkeys(beside) if folder not in sys.path]
 
 
 # ----------------------------------------------------------------------------------------------------- from the data

@@ -18,7 +18,7 @@ _FLAGS = ("--config", "-c")
 
 def given(arguments: Sequence[str]) -> Iterator[str]:
     """Yield the config files that a command line names."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):  # of none there is none
         flag, equals, value = argument.partition("=")
         if flag in _FLAGS:
             yield value if equals else following
