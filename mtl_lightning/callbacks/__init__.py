@@ -18,9 +18,19 @@ a run.
 """
 
 from mtl_lightning.callbacks.baselines import BaselineWriter
+from mtl_lightning.callbacks.constant_metrics import ConstantMetrics
 from mtl_lightning.callbacks.dead_units import DeadUnits
 from mtl_lightning.callbacks.delta_m import LogDeltaM
+from mtl_lightning.callbacks.epoch_table import EpochTable
 from mtl_lightning.callbacks.prediction_writer import PredictionWriter
 from mtl_lightning.callbacks.update_ratio import UpdateRatio
 
-__all__ = ["BaselineWriter", "DeadUnits", "LogDeltaM", "PredictionWriter", "UpdateRatio"]
+__all__ = [
+    "BaselineWriter",
+    "ConstantMetrics",
+    "DeadUnits",
+    "EpochTable",
+    "LogDeltaM",
+    "PredictionWriter",
+    "UpdateRatio",
+]

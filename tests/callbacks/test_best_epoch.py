@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, OnExcept
 from torch import Tensor
 
 from mtl_lightning import MultiTaskModule
-from mtl_lightning.callbacks.best_epoch import MONITOR, BestModelCheckpoint, added_callbacks
+from mtl_lightning.callbacks.best_epoch import BestModelCheckpoint, added_callbacks
+from mtl_lightning.core.update.best_validation import MONITOR
 from mtl_lightning.tasks import Regression
 from mtl_lightning.types import Batch, TargetSpec
 from tests.cli import only
