@@ -180,7 +180,7 @@ def start(trainer: Trainer, hyperparameters: Mapping[str, Any]) -> None:
 def finish(trainer: Trainer, hyperparameters: Mapping[str, Any], best: BestValidation) -> None:
     """Write the hyperparameters beside the best validation's metrics, for TensorBoard's table of runs."""
     last = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-    step = best.update if best.metrics else trainer.global_step
+    step = max((best.update if best.metrics else trainer.global_step) - 1, 0)
     for logger in trainer.loggers if trainer.is_global_zero else []:
         if isinstance(logger, TensorBoardLogger):
             write_line(logger, made_with(hyperparameters, trainer), best.metrics or last, step)

@@ -31,7 +31,7 @@ def write_line(
     from torch.utils.tensorboard.summary import hparams
 
     with type(logger.experiment)(log_dir=os.path.join(logger.log_dir, _FOLDER)) as writer:
-        _, *line = hparams({**made_with}, {**metrics})
+        _, *line = hparams({**made_with}, {**metrics})  # type: ignore[no-untyped-call]  # torch leaves it untyped
         for summary in line:
             writer._get_file_writer().add_summary(summary)
         for name, value in metrics.items():
