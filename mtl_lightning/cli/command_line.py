@@ -19,11 +19,16 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mtl_lightning.callbacks import (
     BaselineWriter,
+    ConfusionMatrices,
     ConstantMetrics,
     DeadUnits,
+    DensePanels,
     EpochTable,
     LogDeltaM,
+    PRCurves,
+    PredictedAgainstTrue,
     PredictionWriter,
+    RunText,
     UpdateRatio,
 )
 from mtl_lightning.callbacks.best_epoch import added_callbacks, what_was_tested
@@ -92,6 +97,11 @@ class MultiTaskCLI(LightningCLI):
         parser.add_lightning_class_args(BaselineWriter, "baseline_writer")
         parser.add_lightning_class_args(EpochTable, "epoch_table")
         parser.add_lightning_class_args(ConstantMetrics, "constant_metrics")
+        parser.add_lightning_class_args(PRCurves, "pr_curves")
+        parser.add_lightning_class_args(ConfusionMatrices, "confusion_matrices")
+        parser.add_lightning_class_args(PredictedAgainstTrue, "predicted_against_true")
+        parser.add_lightning_class_args(DensePanels, "dense_panels")
+        parser.add_lightning_class_args(RunText, "run_text")
         parser.link_arguments("data", "model.tasks", compute_fn=_tasks_of, apply_on="instantiate")
         parser.link_arguments("data", "model.input_spec", compute_fn=_input_spec_of, apply_on="instantiate")
 
