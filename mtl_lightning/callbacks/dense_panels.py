@@ -66,6 +66,8 @@ class DensePanels(ValidationFigures):
                 maps = [coloured(one, task.output_size) for one in (target, predicted)]
             maps[0][~labelled.numpy()] = 0
             rows.append(beside([*([grey_or_rgb(inputs)] if len(inputs) else []), *maps]))
+        times = max(1, _SIDE // max(kept[1].shape[-2:]))
+        whole = above(rows).repeat(times, 0).repeat(times, 1)
         words = "input, target, prediction" if kept[0].shape[1] else "target, prediction"
         for logger in loggers:
-            write_picture(logger, f"val/panels/{name}", with_title(above(rows), f"{name}: {words}"), step)
+            write_picture(logger, f"val/panels/{name}", with_title(whole, f"{name}: {words}"), step)

@@ -18,9 +18,9 @@ _PIXELS = 64  # of a picture
 class PredictedAgainstTrue(ValidationFigures):
     """Plots predicted numbers (up) against true ones (right) in validations, in original units.
 
-    The picture's tag is ``val/predicted/<task>``. On the diagonal both are equal. A plot for each output of a vector, 8 at most; of maps of numbers, such as depth,
-    64 pixels of each picture. The axes reach over the true values and as far again to both sides; predictions beyond
-    are drawn at the edge.
+    The picture's tag is ``val/predicted/<task>``. On the diagonal both are equal. A plot for each output of a vector, 8
+    at most; of maps of numbers, such as depth, 64 pixels of each picture. The axes reach over the true values and as
+    far again to both sides; predictions beyond are drawn at the edge.
 
     The rows are spread evenly over the validation split; with several processes they are those of the first, which are
     every n-th of it. Sample weights do not count, but rows of weight 0 are left out. Loggers that take no pictures get

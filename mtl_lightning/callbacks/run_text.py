@@ -19,7 +19,8 @@ from mtl_lightning.ranges import Ranged
 class RunText(Ranged, Callback):
     """Writes three texts when training starts, for TensorBoard's page *Text*; other loggers get nothing.
 
-    - ``run/config``: the whole configuration of the command line as YAML, else what module and data were made with.
+    - ``run/config``: the configuration of the command line as YAML, but for what is null, else what module and data were
+      made with.
     - ``run/tasks``: a table of the tasks, with whose estimates each reads, and whether the gradient stops there.
     - ``run/groups``: a table of the groups, with their numbers of parameters, their optimizers and learning rates.
 
@@ -53,7 +54,7 @@ def _config(trainer: Trainer, module: MultiTaskModule) -> str:
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set outside its __init__
     for callback in callbacks:
         if isinstance(callback, SaveConfigCallback):
-            return _fenced(callback.parser.dump(callback.config, skip_none=False))
+            return _fenced(callback.parser.dump(callback.config, skip_none=True))
     return _fenced(yaml.safe_dump(hyperparameters(module.hparams_initial, trainer), sort_keys=False))
 
 
@@ -87,7 +88,7 @@ def _groups(module: MultiTaskModule) -> str:
         optimizer = optimizers.get(name)
         options = optimizer.param_groups if optimizer is not None else []
         rates = ", ".join(dict.fromkeys(f"{float(one.get('initial_lr', one['lr'])):g}" for one in options))
-        schedule = type(schedules[name]).__name__ if name in schedules else ""
+        schedule = type(schedules[name].scheduler).__name__ if name in schedules else ""
         kind = type(optimizer).__name__ if optimizer is not None else ""
         size = sum(parameter.numel() for parameter in parameters)
         rows.append([name, f"{size:,}", f"{trained:,}", kind, rates, schedule, clips.get(name, "")])
