@@ -19,8 +19,8 @@ from mtl_lightning.ranges import Ranged
 class RunText(Ranged, Callback):
     """Writes three texts when training starts, for TensorBoard's page *Text*; other loggers get nothing.
 
-    - ``run/config``: the configuration of the command line as YAML, but for what is null, else what module and data were
-      made with.
+    - ``run/config``: the configuration of the command line as YAML, but for what is null; of a run in Python what
+      module and data were made with.
     - ``run/tasks``: a table of the tasks, with whose estimates each reads, and whether the gradient stops there.
     - ``run/groups``: a table of the groups, with their numbers of parameters, their optimizers and learning rates.
 

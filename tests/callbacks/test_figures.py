@@ -18,8 +18,6 @@ from tensorboard.util import tensor_util
 from torch import Tensor, nn
 
 from mtl_lightning.callbacks import ConfusionMatrices, DensePanels, PRCurves, PredictedAgainstTrue, drawing
-from mtl_lightning.callbacks.confusion_matrices import heat as real_heat
-from mtl_lightning.callbacks.predicted_against_true import points as real_points
 from mtl_lightning.tasks import (
     BinaryClassification,
     DepthEstimation,
@@ -34,6 +32,19 @@ from mtl_lightning.types import TargetSpec
 from tests.helpers import fit, loader_of, make_batches, make_module, make_trainer, with_gaps
 
 ALL: list[Any] = [PRCurves, ConfusionMatrices, PredictedAgainstTrue, DensePanels]
+
+
+def witness(monkeypatch: pytest.MonkeyPatch, module: str, function: str) -> list[tuple[Any, ...]]:
+    """What a drawing function is given, as it is drawn."""
+    given: list[tuple[Any, ...]] = []
+    real = getattr(drawing, function)
+
+    def drawn(*arguments: Any) -> Any:
+        given.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(f"mtl_lightning.callbacks.{module}.{function}", drawn)
+    return given
 
 
 def written(logger: TensorBoardLogger) -> EventAccumulator:
@@ -108,11 +119,7 @@ def test_precision_recall_curves_are_those_of_the_validation(task: str, tmp_path
 def test_confusion_matrices_count_what_is_taken_for_what(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[Tensor] = []
-    monkeypatch.setattr(
-        "mtl_lightning.callbacks.confusion_matrices.heat",
-        lambda counts, *words: (drawn.append(counts), real_heat(counts, *words))[1],
-    )
+    drawn = witness(monkeypatch, "confusion_matrices", "heat")
     events, predicted, target = run(task, tmp_path, ConfusionMatrices())
     label = predicted["label"]
     known = ~target.isnan() if target.is_floating_point() else target != -100
@@ -124,7 +131,7 @@ def test_confusion_matrices_count_what_is_taken_for_what(
     else:
         classes = range(4 if task == "kind" else 2)
         found = [[int((known & (target == t) & (label == p)).sum()) for p in classes] for t in classes]
-    assert drawn[-1].tolist() == found
+    assert drawn[-1][0].tolist() == found
     image = events.Images(f"val/confusion/{task}")[-1]
     assert image.step == 5
     assert len(image.encoded_image_string) < 20_000
@@ -134,11 +141,7 @@ def test_confusion_matrices_count_what_is_taken_for_what(
 def test_predicted_numbers_stand_against_true_ones_in_original_units(
     standardize: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[tuple[Tensor, Tensor, str]] = []
-    monkeypatch.setattr(
-        "mtl_lightning.callbacks.predicted_against_true.points",
-        lambda *arguments: (drawn.append(arguments), real_points(*arguments))[1],
-    )
+    drawn = witness(monkeypatch, "predicted_against_true", "points")
     made = Regression(TargetSpec(units="kg"), standardize=standardize)
     made.fit_target(torch.cat([batch["targets"]["number"] for batch in rows_of("number")]))
     monkeypatch.setitem(TASKS, "number", lambda: made)
@@ -159,26 +162,26 @@ def test_a_plot_for_each_output_of_a_vector(tmp_path: Path) -> None:
 
 
 def test_points_are_where_they_should_be() -> None:
-    """The lowest point is in the left lower corner, the highest in the right upper one; nothing else but the diagonal."""
+    """Low ones are left and below, high ones right and above; nothing else is drawn but the diagonal."""
     picture = drawing.points(torch.tensor([0.0, 10.0, 10.0]), torch.tensor([0.0, 10.0, 0.0]), "")
     blue = (picture[:, :, 2].astype(int) - picture[:, :, 0]) > 60
     ys, xs = np.nonzero(blue)
-    assert {(y > 120, x > 120) for y, x in zip(ys, xs, strict=True)} == {(True, False), (False, True), (True, True)}
+    assert {(bool(y > 120), bool(x > 120)) for y, x in zip(ys, xs, strict=True)} == {
+        (True, False),
+        (False, True),
+        (True, True),
+    }
     wild = drawing.points(torch.tensor([0.0, 1.0]), torch.tensor([1e30, -1e30]), "")
     assert wild.shape == picture.shape
 
 
 # ---------------------------------------------------------------------------------------------------------- the sample
 def test_a_small_sample_is_spread_over_the_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[Tensor] = []
-    monkeypatch.setattr(
-        "mtl_lightning.callbacks.predicted_against_true.points",
-        lambda *arguments: (drawn.append(arguments[0]), real_points(*arguments))[1],
-    )
+    drawn = witness(monkeypatch, "predicted_against_true", "points")
     _, _, target = run("number", tmp_path, PredictedAgainstTrue(rows=6))
-    assert len(drawn[-1]) == 6
-    batches = target.reshape(3, 8)
-    assert [sum(float(value) in row.tolist() for value in drawn[-1]) for row in batches] == [2, 2, 2]
+    sample = drawn[-1][0].tolist()
+    assert len(sample) == 6
+    assert [sum(value in row for value in sample) for row in target.reshape(3, 8).tolist()] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("options", [{"every_n_validations": 0}, {"every_n_validations": 3}])
