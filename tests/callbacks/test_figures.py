@@ -15,20 +15,17 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtl_lightning.callbacks import ConfusionMatrices, DensePanels, PRCurves, PredictedAgainstTrue, drawing
 from mtl_lightning.tasks import (
     BinaryClassification,
-    DepthEstimation,
     MulticlassClassification,
     MultilabelClassification,
     Regression,
-    SemanticSegmentation,
-    SurfaceNormals,
-    Task,
 )
 from mtl_lightning.types import TargetSpec
+from tests.callbacks.pixels import SIZE, Pixels, dense_batch, dense_tasks
 from tests.helpers import fit, loader_of, make_batches, make_module, make_trainer, with_gaps
 
 ALL: list[Any] = [PRCurves, ConfusionMatrices, PredictedAgainstTrue, DensePanels]
@@ -250,30 +247,10 @@ def test_without_pillow_pictures_have_no_words(monkeypatch: pytest.MonkeyPatch) 
 
 
 # ---------------------------------------------------------------------------------------------------------- dense tasks
-class Pixels(nn.Module):
-    """Outputs of every dense task: those that the inputs hold, so that predictions are known."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.zeros(()))
-
-    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
-        red = inputs[:, :1] + 0 * self.scale
-        return {"seg": torch.cat([-red, red], 1), "depth": red + 2, "normals": inputs + 0 * self.scale}
-
-
 def test_panels_show_input_target_and_prediction(tmp_path: Path) -> None:
-    size = (12, 20)
-    inputs = torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    depth = (inputs[:, 0] + 2).clamp(min=0.1)
-    targets = {"seg": (inputs[:, 0] > 0).long(), "depth": depth, "normals": inputs.clone()}
-    targets["seg"][:, :6, :10] = -100
-    tasks: dict[str, Task] = {
-        "seg": SemanticSegmentation(TargetSpec(shape=size, classes=2)),
-        "depth": DepthEstimation(TargetSpec(shape=size, units="m")),
-        "normals": SurfaceNormals(TargetSpec(shape=(3, *size))),
-    }
-    batches = [{"inputs": inputs, "targets": targets}]
+    tasks, batch = dense_tasks(), dense_batch()
+    inputs = batch["inputs"]
+    batches = [batch]
     module = make_module(tasks=tasks, architecture=Pixels(), input_spec=None)
     logger = TensorBoardLogger(tmp_path)
     fit(module, batches, batches, logger=logger, callbacks=[cls() for cls in ALL])
@@ -289,7 +266,7 @@ def test_panels_show_input_target_and_prediction(tmp_path: Path) -> None:
         rows = image[14 : 14 + 12 * times : times, : 66 * times : times]
         assert rows.shape[:2] == (12, 66)
         _, target, prediction = rows[:, :20], rows[:, 22:42], rows[:, 44:64]
-        known = np.ones(size, dtype=bool)
+        known = np.ones(SIZE, dtype=bool)
         if task == "seg":
             known[:6, :10] = False
             assert (target[~known] == 0).all()

@@ -13,6 +13,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from mtl_lightning.architectures.base import PlainNetwork
+
 _FOLDER = "best"
 _LONGEST = 200  # characters of a value
 
@@ -46,7 +48,7 @@ def made_with(hyperparameters: Mapping[str, Any], trainer: Trainer) -> dict[str,
         trainer: some of whose options are added, and the seed.
     """
     parts = {key: value for key, value in hyperparameters.items() if key != "model"}
-    found = dict(_short(hyperparameters.get("model", {}), "")) | dict(_short(parts, ""))
+    found = _kinds(trainer) | dict(_short(hyperparameters.get("model", {}), "")) | dict(_short(parts, ""))
     seed = os.environ.get("PL_GLOBAL_SEED")
     options = {
         "seed": None if seed is None else int(seed),
@@ -56,6 +58,18 @@ def made_with(hyperparameters: Mapping[str, Any], trainer: Trainer) -> dict[str,
         "trainer/processes": trainer.world_size,
     }
     return found | dict(_short(options, ""))
+
+
+def _kinds(trainer: Trainer) -> dict[str, str | float | bool]:
+    """Return the classes of the main parts, for those that were made in code and are no plain data."""
+    module: Any = trainer.lightning_module
+    architecture = module.architecture
+    made = {
+        "balancer": module.balancer,
+        "architecture": architecture.network if isinstance(architecture, PlainNetwork) else architecture,
+        "data": getattr(trainer, "datamodule", None),
+    }
+    return {name: type(part).__name__ for name, part in made.items() if part is not None}
 
 
 def _short(value: Any, name: str) -> Iterator[tuple[str, str | float | bool]]:
