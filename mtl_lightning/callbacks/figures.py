@@ -21,6 +21,7 @@ from mtl_lightning.ranges import Ranged
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch
 
+_LOOKS = 16  # batches of a split that rows are taken from, at least
 _UNKNOWN = 32  # rows of each batch where nobody knows how many batches there will be
 
 
@@ -52,7 +53,9 @@ class ValidationFigures(Ranged, Spectator):
         self._forget()
 
     def _forget(self) -> None:
-        self._validations = self._quota = 0
+        self._validations = 0
+        self._batches = 0.0  # of the validation under way, if it is drawn
+        self._seen: dict[str, int] = {}
         self._kept: dict[str, list[tuple[Tensor, ...]]] = {}
         self._sizes: dict[str, int] = {}
         self._unfit: set[str] = set()
@@ -77,27 +80,30 @@ class ValidationFigures(Ranged, Spectator):
         self._forget()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find out whether this validation is drawn, and how many rows of each batch."""
-        self._kept, self._sizes, self._quota = {}, {}, 0
+        """Find out whether this validation is drawn."""
+        self._kept, self._sizes, self._seen, self._batches = {}, {}, {}, 0.0
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         self._validations += 1
         served = any(self.serves(logger) for logger in trainer.loggers)
         if served and self.every_n_validations and self._validations % self.every_n_validations == 0:
-            batches = sum(trainer.num_val_batches)
-            self._quota = _UNKNOWN if batches == float("inf") else max(1, -(-self.rows // max(1, int(batches))))
+            self._batches = float(sum(trainer.num_val_batches))
 
     def see(
         self, module: LightningModule, stage: str, batch: Batch, outputs: Mapping[str, Tensor], dataloader_idx: int
     ) -> None:
-        """Take some rows of each task."""
-        if stage != "val" or not self._quota:
+        """Take some rows of each task, of some of the batches."""
+        if stage != "val" or not self._batches:
             return
         tasks = multi_task(module, self).tasks
         for name, target in targets_of(batch).items():
-            if name not in self._unfit and self._sizes.get(name, 0) < self.rows:
+            if name in self._unfit or self._sizes.get(name, 0) >= self.rows:
+                continue
+            seen = self._seen[name] = self._seen.get(name, -1) + 1
+            every, most = self._pace(len(target))
+            if seen % every == 0:
                 weight = weight_of(batch, name)
-                found = self._some(tasks[name], batch["inputs"], outputs[name], target, weight)
+                found = _some(tasks[name], batch["inputs"], outputs[name], target, weight, most)
                 taken = self.take(tasks[name], found) if len(found.target) else ()
                 if taken is None:
                     self._unfit.add(name)
@@ -105,22 +111,18 @@ class ValidationFigures(Ranged, Spectator):
                     self._kept.setdefault(name, []).append(taken)
                     self._sizes[name] = self._sizes.get(name, 0) + len(found.target)
 
-    def _some(self, task: Task, inputs: Any, output: Tensor, target: Tensor, weight: Tensor | None) -> Rows:
-        """Return evenly spread rows that have a label."""
-        labelled = task.labelled(target)
-        has = labelled.reshape(len(labelled), -1).any(1)
-        places = (has if weight is None else has & (weight > 0)).nonzero()[:, 0]
-        if len(places) > self._quota:
-            places = places[torch.arange(self._quota, device=places.device) * len(places) // self._quota]
-        if not len(places):
-            return Rows(None, output[:0], target[:0], labelled[:0])
-        prediction = task.predict(at_least_float32(output[places]))
-        return Rows(_picked(inputs, places, len(target)), prediction, target[places], labelled[places])
+    def _pace(self, size: int) -> tuple[int, int]:
+        """Return which of the batches, of so many rows, are looked at: one of how many; and how many rows are taken."""
+        if self._batches == float("inf"):
+            return 1, _UNKNOWN
+        looks = min(self._batches, max(_LOOKS, -(-self.rows // max(size, 1))))
+        every = int(self._batches // looks)
+        return every, -(-self.rows * every // int(self._batches))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what was taken."""
         module, kept = multi_task(pl_module, self), self._kept
-        self._kept, self._quota = {}, 0
+        self._kept, self._batches = {}, 0.0
         loggers = [logger for logger in trainer.loggers if self.serves(logger)]
         for name, parts in kept.items():
             whole = tuple(torch.cat(part).cpu() for part in zip(*parts, strict=True))
@@ -129,6 +131,19 @@ class ValidationFigures(Ranged, Spectator):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let go of the sample."""
         self._kept = {}
+
+
+def _some(task: Task, inputs: Any, output: Tensor, target: Tensor, weight: Tensor | None, most: int) -> Rows:
+    """Return evenly spread rows that have a label."""
+    labelled = task.labelled(target)
+    has = labelled if labelled.dim() == 1 else labelled.flatten(1).any(1)
+    places = (has if weight is None else has & (weight > 0)).nonzero()[:, 0]
+    if len(places) > most:
+        places = places[torch.arange(most, device=places.device) * len(places) // most]
+    if not len(places):
+        return Rows(None, output[:0], target[:0], labelled[:0])
+    prediction = task.predict(at_least_float32(output[places]))
+    return Rows(_picked(inputs, places, len(target)), prediction, target[places], labelled[places])
 
 
 def names_of(task: Task, number: int) -> list[str]:

@@ -181,6 +181,21 @@ def test_a_small_sample_is_spread_over_the_split(tmp_path: Path, monkeypatch: py
     assert [sum(value in row for value in sample) for row in target.reshape(3, 8).tolist()] == [2, 2, 2]
 
 
+@pytest.mark.parametrize("rows", [10, 40, 300, 5000])
+def test_of_many_batches_some_are_looked_at(rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first tenth of the split to the last; all rows, if there are fewer."""
+    drawn = witness(monkeypatch, "predicted_against_true", "points")
+    batches = make_batches(60, tasks=["number"])
+    module = make_module(tasks={"number": TASKS["number"]()})
+    callbacks: list[Callback] = [PredictedAgainstTrue(rows=rows)]
+    fit(module, batches[:2], batches, logger=TensorBoardLogger(tmp_path), callbacks=callbacks)
+    order = torch.cat([batch["targets"]["number"] for batch in batches]).tolist()
+    places = [order.index(value) for value in drawn[-1][0].tolist()]
+    assert len(set(places)) == len(places)
+    assert min(rows, 480) * 0.75 <= len(places) <= min(rows * 1.5, 480)
+    assert {place * 10 // 480 for place in places} >= {0, *(range(9) if rows > 10 else ())}
+
+
 @pytest.mark.parametrize("options", [{"every_n_validations": 0}, {"every_n_validations": 3}])
 def test_it_can_be_switched_off_or_be_seldom(options: Any, tmp_path: Path) -> None:
     events, _, _ = run("kind", tmp_path, *(cls(**options) for cls in ALL))

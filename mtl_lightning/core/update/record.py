@@ -153,11 +153,12 @@ PAGES = {
         "gradient norms": [r"^train/grad_norm/.*"],
         "update ratios": [r"^watch/update_ratio/.*"],
         "dead units": [r"^watch/dead_units/.*"],
+        "learned so far": [r"^watch/learned/.*"],
     },
     "conflict": {
-        "cosines of gradients": [r"^watch/conflict/cosine/.*"],
-        "ratios of gradient norms": [r"^watch/conflict/(ratio|magnitude)/.*"],
-        "conflicting updates": [r"^watch/conflict/share.*"],
+        "cosines of gradients": [r"^watch/cosine/.*"],
+        "ratios of gradient norms": [r"^watch/magnitude/.*"],
+        "conflicting updates": [r"^watch/conflicting_updates$"],
     },
 }
 """TensorBoard's *Custom scalars*: pages, their charts, and the tags that each overlays."""
