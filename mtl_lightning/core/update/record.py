@@ -146,6 +146,7 @@ PAGES = {
         "losses": [r"^train/loss/.*"],
         "validation losses": [r"^val/loss/.*"],
         "over those of constants": [r"^val/loss_normalised$"],
+        "learned so far": [r"^watch/learned/.*"],
     },
     "weights": {"sigmas": [r"^train/sigma/.*"], "weights": [r"^train/weight/.*"]},
     "rates": {
@@ -153,7 +154,6 @@ PAGES = {
         "gradient norms": [r"^train/grad_norm/.*"],
         "update ratios": [r"^watch/update_ratio/.*"],
         "dead units": [r"^watch/dead_units/.*"],
-        "learned so far": [r"^watch/learned/.*"],
     },
     "conflict": {
         "cosines of gradients": [r"^watch/cosine/.*"],
