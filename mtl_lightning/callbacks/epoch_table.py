@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from mtl_lightning.callbacks.diagnosis import multi_task
 from mtl_lightning.callbacks.text_table import by_task, tables
@@ -70,9 +71,11 @@ def _verdict(best: BestValidation) -> str:
 
 
 def _say(trainer: Trainer, text: str) -> None:
-    """Print a text without breaking the progress bar."""
+    """Print a text without breaking the progress bar, be it there, switched off, or over."""
     bar = trainer.progress_bar_callback
-    if isinstance(bar, ProgressBar):
+    if isinstance(bar, TQDMProgressBar):
+        Tqdm.write(text)  # its own `print` says nothing where no bar is shown
+    elif isinstance(bar, ProgressBar):
         bar.print(text)
     else:
         sys.stdout.write(f"{text}\n")

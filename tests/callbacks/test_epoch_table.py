@@ -112,7 +112,9 @@ def test_a_resumed_run_knows_the_best_and_another_run_forgets_it(tmp_path: Path)
     assert short["score"] != six["score"]
 
 
-@pytest.mark.parametrize("bar", [TQDMProgressBar, RichProgressBar])
+@pytest.mark.parametrize(
+    "bar", [TQDMProgressBar, RichProgressBar, partial(TQDMProgressBar, refresh_rate=0)], ids=["tqdm", "rich", "none"]
+)
 def test_progress_bars_stay_whole(bar: Any, capsys: pytest.CaptureFixture[str]) -> None:
     options: dict[str, Any] = {"enable_progress_bar": True}
     fit(make_module(), make_batches(3), make_batches(3), max_epochs=2, callbacks=[bar(), EpochTable()], **options)
@@ -124,6 +126,7 @@ def test_progress_bars_stay_whole(bar: Any, capsys: pytest.CaptureFixture[str]) 
         "vector",
         "kind",
     ] * 2
+    assert sum(line.startswith("The best validation was that of epoch ") for line in lines) == 1
 
 
 def test_it_prints_every_second_validation_or_none(capsys: pytest.CaptureFixture[str]) -> None:
