@@ -12,6 +12,7 @@ from mtl_lightning.core.update.figures import write_picture
 from mtl_lightning.tasks.base import Task
 
 _PIXELS = 512  # of a picture
+_CLASSES = 256  # at most
 
 
 class ConfusionMatrices(ValidationFigures):
@@ -19,7 +20,7 @@ class ConfusionMatrices(ValidationFigures):
 
     A row for each true class, a column for each predicted one; a cell has the number of rows, and is the darker the
     larger its share of the row. Several yes-or-no labels have a row each, and four columns. Of pictures with a class
-    per pixel at most 512 pixels each are counted.
+    per pixel at most 512 pixels each are counted. A task with more than 256 classes has none.
 
     The rows are spread evenly over the validation split; with several processes they are those of the first, which are
     every n-th of it. Sample weights do not count, but rows of weight 0 are left out. Loggers that take no pictures get
@@ -49,6 +50,8 @@ class ConfusionMatrices(ValidationFigures):
             step = max(1, -(-label[0].numel() // _PIXELS))
             truth, label = (one.flatten(1)[:, ::step].flatten() for one in (truth, label))
         classes = 2 if probability.dim() == label.dim() else probability.shape[1]
+        if classes > _CLASSES:
+            return None
         return truth, label.long(), torch.full((1,), classes)
 
     def draw(self, loggers: list[Logger], name: str, task: Task, kept: tuple[Tensor, ...], step: int) -> None:

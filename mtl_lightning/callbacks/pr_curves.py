@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch import Tensor
-from torch.nn import functional as F
 
 from mtl_lightning.callbacks.figures import Rows, ValidationFigures, classes_of, names_of
 from mtl_lightning.tasks.base import Task
@@ -45,16 +45,15 @@ class PRCurves(ValidationFigures):
         if probability.shape == label.shape:
             size = label.reshape(len(label), -1).shape
             return probability.reshape(size), rows.target.reshape(size) == 1, rows.labelled.reshape(size)
-        classes = probability.shape[-1]
-        truth = F.one_hot(rows.target.reshape(-1).long(), classes).bool()
+        probability = probability[:, :_CLASSES]
+        truth = rows.target.reshape(-1, 1) == torch.arange(probability.shape[1], device=probability.device)
         return probability, truth, rows.labelled.reshape(-1, 1).expand_as(truth)
 
     def draw(self, loggers: list[Logger], name: str, task: Task, kept: tuple[Tensor, ...], step: int) -> None:
         """Write a curve for each column."""
         probability, truth, known = kept
-        columns = min(probability.shape[1], _CLASSES)
-        names = names_of(task, probability.shape[1])
-        for column in range(columns):
+        names = names_of(task, task.output_size)
+        for column in range(min(probability.shape[1], _CLASSES)):
             mask = known[:, column]
             labels, predicted = truth[mask, column], probability[mask, column]
             tag = f"val/pr_curve/{name}" + (f"/{names[column]}" if probability.shape[1] > 1 else "")

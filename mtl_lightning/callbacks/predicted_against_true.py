@@ -49,7 +49,7 @@ class PredictedAgainstTrue(ValidationFigures):
         if predicted.dim() > 2:
             step = max(1, -(-predicted[0].numel() // _PIXELS))
             truth, predicted = (one.flatten(1)[:, ::step].flatten() for one in (truth, predicted))
-        return truth.double().reshape(len(truth), -1), predicted.double().reshape(len(predicted), -1)
+        return tuple(one.cpu().double().reshape(len(one), -1) for one in (truth, predicted))
 
     def draw(self, loggers: list[Logger], name: str, task: Task, kept: tuple[Tensor, ...], step: int) -> None:
         """Draw a plot for each column."""

@@ -251,6 +251,17 @@ def test_a_task_of_the_users_own_is_drawn_by_what_it_predicts(tmp_path: Path) ->
     assert written(logger).Tags()["images"] == []
 
 
+def test_thousands_of_classes_cost_no_more_than_some(tmp_path: Path) -> None:
+    task = MulticlassClassification(TargetSpec(classes=20_000))
+    batches = rows_of("kind")
+    logger = TensorBoardLogger(tmp_path)
+    module = make_module(tasks={"kind": task})
+    fit(module, batches, batches, logger=logger, callbacks=[PRCurves(), ConfusionMatrices()])
+    tags = written(logger).Tags()
+    assert tags["images"] == []
+    assert {tag for tag in tags["tensors"] if "pr_curve" in tag} == {f"val/pr_curve/kind/{n}" for n in range(4)}
+
+
 def test_without_pillow_pictures_have_no_words(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = torch.tensor([[3, 1], [0, 4]])
     worded = drawing.heat(counts, ["a", "b"], ["a", "b"], "title")
