@@ -34,11 +34,13 @@ def test_fit_ends_with_a_table_and_the_line_that_starts_tensorboard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(monkeypatch, "fit", "--config", MULTIDIGIT, *SMALL)
-    *_, header, rule, left, right, blank, last = capsys.readouterr().out.splitlines()
-    assert header.split() == ["task", "loss", "accuracy", "f1", "sigma"]
+    *before, header, rule, left, right, note, blank, last = capsys.readouterr().out.splitlines()
+    assert header.split() == ["task", "labels", "loss", "accuracy", "f1", "sigma"]
     assert set(rule) == {"-", " "}
-    assert (left.split()[0], right.split()[0], blank) == ("left", "right", "")
-    assert all(0 <= float(value) < 10 for line in (left, right) for value in line.split()[1:])
+    assert (left.split()[:2], right.split()[:2], blank) == (["left", "128"], ["right", "128"], "")
+    assert all(0 <= float(value.strip("()")) < 10 for line in (left, right) for value in line.split()[2:])
+    assert note.startswith("In brackets: ")
+    assert sum(line.startswith("epoch ") and "the best so far" in line for line in before) == 2
     folder = only(tmp_path, "config.yaml").parent
     assert last == f"Watch it with: tensorboard --logdir {folder}"
 

@@ -68,6 +68,7 @@ CORE = floors(
     "sharding|compilation",
     "network",
     "runtime",
+    "spectators",
     on=(*LEVEL_0, *BASES),
 )
 BALANCING = floors(

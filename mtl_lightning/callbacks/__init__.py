@@ -11,16 +11,40 @@ Delta-m compares a run with single-task runs, whose metrics one of the callbacks
 >>> from mtl_lightning.callbacks import BaselineWriter, LogDeltaM
 >>> single, joint = Trainer(callbacks=[BaselineWriter("b.yaml")]), Trainer(callbacks=[LogDeltaM("b.yaml")])
 
-The command line adds all of them to every run and takes their options under the keys ``dead_units``, ``update_ratio``,
-``predictions``, ``baseline_writer`` and ``delta_m``; in a YAML for another program they are chosen by ``class_path``. A
-callback sees the module, its groups and its optimizers, never a particular task or balancer, and it changes nothing of
-a run.
+Figures of a validation (``PRCurves``, ``ConfusionMatrices``, ``PredictedAgainstTrue``, ``DensePanels``) and texts of a
+run (``RunText``) are for TensorBoard, ``EpochTable`` is for the terminal, and ``ConstantMetrics`` says what a test's
+figures are to be held against.
+
+The command line adds all of them to every run and takes their options under keys such as ``dead_units``,
+``update_ratio``, ``predictions``, ``pr_curves`` (``--help`` lists them); in a YAML for another program they are chosen
+by ``class_path``. A callback sees the module, its groups and its optimizers, never a particular task or balancer, and
+it changes nothing of a run.
 """
 
 from mtl_lightning.callbacks.baselines import BaselineWriter
+from mtl_lightning.callbacks.confusion_matrices import ConfusionMatrices
+from mtl_lightning.callbacks.constant_metrics import ConstantMetrics
 from mtl_lightning.callbacks.dead_units import DeadUnits
 from mtl_lightning.callbacks.delta_m import LogDeltaM
+from mtl_lightning.callbacks.dense_panels import DensePanels
+from mtl_lightning.callbacks.epoch_table import EpochTable
+from mtl_lightning.callbacks.pr_curves import PRCurves
+from mtl_lightning.callbacks.predicted_against_true import PredictedAgainstTrue
 from mtl_lightning.callbacks.prediction_writer import PredictionWriter
+from mtl_lightning.callbacks.run_text import RunText
 from mtl_lightning.callbacks.update_ratio import UpdateRatio
 
-__all__ = ["BaselineWriter", "DeadUnits", "LogDeltaM", "PredictionWriter", "UpdateRatio"]
+__all__ = [
+    "BaselineWriter",
+    "ConfusionMatrices",
+    "ConstantMetrics",
+    "DeadUnits",
+    "DensePanels",
+    "EpochTable",
+    "LogDeltaM",
+    "PRCurves",
+    "PredictedAgainstTrue",
+    "PredictionWriter",
+    "RunText",
+    "UpdateRatio",
+]

@@ -16,10 +16,8 @@ from torch import Tensor
 
 from mtl_lightning.checkpoint_file import read_plain
 from mtl_lightning.core import compat
+from mtl_lightning.core.update.best_validation import MONITOR
 from mtl_lightning.types import ConfigurationError
-
-MONITOR = "val/loss_normalised"
-"""What says which epoch is the best; lower is better. In ``val/loss``, a plain sum, the largest scale decides."""
 
 
 class BestModelCheckpoint(ModelCheckpoint):

@@ -15,14 +15,28 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mtl_lightning.callbacks import BaselineWriter, DeadUnits, LogDeltaM, PredictionWriter, UpdateRatio
-from mtl_lightning.callbacks.best_epoch import MONITOR, added_callbacks, what_was_tested
+from mtl_lightning.callbacks import (
+    BaselineWriter,
+    ConfusionMatrices,
+    ConstantMetrics,
+    DeadUnits,
+    DensePanels,
+    EpochTable,
+    LogDeltaM,
+    PRCurves,
+    PredictedAgainstTrue,
+    PredictionWriter,
+    RunText,
+    UpdateRatio,
+)
+from mtl_lightning.callbacks.best_epoch import added_callbacks, what_was_tested
 from mtl_lightning.callbacks.run_config import RunConfig
 from mtl_lightning.checkpoint_file import read_part
 from mtl_lightning.cli import config_files, numbers
 from mtl_lightning.cli.parser import Parser
 from mtl_lightning.cli.table import metrics_table
 from mtl_lightning.core import MultiTaskModule, compat
+from mtl_lightning.core.update.best_validation import MONITOR
 from mtl_lightning.data.saved import SavedDataModule
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import ConfigurationError, InputSpec
@@ -93,6 +107,13 @@ class MultiTaskCLI(LightningCLI):
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(LogDeltaM, "delta_m")
         parser.add_lightning_class_args(BaselineWriter, "baseline_writer")
+        parser.add_lightning_class_args(EpochTable, "epoch_table")
+        parser.add_lightning_class_args(ConstantMetrics, "constant_metrics")
+        parser.add_lightning_class_args(PRCurves, "pr_curves")
+        parser.add_lightning_class_args(ConfusionMatrices, "confusion_matrices")
+        parser.add_lightning_class_args(PredictedAgainstTrue, "predicted_against_true")
+        parser.add_lightning_class_args(DensePanels, "dense_panels")
+        parser.add_lightning_class_args(RunText, "run_text")
         parser.link_arguments("data", "model.tasks", compute_fn=_tasks_of, apply_on="instantiate")
         parser.link_arguments("data", "model.input_spec", compute_fn=_input_spec_of, apply_on="instantiate")
 

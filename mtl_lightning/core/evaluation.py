@@ -239,13 +239,14 @@ class Evaluations:
     Args:
         network: what is evaluated.
         runtime: where it runs.
+        kind: what evaluates a dataloader.
 
     Attributes:
         stages: by stage (``"val"``, ``"test"``), the evaluation of each dataloader.
     """
 
-    def __init__(self, network: Network, runtime: Runtime) -> None:
-        self._network, self._runtime = network, runtime
+    def __init__(self, network: Network, runtime: Runtime, kind: type[Evaluation] = Evaluation) -> None:
+        self._network, self._runtime, self._kind = network, runtime, kind
         self.stages: dict[str, list[Evaluation]] = {"val": [], "test": []}
 
     def start_afresh(self) -> None:
@@ -261,16 +262,20 @@ class Evaluations:
 
     def update(self, stage: str, batch: Any, dataloader_idx: int) -> None:
         """Add a batch of one dataloader, once its targets are checked: metrics read them on the host too."""
-        network, evaluations = self._network, self.stages[stage]
-        while len(evaluations) <= dataloader_idx:
-            with wide_sums():
-                evaluations.append(Evaluation(network.tasks, stage).to(self._runtime.device))
-        evaluation = evaluations[dataloader_idx]
+        network = self._network
         for item in micro_batches(batch, network.tasks):
             check_targets(item, network.tasks)
             outputs, _ = network.run(item["inputs"], list(targets_of(item)))
             with self._runtime.full_precision(), wide_sums():
-                evaluation.update(network, item, outputs)
+                self.add(stage, item, outputs, dataloader_idx)
+                self._runtime.show(stage, item, outputs, dataloader_idx)
+
+    def add(self, stage: str, batch: Batch, outputs: Mapping[str, Tensor], dataloader_idx: int) -> None:
+        """Add a checked micro-batch of one dataloader with its outputs (B, K, *)."""
+        evaluations = self.stages[stage]
+        while len(evaluations) <= dataloader_idx:
+            evaluations.append(self._kind(self._network.tasks, stage).to(self._runtime.device))
+        evaluations[dataloader_idx].update(self._network, batch, outputs)
 
     def compute(self, stage: str, loaders: Any) -> dict[str, Tensor]:
         """Return what the stage's metrics say, by tag, and start afresh.

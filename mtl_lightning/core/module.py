@@ -235,8 +235,8 @@ class MultiTaskModule(Described, Network, LightningModule):
         self.labels.check_epoch(self.runtime.went_through_all_data)
 
     def on_fit_end(self) -> None:
-        """Write the hyperparameters with the final metrics; let go of what only updates need."""
-        record.finish(self.trainer, saving.hyperparameters(self.hparams_initial, self.trainer))
+        """Write the hyperparameters with the best metrics; let go of what only updates need."""
+        record.finish(self.trainer, saving.hyperparameters(self.hparams_initial, self.trainer), self.validations.best)
         self.updates.finish_fit()
 
     def on_validation_start(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -11,6 +11,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from mtl_lightning.core.spectators import Spectator
+from mtl_lightning.types import Batch
 
 
 class Runtime:
@@ -110,6 +113,14 @@ class Runtime:
     def to_device(self, batch: Any) -> Any:
         """Return a batch on the module's device; as it is without a trainer."""
         return batch if self._module._trainer is None else self.trainer.strategy.batch_to_device(batch)
+
+    # ------------------------------------------------------------------------------------------------------- callbacks
+    def show(self, stage: str, batch: Batch, outputs: Mapping[str, Tensor], dataloader_idx: int) -> None:
+        """Show a batch of an evaluation to the spectators among the callbacks; none of a check before the start."""
+        trainer = self.trainer
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set outside its __init__
+            if isinstance(callback, Spectator) and not trainer.sanity_checking:
+                callback.see(self._module, stage, batch, outputs, dataloader_idx)
 
     # -------------------------------------------------------------------------------------------------------- backward
     def no_gradient_sync(self) -> AbstractContextManager[Any]:

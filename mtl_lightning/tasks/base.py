@@ -185,6 +185,10 @@ class Task(Described, nn.Module, ABC):
         """Map what :meth:`trivial_prediction` found to the outputs (K,) that the loss takes."""
         return prediction
 
+    def typical_output(self, prediction: Tensor) -> Tensor:
+        """Map it to the outputs (K,) that metrics see: without weights of classes, which only the loss knows."""
+        return self.trivial_output(prediction)
+
     def best_output(self, rows: Tensor, weight: Tensor, start: Tensor, scale: Tensor) -> Tensor:
         """Search constant outputs (K,) with the least loss over rows (N, *) with weights (N,)."""
         weight = weight.to(start.dtype)

@@ -69,6 +69,12 @@ class BinaryTask(RowTask):
             return ones.logit()
         return (self.pos_weight.to(ones.dtype) * ones).clamp(min=1e-12).log() - (1 - ones).log()
 
+    def typical_output(self, prediction: Tensor) -> Tensor:
+        """Map it to logits (K,) that are above 0 where ones are the majority."""
+        if self.pos_weight is None:
+            return prediction
+        return prediction - self.pos_weight.to(prediction).clamp(min=1e-12).log()
+
     def predict(self, output: Tensor) -> dict[str, Tensor]:
         """Map outputs (B, K) to the probability of a 1 and the likelier label, both (B,), or both (B, M)."""
         probability = self.precise(output).sigmoid()

@@ -14,7 +14,7 @@ from mtl_lightning.tasks.binary import BinaryTask
 from mtl_lightning.tasks.likelihoods import SOFTMAX, Reduction
 from mtl_lightning.tasks.options import at_least_two, single_label, weights
 from mtl_lightning.tasks.rows import MISSING, RowTask
-from mtl_lightning.tasks.trivial import log_class_shares
+from mtl_lightning.tasks.trivial import log_class_shares, without_class_weights
 from mtl_lightning.tasks.weighted import ClassAccuracy, ClassF1, WeightedBinaryAccuracy, WeightedBinaryF1
 from mtl_lightning.tasks.weighted_auroc import WeightedBinaryAUROC
 from mtl_lightning.types import ConfigurationError, TargetSpec
@@ -130,6 +130,10 @@ class MulticlassClassification(RowTask):
     def trivial_prediction(self, rows: Tensor, weight: Tensor) -> Tensor:
         """Return the logarithms (K,) of the classes' shares, as the loss weighs and smooths them."""
         return log_class_shares(rows, weight, self.output_size, self.class_weights, self.label_smoothing)
+
+    def typical_output(self, prediction: Tensor) -> Tensor:
+        """Map it to logits (K,) whose largest is that of the majority."""
+        return without_class_weights(prediction, self.class_weights)
 
     def predict(self, output: Tensor) -> dict[str, Tensor]:
         """Map outputs (B, K) to the classes' probabilities (B, K) and the likeliest class as the label (B,)."""

@@ -14,7 +14,7 @@ from mtl_lightning.tasks.dense import DenseTask
 from mtl_lightning.tasks.likelihoods import SOFTMAX
 from mtl_lightning.tasks.options import at_least_two, weights
 from mtl_lightning.tasks.rows import MISSING
-from mtl_lightning.tasks.trivial import log_class_shares
+from mtl_lightning.tasks.trivial import log_class_shares, without_class_weights
 from mtl_lightning.tasks.weighted import ClassAccuracy, ClassIoU
 from mtl_lightning.types import TargetSpec
 
@@ -82,6 +82,10 @@ class SemanticSegmentation(DenseTask):
     def trivial_prediction(self, rows: Tensor, weight: Tensor) -> Tensor:
         """Return the logarithms (K,) of the classes' shares of the pixels, as the loss weighs and smooths them."""
         return log_class_shares(rows, weight, self.output_size, self.class_weights, self.label_smoothing)
+
+    def typical_output(self, prediction: Tensor) -> Tensor:
+        """Map it to logits (K,) whose largest is that of the majority."""
+        return without_class_weights(prediction, self.class_weights)
 
     def predict(self, output: Tensor) -> dict[str, Tensor]:
         """Map outputs (B, K, H, W) to the likeliest class as the label (B, H, W), and to probabilities (B, K, H, W)."""

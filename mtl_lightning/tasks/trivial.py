@@ -93,6 +93,19 @@ def log_class_shares(
     return wanted.clamp(min=1e-12).log()  # of a class that the loss leaves out
 
 
+def without_class_weights(logits: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the logits (K,) of the classes' own shares; a class of weight 0, whose share is unknown, is last.
+
+    Args:
+        logits: of :func:`log_class_shares`, with the weights.
+        weights: (K,) of the classes.
+    """
+    if weights is None:
+        return logits
+    weights = weights.to(logits)
+    return torch.where(weights > 0, logits - weights.clamp(min=1e-12).log(), logits.min() - 1)
+
+
 def _unseen(labels: Tensor) -> Tensor:
     """Return the share of all that so many labels do not have: half a label, since 0 would give an infinite loss."""
     return 0.5 / (labels + 1)

@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, OnExcept
 from torch import Tensor
 
 from mtl_lightning import MultiTaskModule
-from mtl_lightning.callbacks.best_epoch import MONITOR, BestModelCheckpoint, added_callbacks
+from mtl_lightning.callbacks.best_epoch import BestModelCheckpoint, added_callbacks
+from mtl_lightning.core.update.best_validation import MONITOR
 from mtl_lightning.tasks import Regression
 from mtl_lightning.types import Batch, TargetSpec
 from tests.cli import only
@@ -111,7 +112,7 @@ def test_the_large_scale_does_not_decide(run: Any) -> None:
 def test_the_table_is_of_the_best_epoch(run: Any) -> None:
     said = run()
     again = run("--ckpt_path=best", command="test")
-    table = r"task +loss[\s\S]*?small.*"
+    table = r"task +labels[\s\S]*?small.*"
     (first,), (second,) = re.findall(table, said), re.findall(table, again)
     assert first == second
     assert "Test of epoch 0 (update 8), the best by `val/loss_normalised`" in again

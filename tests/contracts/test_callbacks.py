@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,6 +58,14 @@ def run(*with_callbacks: Callback, **options: Any) -> tuple[MultiTaskModule, Tra
     return module, trainer
 
 
+@cache
+def plain() -> tuple[dict[str, Tensor], Tensor]:
+    """The weights after a run without callbacks, and the random state."""
+    torch.manual_seed(0)
+    module, _ = run()
+    return weights_of(module), torch.get_rng_state()
+
+
 def hooks_on(module: nn.Module) -> int:
     return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules())
 
@@ -72,11 +80,10 @@ def test_needs_no_arguments_and_says_what_it_is(cls: Any) -> None:
 @each
 def test_changes_nothing_of_a_run(cls: Any) -> None:
     """Weights, learned uncertainties and the random state are the same bit for bit; nothing is left on the network."""
-    plain, _ = run()
-    expected = torch.get_rng_state()
+    weights, expected = plain()
     torch.manual_seed(0)
     watched, _ = run(cls())
-    assert_same(weights_of(watched), weights_of(plain))
+    assert_same(weights_of(watched), weights)
     assert torch.equal(torch.get_rng_state(), expected)
     assert hooks_on(watched) == 0
     assert all(parameter.grad is None for parameter in watched.parameters())

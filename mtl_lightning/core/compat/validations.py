@@ -16,15 +16,21 @@ from lightning.pytorch import Trainer
 
 from mtl_lightning.core.optim.schedules import CompositeScheduler
 from mtl_lightning.core.runtime import Runtime
+from mtl_lightning.core.update.best_validation import BestValidation
 
 
 class Validations:
-    """Knows whether the batch last trained on has had its validation, and which metrics are from before this epoch."""
+    """Knows whether the batch last trained on has had its validation, and which metrics are from before this epoch.
+
+    Attributes:
+        best: the best validation so far.
+    """
 
     process_only: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self.best = BestValidation()
         self._done = False
         self._metrics_before: Mapping[str, Any] = {}
 
@@ -40,10 +46,13 @@ class Validations:
 
     def start_epoch(self) -> None:
         """Remember the metrics of earlier epochs, which no plateau scheduler is to take for new ones."""
+        if not self._runtime.trainer.global_step:  # of an earlier run
+            self.best.forget()
         self._metrics_before = dict(self._runtime.trainer.callback_metrics)
 
     def finish(self, scheduler: object) -> None:
         """Note the end of a validation in a fit; on the epoch's last batch, step the plateau schedulers."""
+        self.best.look(self._runtime.trainer)
         if self._runtime.trainer.is_last_batch:
             self.step_plateaus(scheduler)
         self._done = True
@@ -70,7 +79,7 @@ class Validations:
         return trainer.validating or _validates_after_this_batch(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the metrics that callbacks look at, and whether a validation is over.
+        """Return the metrics that callbacks look at, whether a validation is over, and the best one.
 
         There is no state of a started validation: it is run again from its beginning.
         """
@@ -79,6 +88,7 @@ class Validations:
             "metrics": {name: torch.as_tensor(value).detach().cpu() for name, value in metrics.items()},
             "earlier_metrics": [name for name, value in metrics.items() if value is self._metrics_before.get(name)],
             "validated": self._done,
+            "best": self.best.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -87,6 +97,7 @@ class Validations:
         self._runtime.trainer.callback_metrics.update(metrics)
         self._metrics_before = {name: metrics[name] for name in state["earlier_metrics"]}
         self._done = state["validated"]
+        self.best.load_state_dict(state.get("best", {}))
 
 
 def _validates_after_this_batch(trainer: Trainer) -> bool:

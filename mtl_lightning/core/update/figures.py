@@ -75,17 +75,27 @@ def write_matrices(matrices: Mapping[str, Tensor], trainer: Trainer) -> None:
 
 
 def _write(logger: Logger, tag: str, matrix: Tensor, step: int) -> None:
-    draw = getattr(logger, "log_image", None)
-    if isinstance(logger, TensorBoardLogger):
-        picture = _picture(matrix)
-        height, width = picture.shape
-        image = Summary.Image(height=height, width=width, colorspace=1, encoded_image_string=png(picture))
-        logger.experiment.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
-    elif callable(draw):
-        draw(key=tag, images=[_picture(matrix)], step=step)
+    if takes_pictures(logger):
+        write_picture(logger, tag, _picture(matrix), step)
     elif matrix.numel() <= _MOST:
         entries = {f"{tag}/{r}/{c}": float(e) for r, row in enumerate(matrix) for c, e in enumerate(row)}
         logger.log_metrics(entries, step=step)
+
+
+def takes_pictures(logger: Logger) -> bool:
+    """Whether a logger can be given pictures."""
+    return isinstance(logger, TensorBoardLogger) or callable(getattr(logger, "log_image", None))
+
+
+def write_picture(logger: Logger, tag: str, picture: np.ndarray[Any, Any], step: int) -> None:
+    """Give a picture (H, W), or (H, W, 3), uint8 to a logger that takes some."""
+    if isinstance(logger, TensorBoardLogger):
+        height, width, *colours = picture.shape
+        space = 3 if colours else 1
+        image = Summary.Image(height=height, width=width, colorspace=space, encoded_image_string=png(picture))
+        logger.experiment.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+    else:
+        logger.log_image(key=tag, images=[picture], step=step)  # type: ignore[attr-defined]  # see `takes_pictures`
 
 
 def _picture(matrix: Tensor) -> np.ndarray[Any, Any]:
@@ -97,13 +107,17 @@ def _picture(matrix: Tensor) -> np.ndarray[Any, Any]:
 
 
 def png(values: np.ndarray[Any, Any]) -> bytes:
-    """Return a grey picture (H, W) uint8 as the bytes of a PNG file (`ISO/IEC 15948 <https://www.w3.org/TR/png/>`_)."""
+    """Return a picture, grey (H, W) or in colours (H, W, 3), uint8, as the bytes of a PNG file
+    (`ISO/IEC 15948 <https://www.w3.org/TR/png/>`_).
+    """
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    height, width = values.shape
-    lines = np.concatenate([np.zeros((height, 1), dtype=np.uint8), values], axis=1)  # each line begins with its filter
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)  # 8 bits, grey, not interlaced
+    height, width, *colours = values.shape
+    flat = values.reshape(height, -1)
+    lines = np.concatenate([np.zeros((height, 1), dtype=np.uint8), flat], axis=1)  # each line begins with its filter
+    kind = 2 if colours else 0
+    header = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)  # 8 bits, colours or grey, not interlaced
     parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(lines.tobytes())), chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)

@@ -22,7 +22,9 @@ from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.core.optim.schedules import CompositeScheduler
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.sharding import norms
+from mtl_lightning.core.update.best_validation import BestValidation
 from mtl_lightning.core.update.losses import Losses
+from mtl_lightning.core.update.run_table import made_with, write_line
 from mtl_lightning.core.update.window import Window
 
 _KNOWN = ("lightning", "pytorch_lightning", "mtl_lightning")  # whose callbacks say in `monitor` what they read
@@ -139,28 +141,47 @@ def _log(logger: Logger, values: Mapping[str, float], trainer: Trainer) -> None:
         logger.log_metrics(dict(values), step=step)
 
 
-def start(trainer: Trainer, hyperparameters: Mapping[str, Any]) -> None:
-    """Write TensorBoard's layout, all tasks' losses in one chart and all sigmas in another; hyperparameters elsewhere.
+PAGES = {
+    "losses": {
+        "losses": [r"^train/loss/.*"],
+        "validation losses": [r"^val/loss/.*"],
+        "over those of constants": [r"^val/loss_normalised$"],
+        "learned so far": [r"^watch/learned/.*"],
+    },
+    "weights": {"sigmas": [r"^train/sigma/.*"], "weights": [r"^train/weight/.*"]},
+    "rates": {
+        "learning rates": [r"^train/lr/.*"],
+        "gradient norms": [r"^train/grad_norm/.*"],
+        "update ratios": [r"^watch/update_ratio/.*"],
+        "dead units": [r"^watch/dead_units/.*"],
+    },
+    "conflict": {
+        "cosines of gradients": [r"^watch/cosine/.*"],
+        "ratios of gradient norms": [r"^watch/magnitude/.*"],
+        "conflicting updates": [r"^watch/conflicting_updates$"],
+    },
+}
+"""TensorBoard's *Custom scalars*: pages, their charts, and the tags that each overlays."""
 
-    TensorBoard's table of runs wants the hyperparameters together with the final metrics: see :func:`finish`.
+
+def start(trainer: Trainer, hyperparameters: Mapping[str, Any]) -> None:
+    """Write TensorBoard's layout, and give the hyperparameters to the loggers.
+
+    TensorBoard's table of runs wants the hyperparameters together with the best metrics: see :func:`finish`.
     """
-    charts = {
-        "losses": ["Multiline", [r"^train/loss/.*"]],
-        "sigmas": ["Multiline", [r"^train/sigma/.*"]],
-        "weights": ["Multiline", [r"^train/weight/.*"]],
-        "validation losses": ["Multiline", [r"^val/loss/.*"]],
-    }
+    layout = {page: {title: ["Multiline", tags] for title, tags in charts.items()} for page, charts in PAGES.items()}
     for logger in trainer.loggers if trainer.is_global_zero else []:
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_custom_scalars({"tasks": charts})
+            logger.experiment.add_custom_scalars(layout)
+            logger.hparams.update(hyperparameters)  # for the file `hparams.yaml`
         else:
             logger.log_hyperparams({**hyperparameters})
 
 
-def finish(trainer: Trainer, hyperparameters: Mapping[str, Any]) -> None:
-    """Write the hyperparameters beside the last validation's metrics, for TensorBoard's table of runs."""
-    metrics = trainer.callback_metrics
-    final = {f"hp/{name}": float(value) for name, value in metrics.items() if name.startswith("val/")}
+def finish(trainer: Trainer, hyperparameters: Mapping[str, Any], best: BestValidation) -> None:
+    """Write the hyperparameters beside the best validation's metrics, for TensorBoard's table of runs."""
+    last = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    step = max((best.update if best.metrics else trainer.global_step) - 1, 0)
     for logger in trainer.loggers if trainer.is_global_zero else []:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams({**hyperparameters}, final)
+            write_line(logger, made_with(hyperparameters, trainer), best.metrics or last, step)

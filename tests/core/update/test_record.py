@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ReduceLROnPlateau as MonitoringPlateau
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import backend_context, metadata
 from torch.optim import SGD, Adam
 
 from mtl_lightning import MultiTaskModule, Schedule
@@ -29,8 +35,8 @@ RATES = {"default": partial(Adam, lr=1e-3), "kind": partial(SGD, lr=0.1), "balan
 
 
 def events(folder: Path) -> EventAccumulator:
-    """Read all event files below a folder that hold the run's scalars."""
-    (file,) = {path.parent for path in folder.rglob("events.out.tfevents.*")}
+    """Read all event files below a folder that hold the run's scalars; its line in the table of runs is apart."""
+    (file,) = {path.parent for path in folder.rglob("events.out.tfevents.*")} - {*folder.rglob("best")}
     accumulator = EventAccumulator(str(file), size_guidance={"scalars": 0})
     accumulator.Reload()
     return accumulator
@@ -131,24 +137,96 @@ def test_an_absent_task_is_not_written(tmp_path: Path) -> None:
     assert [event.step for event in written.Scalars("train/loss/number")] == [1, 2]
 
 
-def test_the_layout_overlays_tasks(tmp_path: Path) -> None:
-    fit(make_module(), make_batches(2), logger=TensorBoardLogger(tmp_path))
-    written = events(tmp_path)
+def layout_of(folder: Path) -> dict[str, dict[str, list[str]]]:
+    written = events(folder)
     layout = layout_pb2.Layout.FromString(written.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
-    charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
-    assert charts["losses"] == ["^train/loss/.*"]
-    assert charts["sigmas"] == ["^train/sigma/.*"]
+    return {page.title: {chart.title: list(chart.multiline.tag) for chart in page.chart} for page in layout.category}
 
 
-def test_hyperparameters_stand_beside_the_final_metrics(tmp_path: Path) -> None:
-    module = make_module(balancer=partial(FixedWeighting, weights=[1.0, 2.0, 3.0]))
-    trainer = fit(module, TinyData(n=24), logger=TensorBoardLogger(tmp_path, default_hp_metric=False))
-    written = events(tmp_path)
-    assert written.Scalars("hp/val/loss")[-1].value == pytest.approx(float(trainer.callback_metrics["val/loss"]))
-    assert "_hparams_/session_start_info" in written.summary_metadata
-    summary = written.summary_metadata["_hparams_/session_start_info"].plugin_data.content.decode("latin-1")
-    assert "model/balancer/class_path" in summary
-    assert "mtl_lightning.balancing.FixedWeighting" in summary
+def test_the_pages_overlay_tasks_and_groups_and_losses_stand_first(tmp_path: Path) -> None:
+    module = make_module(balancer=UncertaintyWeighting)
+    fit(module, make_batches(2), make_batches(2), logger=TensorBoardLogger(tmp_path), log_every_n_steps=1)
+    pages = layout_of(tmp_path)
+    assert list(pages) == ["losses", "weights", "rates", "conflict"]
+    tags = events(tmp_path).Tags()["scalars"]
+    found = {
+        title: {tag for tag in tags if re.search(pattern, tag)}
+        for page in ("losses", "weights", "rates")
+        for title, (pattern,) in pages[page].items()
+    }
+    for title, stem, names in (
+        ("losses", "train/loss", TASKS),
+        ("validation losses", "val/loss", TASKS),
+        ("sigmas", "train/sigma", TASKS),
+        ("weights", "train/weight", TASKS),
+        ("learning rates", "train/lr", GROUPS),
+        ("gradient norms", "train/grad_norm", GROUPS),
+    ):
+        assert found[title] == {f"{stem}/{name}" for name in names}
+    assert found["over those of constants"] == {"val/loss_normalised"}
+
+
+def session(folder: Path) -> tuple[dict[str, Any], EventAccumulator]:
+    """What a run was made with, as TensorBoard's table of runs reads it."""
+    (best,) = folder.rglob("best")
+    written = EventAccumulator(str(best))
+    written.Reload()
+    content = written.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    values = metadata.parse_session_start_info_plugin_data(content).hparams
+    return {name: value.string_value or value.number_value for name, value in values.items()}, written
+
+
+def test_the_table_of_runs_has_the_metrics_of_the_best_epoch(tmp_path: Path) -> None:
+    """Validation rows are of another problem, so that training makes them worse: the best is not the last."""
+    kept: list[dict[str, float]] = []
+
+    class Witness(Callback):
+        def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            kept.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+    rates = {"default": partial(Adam, lr=0.2)}
+    module = make_module(balancer=partial(FixedWeighting, weights=[1.0, 2.0, 3.0]), optimizers=rates)
+    options: dict[str, Any] = {"max_epochs": 3, "callbacks": [Witness()], "num_sanity_val_steps": 0}
+    fit(module, make_batches(3), make_batches(3, seed=1), logger=TensorBoardLogger(tmp_path), **options)
+    scores = [metrics["val/loss_normalised"] for metrics in kept]
+    best = min(range(3), key=scores.__getitem__)
+    assert best < 2
+    values, written = session(tmp_path)
+    for name, value in kept[best].items():
+        if name.startswith("val/"):
+            (event,) = written.Scalars(name)
+            assert event.value == pytest.approx(value, rel=1e-6)
+            at_best = [one for one in events(tmp_path).Scalars(name) if one.value == event.value]
+            assert event.step in [one.step for one in at_best]
+    assert {tag.partition("/")[0] for tag in written.Tags()["scalars"]} == {"val"}
+    assert values["balancer"] == "FixedWeighting"
+    assert values["balancer/weights"] == "[1.0, 2.0, 3.0]"
+    assert values["optimizers/default"] == "Adam"
+    assert values["optimizers/default/lr"] == 0.2
+    assert (values["architecture"], values["architecture/encoder"]) == ("SharedBottom", "MLP")
+    assert values["trainer/max_epochs"] == 3
+
+
+def test_tensorboard_finds_what_differs_between_runs(tmp_path: Path) -> None:
+    """Options that only one of the runs has among them, which TensorBoard drops from a list that a run gives."""
+    balancers: list[Any] = [UncertaintyWeighting, partial(FixedWeighting, weights=[1.0, 2.0, 3.0])]
+    for balancer in balancers:
+        fit(make_module(balancer=balancer), TinyData(n=24), logger=TensorBoardLogger(tmp_path, name="runs"))
+    provider = MultiplexerDataProvider(EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload(), str(tmp_path))
+    context = backend_context.Context(TBContext(data_provider=provider))
+    ask = RequestContext()
+    found = context.experiment_from_metadata(ask, "", True, context.hparams_metadata(ask, ""), [])
+    differing = {info.name for info in found.hparam_infos if info.differs}
+    assert differing == {"balancer"}
+    assert "balancer/weights" in {info.name for info in found.hparam_infos}
+    assert {info.name.tag for info in found.metric_infos} >= {"val/loss_normalised", "val/loss/kind"}
+    assert all(info.name.tag.startswith("val/") for info in found.metric_infos)
+
+
+def test_the_hyperparameters_are_in_the_loggers_file(tmp_path: Path) -> None:
+    fit(make_module(), TinyData(n=24), logger=TensorBoardLogger(tmp_path), enable_checkpointing=True)
+    (path,) = tmp_path.rglob("hparams.yaml")
+    assert path.read_text().startswith("data:\n")
 
 
 def test_any_logger_several_and_none(tmp_path: Path) -> None:
