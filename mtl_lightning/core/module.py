@@ -87,7 +87,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         self.runtime = Runtime(self)
         self.updates = Updates(self, self.runtime, self.plan, on_nonfinite)
         self.intake = Intake(self, self.runtime)
-        self.accumulation = Accumulation(self.runtime)
+        self.accumulation = Accumulation(self.runtime, self.tasks)
         self.labels = LabelWatch(self.tasks, allow_unlabelled or [])
         self.evaluations = Evaluations(self, self.runtime)
         self.validations = compat.Validations(self.runtime)
@@ -295,7 +295,7 @@ class MultiTaskModule(Described, Network, LightningModule):
             self.double()  # the trainer loads them before it does so, and would round them
         if self.trainer.state.fn == "fit":
             resume.check(checkpoint, self.trainer)
-            self._interrupted = saved
+            self._interrupted, self.plan.source = saved, str(where)
             due = self.trainer.enable_validation and saved.get("validation_is_due", False)
             compat.plan_validation(checkpoint["loops"], due)
 

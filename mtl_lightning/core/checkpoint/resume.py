@@ -8,6 +8,7 @@ gives and takes its state; to find out what went wrong with a resume, compare tw
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -17,7 +18,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from mtl_lightning.core.runtime import Runtime
-from mtl_lightning.errors import CheckpointError, MtlLightningError
+from mtl_lightning.errors import CheckpointError
 from mtl_lightning.types import ConfigurationError
 
 
@@ -36,6 +37,9 @@ class Resumable(Protocol):
 
 
 Parts: TypeAlias = Mapping[str, Resumable]
+
+_STAGES = ("ready", "started", "processed", "completed")
+"""Of what a loop of Lightning's does, in the order in which they are counted."""
 
 
 def states_of_processes(parts: Parts, runtime: Runtime) -> list[dict[str, Any]]:
@@ -83,7 +87,8 @@ def check(checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
     loop: Any = trainer.fit_loop
     expected = {"loops": {"fit_loop": {**loop.state_dict(), "state_dict": {}}}}  # that one is the loaders' own
     states = [] if sharded else checkpoint["optimizer_states"] or [None]
-    wrong = _unlike(checkpoint, expected, "") or next(filter(None, map(_no_state, states)), None)
+    loops = checkpoint["loops"]
+    wrong = _unlike(checkpoint, expected, "") or next(filter(None, map(_no_state, states)), _miscounted(loops, "loops"))
     if wrong:
         raise CheckpointError(
             f"{where}: expected what an interrupted run goes on with, found something else: {wrong}. Take another "
@@ -100,8 +105,19 @@ def _unlike(found: Any, expected: Any, place: str) -> str | None:
             )
         inside = (_unlike(found[key], value, f"{place}.{key}".strip(".")) for key, value in expected.items())
         return next(filter(None, inside), None)
-    alike = not isinstance(expected, int) or isinstance(found, int)
+    alike = not isinstance(expected, int) or type(found) is type(expected)
     return None if alike else f"`{place}` is a {type(found).__name__}"
+
+
+def _miscounted(found: Any, place: str) -> str | None:
+    """Say where counters of loops cannot be right: below 0, or of more that ended than began."""
+    if not isinstance(found, dict):
+        return None
+    counts = [found[name] for name in _STAGES if isinstance(found.get(name), int)]
+    most = 1 if ".epoch_progress." in place else math.inf  # that are under way
+    if counts and (counts != sorted(counts, reverse=True) or counts[-1] < 0 or counts[0] - counts[-1] > most):
+        return f"`{place}` counts {found}"
+    return next(filter(None, (_miscounted(inside, f"{place}.{name}") for name, inside in found.items())), None)
 
 
 def _no_state(state: Any) -> str | None:
@@ -125,9 +141,9 @@ def restore(parts: Parts, states: Sequence[Mapping[str, Any]], runtime: Runtime)
     """
     try:
         _restore(parts, states, runtime)
+    except ConfigurationError:
+        raise
     except (LookupError, TypeError, AttributeError, RuntimeError, ValueError, OverflowError) as error:
-        if isinstance(error, MtlLightningError):
-            raise
         reason = (str(error).splitlines() or [""])[0]
         raise CheckpointError(
             f"{runtime.trainer.ckpt_path}: expected what an interrupted run goes on with, found something else: "

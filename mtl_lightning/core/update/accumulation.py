@@ -10,8 +10,10 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities import rank_zero_warn
 
 from mtl_lightning.core.runtime import Runtime
+from mtl_lightning.core.update.batches import check_targets, micro_batches
 from mtl_lightning.plain import is_plain
-from mtl_lightning.types import Batch
+from mtl_lightning.tasks.base import Task
+from mtl_lightning.types import Batch, BatchError
 
 
 class Accumulation:
@@ -19,6 +21,7 @@ class Accumulation:
 
     Args:
         runtime: whose device batches are put back on.
+        tasks: whose targets batches have.
 
     Attributes:
         batches: the micro-batches of the started window.
@@ -26,8 +29,8 @@ class Accumulation:
 
     process_only: ClassVar[tuple[str, ...]] = ("window",)
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, runtime: Runtime, tasks: Mapping[str, Task]) -> None:
+        self._runtime, self._tasks = runtime, tasks
         self.batches: list[Batch] = []
 
     def add(self, batches: list[Batch], complete: bool) -> list[Batch] | None:
@@ -57,5 +60,15 @@ class Accumulation:
         return {"window": []}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a started window, on the module's device."""
-        self.batches = [self._runtime.to_device(batch) for batch in state.get("window", [])]
+        """Take up a started window, on the module's device.
+
+        Raises:
+            BatchError: for a window whose batches are none.
+        """
+        window = state.get("window", [])
+        if not isinstance(window, list):
+            raise BatchError(f"Expected a list of batches as a started window, found {type(window).__name__}.")
+        batches = [batch for item in window for batch in micro_batches(item, self._tasks)]
+        for batch in batches:
+            check_targets(batch, self._tasks)
+        self.batches = [self._runtime.to_device(batch) for batch in batches]

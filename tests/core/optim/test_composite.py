@@ -353,7 +353,7 @@ def test_a_state_that_does_not_fit_its_parameter_is_refused() -> None:
         ("step", None, "None"),
     ):
         state["state"][1] = {**whole, name: value}
-        with pytest.raises(CheckpointError, match=rf"group 'trunk' .* as '{name}', found {found} in .* shape \(2,\)"):
+        with pytest.raises(CheckpointError, match=rf"group 'trunk' .* as '{name}', found {found} for .* shape \(2,\)"):
             composite.load_state_dict(state)
     del state["state"][1]["step"]
     with pytest.raises(CheckpointError, match=r"as 'step', found None"):
