@@ -295,7 +295,7 @@ class MultiTaskModule(Described, Network, LightningModule):
             self.double()  # the trainer loads them before it does so, and would round them
         if self.trainer.state.fn == "fit":
             resume.check(checkpoint, self.trainer)
-            self._interrupted, self.plan.source = saved, str(where)
+            self._interrupted = saved
             due = self.trainer.enable_validation and saved.get("validation_is_due", False)
             compat.plan_validation(checkpoint["loops"], due)
 

@@ -180,6 +180,7 @@ def restore_optimizers(
 
     Raises:
         ConfigurationError: if no parameter stays.
+        CheckpointError: for states that are none.
     """
     names = _names(groups)
     whole, index, kept = composite.state_dict(), 0, 0
@@ -196,8 +197,10 @@ def restore_optimizers(
             "`restore_optimizers`: expected some parameters with the name, the shape and the optimizer class that they "
             "have in the checkpoint, found none. Keep the optimizers' classes, or train without it."
         )
-    composite.source = saved.where
-    composite.load_state_dict(whole)
+    try:
+        composite.load_state_dict(whole)
+    except CheckpointError as error:
+        raise CheckpointError(f"{saved.where}: {error}") from None
     rank_zero_info(f"{kept} of {index} parameters go on with the optimizer state of the checkpoint.")
 
 

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.errors import CheckpointError
+from mtl_lightning.plain import other_kind
 from mtl_lightning.types import ConfigurationError
 
 
@@ -87,8 +88,8 @@ def check(checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
     loop: Any = trainer.fit_loop
     expected = {"loops": {"fit_loop": {**loop.state_dict(), "state_dict": {}}}}  # that one is the loaders' own
     states = [] if sharded else checkpoint["optimizer_states"] or [None]
-    loops = checkpoint["loops"]
-    wrong = _unlike(checkpoint, expected, "") or next(filter(None, map(_no_state, states)), _miscounted(loops, "loops"))
+    wrong = _unlike(checkpoint, expected, "") or next(filter(None, map(_no_state, states)), None)
+    wrong = wrong or _miscounted(checkpoint["loops"], "loops") or _no_loaders(checkpoint["loops"]["fit_loop"])
     if wrong:
         raise CheckpointError(
             f"{where}: expected what an interrupted run goes on with, found something else: {wrong}. Take another "
@@ -118,6 +119,13 @@ def _miscounted(found: Any, place: str) -> str | None:
     if counts and (counts != sorted(counts, reverse=True) or counts[-1] < 0 or counts[0] - counts[-1] > most):
         return f"`{place}` counts {found}"
     return next(filter(None, (_miscounted(inside, f"{place}.{name}") for name, inside in found.items())), None)
+
+
+def _no_loaders(loop: Mapping[str, Any]) -> str | None:
+    """Say why the states of the training loaders, where there are some, cannot be."""
+    states = loop["state_dict"].get("combined_loader", [])
+    fits = isinstance(states, list) and all(isinstance(state, dict) for state in states)
+    return None if fits else "`loops.fit_loop.state_dict.combined_loader` is no list of loaders' states"
 
 
 def _no_state(state: Any) -> str | None:
@@ -159,6 +167,8 @@ def _restore(parts: Parts, states: Sequence[Mapping[str, Any]], runtime: Runtime
         _check_other_number(states, runtime.world_size)
         own = {name: _of_anyone(part, states[0][name]) for name, part in parts.items()}
     for name, part in parts.items():
+        if wrong := other_kind(own[name], part.state_dict(), name):
+            raise TypeError(wrong)
         part.load_state_dict(own[name])
 
 

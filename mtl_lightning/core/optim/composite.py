@@ -32,12 +32,7 @@ class CompositeOptimizer(Optimizer):
 
     So the base class's ``zero_grad`` and flat ``state_dict`` serve all of them, and a learning-rate monitor finds the
     groups by name.
-
-    Attributes:
-        source: what to call the checkpoint that states are loaded from, in errors.
     """
-
-    source: str = "The checkpoint"
 
     def __init__(self, optimizers: Mapping[str, Optimizer]) -> None:
         self.optimizers = dict(optimizers)
@@ -109,7 +104,7 @@ class CompositeOptimizer(Optimizer):
                     _check_states(made[-1], state_dict["state"], own, optimizer)
                 except CheckpointError as error:
                     raise CheckpointError(
-                        f"{self.source}: expected of the optimizer group {own['name']!r} {error}. "
+                        f"Expected of the optimizer group {own['name']!r} {error}. "
                         "Take another checkpoint, or begin anew from its weights: load_from_checkpoint(path)."
                     ) from None
         super().load_state_dict({**state_dict, "param_groups": made})

@@ -32,10 +32,7 @@ class OptimizerPlan:
     Attributes:
         groups: the groups' parameters by full name, once they are assigned.
         gradient_clip: the groups that are clipped, and the largest norm of each.
-        source: what to call the checkpoint that the states of the next optimizers are loaded from.
     """
-
-    source = CompositeOptimizer.source
 
     def __init__(
         self,
@@ -74,7 +71,6 @@ class OptimizerPlan:
         """
         self._length = length
         optimizer = build_optimizers(self.groups, self._optimizers, self._roles, sparse_parameters(network))
-        optimizer.source = self.source
         if self._factor != 1.0:
             optimizer.set_rates(self._factor)
         self._found = False

@@ -15,7 +15,9 @@ from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, S
 from mtl_lightning.core.network.graph import BALANCER, DEFAULT
 from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.core.optim.schedulers import SchedulerFactory, counts_updates, filled, given_to, share
+from mtl_lightning.errors import CheckpointError
 from mtl_lightning.names import did_you_mean, known_name
+from mtl_lightning.plain import other_kind
 from mtl_lightning.ranges import Ranged, outside
 from mtl_lightning.types import ConfigurationError, MtlLightningWarning
 
@@ -175,13 +177,20 @@ class CompositeScheduler:
 
         Raises:
             ConfigurationError: if the groups that have a scheduler differ.
+            CheckpointError: for a state that is no such scheduler's.
         """
         if sorted(state_dict) != sorted(self.schedulers):
             raise ConfigurationError(
                 f"The scheduled groups changed between save and load: the module schedules {sorted(self.schedulers)}, "
                 f"the checkpoint {sorted(state_dict)}."
             )
+        own = self.state_dict()
         for name, scheduler in self.schedulers.items():
+            if wrong := other_kind(state_dict[name], own[name], name, whole=True) or _lacking(state_dict[name], name):
+                raise CheckpointError(
+                    f"Expected the states of the groups' schedulers, found something else: {wrong}. Take another "
+                    "checkpoint, or begin anew from its weights: load_from_checkpoint(path)."
+                )
             scheduler.scheduler.load_state_dict(state_dict[name]["scheduler"])
             scheduler.last_epoch = state_dict[name]["last_epoch"]
 
@@ -217,6 +226,11 @@ class CompositeScheduler:
             ):
                 scheduler.last_epoch = epoch
                 scheduler.step(metrics)
+
+
+def _lacking(state: Mapping[str, Any], name: str) -> str | None:
+    lacking = [key for key in ("scheduler", "last_epoch") if key not in state]
+    return f"`{name}` without {lacking[0]}" if lacking else None
 
 
 def step_due(
