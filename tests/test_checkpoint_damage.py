@@ -211,6 +211,8 @@ ALTERED: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "ascent": ((*OPTIMIZER, "maximize"), True, "group 'shared' the option 'maximize' to be False"),
     "another Adam": ((*OPTIMIZER, "amsgrad"), True, "group 'shared' the option 'amsgrad' to be False"),
     "a negative rate": ((*OPTIMIZER, "lr"), -1.0, "group 'shared' as 'lr' a finite number of at least 0, found -1"),
+    "another parameter": ((*OPTIMIZER, "params", 0), 7, "parameters that are not counted up"),
+    "a nameless group": ((*OPTIMIZER, "name"), None, "The optimizer groups changed"),
     "a window of text": ((*PROCESS, "accumulation", "window"), "text", "`accumulation.window` is a str"),
     "a window of no batches": ((*PROCESS, "accumulation", "window"), [1, [2]], "BatchError: Expected a batch"),
     "a batch of others": ((*PROCESS, "accumulation", "window", 0, "targets"), {"x": torch.zeros(8)}, "no tasks"),
@@ -223,10 +225,16 @@ ALTERED: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "a loader's text": ((*LOADER, 0, "epoch"), "text", "Expected of a loader the epoch"),
     "part of a batch": ((*LOADER, 0, "batches"), 2.5, "Expected of a loader the epoch"),
     "other rows": ((*LOADER, 0, "rows"), 61, "cannot continue epoch 0"),
+    "no list of schedules": (("lr_schedulers",), None, "`lr_schedulers` is no list"),
+    "no schedules": (("lr_schedulers",), [], "`lr_schedulers` without the states"),
+    "schedules of nobody": (SCHEDULER[:2], {}, "The scheduled groups changed"),
+    "other schedules": (SCHEDULER[:2], [1], "`lr_schedulers` is no list"),
     "rates of text": ((*SCHEDULER, "_schedulers", 0, "base_lrs"), ["text"], "._schedulers.base_lrs` is a str"),
     "rates of more": ((*SCHEDULER, "_last_lr"), [0.1, 0.1], "`shared.scheduler._last_lr` has 2 entries"),
     "half an epoch": ((*SCHEDULER, "last_epoch"), 2.5, "`shared.scheduler.last_epoch` is 2.5"),
-    "no schedule": (SCHEDULER[:-1], {"last_epoch": 1}, "`shared` without scheduler"),
+    "no schedule": (SCHEDULER[:-1], {"last_epoch": 1}, "`shared`: KeyError('scheduler')"),
+    "an uncounted one": ((*SCHEDULER, "_schedulers", 1), {}, "`shared.scheduler._schedulers` without last_epoch"),
+    "fewer schedules": (SCHEDULER, {"last_epoch": 1, "_last_lr": [0.1]}, "`shared`: KeyError('_schedulers')"),
 }  # fmt: skip
 
 

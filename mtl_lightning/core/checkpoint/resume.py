@@ -17,6 +17,8 @@ import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from mtl_lightning.checkpoint_file import KEY
+from mtl_lightning.core.network.graph import DEFAULT
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.errors import CheckpointError
 from mtl_lightning.plain import other_kind
@@ -90,6 +92,7 @@ def check(checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
     states = [] if sharded else checkpoint["optimizer_states"] or [None]
     wrong = _unlike(checkpoint, expected, "") or next(filter(None, map(_no_state, states)), None)
     wrong = wrong or _miscounted(checkpoint["loops"], "loops") or _no_loaders(checkpoint["loops"]["fit_loop"])
+    wrong = wrong or _no_schedules(checkpoint["lr_schedulers"], checkpoint.get(KEY, {}))
     if wrong:
         raise CheckpointError(
             f"{where}: expected what an interrupted run goes on with, found something else: {wrong}. Take another "
@@ -128,17 +131,27 @@ def _no_loaders(loop: Mapping[str, Any]) -> str | None:
     return None if fits else "`loops.fit_loop.state_dict.combined_loader` is no list of loaders' states"
 
 
+def _no_schedules(states: Any, saved: Mapping[str, Any]) -> str | None:
+    """Say why the states of schedulers cannot be, or that there is none though the module had some."""
+    if not isinstance(states, list) or not all(isinstance(state, dict) for state in states):
+        return "`lr_schedulers` is no list of schedulers' states"
+    schedules = saved.get("config", {}).get("schedulers") or {}
+    groups = [group["group"] for group in saved.get("optimizers") or ()]
+    missing = not states and any(schedules.get(group, schedules.get(DEFAULT)) for group in groups)
+    return "`lr_schedulers` without the states of the groups' schedulers" if missing else None
+
+
 def _no_state(state: Any) -> str | None:
     """Say why something is no optimizer's state."""
     if _unlike(state, {"state": {}, "param_groups": None}, "") or not isinstance(state["param_groups"], list):
         return "`optimizer_states` without `state` and `param_groups`"
-    if not all(isinstance(group, dict) and _numbered(group.get("params")) for group in state["param_groups"]):
+    groups = state["param_groups"]
+    if not all(isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups):
         return "`optimizer_states` with groups without parameters"
+    parameters = [one for group in groups for one in group["params"]]  # numbers, or names where they are sharded
+    if parameters != [*range(len(parameters))] and not all(isinstance(one, str) for one in parameters):
+        return "`optimizer_states` with parameters that are not counted up"
     return None if all(isinstance(one, dict) for one in state["state"].values()) else "a parameter's state that is none"
-
-
-def _numbered(parameters: Any) -> bool:
-    return isinstance(parameters, list) and all(isinstance(one, int | str) for one in parameters)
 
 
 def restore(parts: Parts, states: Sequence[Mapping[str, Any]], runtime: Runtime) -> None:

@@ -82,13 +82,13 @@ class CompositeOptimizer(Optimizer):
         """Load a state whose groups have the same names and sizes.
 
         Raises:
-            ConfigurationError: if they differ; it names the difference.
-            CheckpointError: if an option of a group, or a parameter's state, is not what its optimizer keeps there.
+            CheckpointError: if they differ; it names the difference. Also if an option of a group, or a parameter's
+                state, is not what its optimizer keeps there.
         """
         expected = [(group["name"], len(group["params"])) for group in self.param_groups]
         found = [(str(group.get("name")), len(group["params"])) for group in state_dict["param_groups"]]
         if expected != found:
-            raise ConfigurationError(
+            raise CheckpointError(
                 f"The optimizer groups changed between save and load: the module has {dict(expected)} (name: number "
                 f"of parameters), the checkpoint {dict(found)}. Train with the groups of the checkpoint, or load its "
                 "weights alone with `MultiTaskModule.load_from_checkpoint` and start a new run."

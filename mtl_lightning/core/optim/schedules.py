@@ -176,22 +176,26 @@ class CompositeScheduler:
         """Load the schedulers' states by group.
 
         Raises:
-            ConfigurationError: if the groups that have a scheduler differ.
-            CheckpointError: for a state that is no such scheduler's.
+            CheckpointError: if the groups that have a scheduler differ, and for a state that is no such scheduler's.
         """
-        if sorted(state_dict) != sorted(self.schedulers):
-            raise ConfigurationError(
+        if {*state_dict} != {*self.schedulers}:
+            raise CheckpointError(
                 f"The scheduled groups changed between save and load: the module schedules {sorted(self.schedulers)}, "
-                f"the checkpoint {sorted(state_dict)}."
+                f"the checkpoint {sorted(map(str, state_dict))}."
             )
         own = self.state_dict()
         for name, scheduler in self.schedulers.items():
-            if wrong := other_kind(state_dict[name], own[name], name, whole=True) or _lacking(state_dict[name], name):
+            wrong = other_kind(state_dict[name], own[name], name, whole=True) or _uncounted(state_dict[name], name)
+            try:
+                if wrong is None:
+                    scheduler.scheduler.load_state_dict(state_dict[name]["scheduler"])
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                wrong = f"`{name}`: {error!r}"
+            if wrong is not None:
                 raise CheckpointError(
                     f"Expected the states of the groups' schedulers, found something else: {wrong}. Take another "
                     "checkpoint, or begin anew from its weights: load_from_checkpoint(path)."
                 )
-            scheduler.scheduler.load_state_dict(state_dict[name]["scheduler"])
             scheduler.last_epoch = state_dict[name]["last_epoch"]
 
     def step(self, interval: str, index: int, metrics: Mapping[str, Any]) -> None:
@@ -228,9 +232,13 @@ class CompositeScheduler:
                 scheduler.step(metrics)
 
 
-def _lacking(state: Mapping[str, Any], name: str) -> str | None:
-    lacking = [key for key in ("scheduler", "last_epoch") if key not in state]
-    return f"`{name}` without {lacking[0]}" if lacking else None
+def _uncounted(state: Any, place: str) -> str | None:
+    """Say where a scheduler's state does not know how often it was stepped."""
+    if "last_epoch" not in state:
+        return f"`{place}` without last_epoch"
+    inner = [("scheduler", state["scheduler"])] if "scheduler" in state else []
+    inner += [("_schedulers", one) for one in state.get("_schedulers", [])]
+    return next(filter(None, (_uncounted(one, f"{place}.{name}") for name, one in inner)), None)
 
 
 def step_due(
