@@ -218,6 +218,9 @@ ALTERED: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "a batch of others": ((*PROCESS, "accumulation", "window", 0, "targets"), {"x": torch.zeros(8)}, "no tasks"),
     "labels of others": ((*PROCESS, "accumulation", "window", 0, "targets", "kind"), torch.zeros(3), "Task 'kind'"),
     "labels of nobody": ((*PROCESS, "labels", "labelled"), "text", "`labels.labelled` is a str"),
+    "no part of ours": (("mtl_lightning",), torch.zeros(3), "expected a dict under 'mtl_lightning'"),
+    "no format": (("mtl_lightning", "format"), ..., "the number of a format"),
+    "a validation that may be due": (("mtl_lightning", "validation_is_due"), torch.zeros(3), "expected a bool under"),
     "many skipped": ((*PROCESS, "updates", "skipped"), torch.zeros(3), "`updates.skipped` is a Tensor"),
     "fewer than none": (("loops", "fit_loop", "epoch_progress", "current", "ready"), -1, "current` counts"),
     "epochs at once": (("loops", "fit_loop", "epoch_progress", "current", "ready"), 3, "current` counts"),
@@ -256,7 +259,10 @@ def test_what_no_run_goes_on_with(interrupted: bytes, place: tuple[Any, ...], va
     inside: Any = whole
     for key in place[:-1]:
         inside = inside[key]
-    inside[place[-1]] = value
+    if value is ...:
+        del inside[place[-1]]
+    else:
+        inside[place[-1]] = value
     torch.save(whole, PATH)
     with pytest.raises(CheckpointError) as caught:
         begun(ckpt_path=str(PATH))

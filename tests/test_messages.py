@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import resource
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,17 @@ CLASSES = {
 def test_a_misspelt_class(key: str) -> None:
     misspelt, meant = CLASSES[key]
     run(spoilt(key, misspelt)).assert_one_message(f"`{key.partition('.')[0]}", f"did you mean '{meant}'?")
+
+
+@pytest.mark.parametrize("encoder", ["Twin", {"class_path": "Twin"}], ids=str)
+def test_a_short_name_of_two_classes(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path.cwd())
+    for name in ("left_twin", "right_twin"):
+        Path(f"{name}.py").write_text("from mtl_lightning.architectures import MLP\nclass Twin(MLP):\n    pass\n")
+        monkeypatch.setitem(sys.modules, name, importlib.import_module(name))
+    said = ("found several that are called 'Twin'. Name one in full: ", "left_twin.Twin", "right_twin.Twin")
+    run(spoilt(ENCODER, encoder)).assert_one_message(f"`{ENCODER}`", *said)
+    assert run(spoilt(ENCODER, "left_twin.Twin")).code == 0
 
 
 TEXTS = {

@@ -135,8 +135,9 @@ def _no_schedules(states: Any, saved: Mapping[str, Any]) -> str | None:
     """Say why the states of schedulers cannot be, or that there is none though the module had some."""
     if not isinstance(states, list) or not all(isinstance(state, dict) for state in states):
         return "`lr_schedulers` is no list of schedulers' states"
-    schedules = saved.get("config", {}).get("schedulers") or {}
-    groups = [group["group"] for group in saved.get("optimizers") or ()]
+    found = saved.get("config", {}).get("schedulers")
+    schedules = found if isinstance(found, dict) else {}
+    groups = [str(group.get("group")) for group in saved.get("optimizers") or () if isinstance(group, dict)]
     missing = not states and any(schedules.get(group, schedules.get(DEFAULT)) for group in groups)
     return "`lr_schedulers` without the states of the groups' schedulers" if missing else None
 
