@@ -205,6 +205,7 @@ def begun(**options: Any) -> Trainer:
 
 OPTIMIZER = ("optimizer_states", 0, "param_groups", 0)
 PROCESS = ("mtl_lightning", "processes", 0)
+SAMPLE = (*PROCESS, "updates", "label_sample", "number")
 LOADER = ("loops", "fit_loop", "state_dict", "combined_loader")
 SCHEDULER = ("lr_schedulers", 0, "shared", "scheduler")
 ALTERED: dict[str, tuple[tuple[Any, ...], Any, str]] = {
@@ -217,6 +218,13 @@ ALTERED: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "a window of no batches": ((*PROCESS, "accumulation", "window"), [1, [2]], "BatchError: Expected a batch"),
     "a batch of others": ((*PROCESS, "accumulation", "window", 0, "targets"), {"x": torch.zeros(8)}, "no tasks"),
     "labels of others": ((*PROCESS, "accumulation", "window", 0, "targets", "kind"), torch.zeros(3), "Task 'kind'"),
+    "inputs of another size": ((*PROCESS, "accumulation", "window", 0, "inputs"), torch.zeros(8, 3), "inputs of shape"),
+    "inputs of nothing": ((*PROCESS, "accumulation", "window", 0, "inputs"), None, "inputs of shape"),
+    "fewer labels": ((*PROCESS, "accumulation", "window", 0, "targets", "kind"), torch.ones(3).long(), "those of 3"),
+    "a sample of parts": ((*SAMPLE, "every"), 2.5, "`sample.every` is 2.5"),
+    "a sample of nothing": ((*SAMPLE, "every"), 0, "labels, found 0"),
+    "a sample of text": ((*SAMPLE, "seen"), "text", "`sample.seen` is a str"),
+    "a sample of other labels": ((*SAMPLE, "added", 0), torch.zeros(3), "a sample of labels"),
     "labels of nobody": ((*PROCESS, "labels", "labelled"), "text", "`labels.labelled` is a str"),
     "no part of ours": (("mtl_lightning",), torch.zeros(3), "expected a dict under 'mtl_lightning'"),
     "no format": (("mtl_lightning", "format"), ..., "the number of a format"),
@@ -236,7 +244,8 @@ ALTERED: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "rates of more": ((*SCHEDULER, "_last_lr"), [0.1, 0.1], "`shared.scheduler._last_lr` has 2 entries"),
     "half an epoch": ((*SCHEDULER, "last_epoch"), 2.5, "`shared.scheduler.last_epoch` is 2.5"),
     "no schedule": (SCHEDULER[:-1], {"last_epoch": 1}, "`shared`: KeyError('scheduler')"),
-    "an uncounted one": ((*SCHEDULER, "_schedulers", 1), {}, "`shared.scheduler._schedulers` without last_epoch"),
+    "an uncounted one": ((*SCHEDULER, "_schedulers", 1), {}, "`shared.scheduler._schedulers` without "),
+    "no best": ((*SCHEDULER, "_schedulers", 1), {"last_epoch": 1, "step_size": 1, "_step_count": 1}, "without gamma"),
     "fewer schedules": (SCHEDULER, {"last_epoch": 1, "_last_lr": [0.1]}, "`shared`: KeyError('_schedulers')"),
 }  # fmt: skip
 

@@ -87,7 +87,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         self.runtime = Runtime(self)
         self.updates = Updates(self, self.runtime, self.plan, on_nonfinite)
         self.intake = Intake(self, self.runtime)
-        self.accumulation = Accumulation(self.runtime, self.tasks)
+        self.accumulation = Accumulation(self.runtime, self)
         self.labels = LabelWatch(self.tasks, allow_unlabelled or [])
         self.evaluations = Evaluations(self, self.runtime)
         self.validations = compat.Validations(self.runtime)

@@ -185,7 +185,9 @@ class CompositeScheduler:
             )
         own = self.state_dict()
         for name, scheduler in self.schedulers.items():
-            wrong = other_kind(state_dict[name], own[name], name, whole=True) or _uncounted(state_dict[name], name)
+            wrong = other_kind(state_dict[name], own[name], name, whole=True) or _lacking(
+                state_dict[name], own[name], name
+            )
             try:
                 if wrong is None:
                     scheduler.scheduler.load_state_dict(state_dict[name]["scheduler"])
@@ -232,13 +234,18 @@ class CompositeScheduler:
                 scheduler.step(metrics)
 
 
-def _uncounted(state: Any, place: str) -> str | None:
-    """Say where a scheduler's state does not know how often it was stepped."""
-    if "last_epoch" not in state:
-        return f"`{place}` without last_epoch"
-    inner = [("scheduler", state["scheduler"])] if "scheduler" in state else []
-    inner += [("_schedulers", one) for one in state.get("_schedulers", [])]
-    return next(filter(None, (_uncounted(one, f"{place}.{name}") for name, one in inner)), None)
+def _lacking(state: Any, own: Any, place: str) -> str | None:
+    """Say where a scheduler's state does not count what it counts; true and false come and go between versions."""
+    if isinstance(own, list):
+        pairs = [(place, *pair) for pair in zip(state, own, strict=False)]
+    elif isinstance(own, Mapping):
+        counts = [name for name, value in own.items() if isinstance(value, int | float) and not isinstance(value, bool)]
+        if lost := [name for name in counts if name not in state]:
+            return f"`{place}` without {lost[0]}"
+        pairs = [(f"{place}.{name}", state[name], value) for name, value in own.items() if name in state]
+    else:
+        return None
+    return next(filter(None, (_lacking(theirs, mine, at) for at, theirs, mine in pairs)), None)
 
 
 def step_due(

@@ -8,12 +8,13 @@ from typing import Any, ClassVar, cast
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
+from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.runtime import Runtime
-from mtl_lightning.core.update.batches import check_targets, micro_batches
+from mtl_lightning.core.update.batches import check_targets, micro_batches, targets_of
 from mtl_lightning.plain import is_plain
-from mtl_lightning.tasks.base import Task
-from mtl_lightning.types import Batch, BatchError
+from mtl_lightning.types import Batch, BatchError, TensorSpec
 
 
 class Accumulation:
@@ -21,7 +22,7 @@ class Accumulation:
 
     Args:
         runtime: whose device batches are put back on.
-        tasks: whose targets batches have.
+        network: whose inputs and targets batches have.
 
     Attributes:
         batches: the micro-batches of the started window.
@@ -29,8 +30,8 @@ class Accumulation:
 
     process_only: ClassVar[tuple[str, ...]] = ("window",)
 
-    def __init__(self, runtime: Runtime, tasks: Mapping[str, Task]) -> None:
-        self._runtime, self._tasks = runtime, tasks
+    def __init__(self, runtime: Runtime, network: Network) -> None:
+        self._runtime, self._network = runtime, network
         self.batches: list[Batch] = []
 
     def add(self, batches: list[Batch], complete: bool) -> list[Batch] | None:
@@ -68,7 +69,25 @@ class Accumulation:
         window = state.get("window", [])
         if not isinstance(window, list):
             raise BatchError(f"Expected a list of batches as a started window, found {type(window).__name__}.")
-        batches = [batch for item in window for batch in micro_batches(item, self._tasks)]
+        batches = [batch for item in window for batch in micro_batches(item, self._network.tasks)]
         for batch in batches:
-            check_targets(batch, self._tasks)
+            check_targets(batch, self._network.tasks)
+            self._check_inputs(batch)
         self.batches = [self._runtime.to_device(batch) for batch in batches]
+
+    def _check_inputs(self, batch: Batch) -> None:
+        """Refuse a tensor of inputs of another shape than the network's, or than the targets' rows."""
+        spec, inputs = self._network.input_spec, batch["inputs"]
+        if not isinstance(spec, TensorSpec):
+            return
+        found = tuple(inputs.shape) if isinstance(inputs, Tensor) else (type(inputs).__name__,)
+        fits = len(found) == len(spec.shape) + 1 and all(
+            size in (None, there) for size, there in zip(spec.shape, found[1:], strict=True)
+        )
+        if not fits:
+            raise BatchError(f"Expected inputs of shape (B, {', '.join(map(str, spec.shape))}), found {found}.")
+        for name, target in targets_of(batch).items():
+            if len(target) != found[0]:
+                raise BatchError(
+                    f"Expected targets of {name!r} for {found[0]} rows, found those of {len(target)} rows."
+                )
