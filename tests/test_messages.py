@@ -12,7 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from lightning.pytorch.utilities import rank_zero_only
 
+from mtl_lightning.cli import failures
 from mtl_lightning.cli.messages import sentence
 from mtl_lightning.types import DataError
 from tests.messages import CONFIG, GONE, run, run_arguments, spoilt
@@ -275,6 +277,16 @@ def test_the_whole_traceback_is_there_for_who_asks(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MTL_LIGHTNING_TRACEBACK", "1")
     with pytest.raises(Exception, match="features"):
         run(spoilt("model.architecture", "mine.Fails"))
+
+
+def test_which_process_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
+    end = run(CONFIG, "--ckpt_path=nothing.ckpt")
+    assert end.whole.rpartition("mtl-lightning")[2].startswith(
+        ", process 1: ConfigurationError: --ckpt_path=nothing.ckpt"
+    )
+    gone = RuntimeError("[/src/pair.cc:553] Connection closed by peer [127.0.0.1]:23988. Check the logs of the worker.")
+    assert failures.sentence(gone).startswith("RuntimeError: another process has ended")
 
 
 def test_an_error_of_ours_in_a_worker_is_what_it_was() -> None:
