@@ -43,7 +43,7 @@ def test_a_known_name_passes_and_an_unknown_one_is_told_its_place_and_the_neares
 
 class Named(MLP):
     def __init__(self, spec: Any, hidden: list[int] | None = None) -> None:
-        super().__init__(spec, hidden or [4])
+        super().__init__(spec, hidden=hidden or [4])
 
 
 class Whatever(Named):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -35,7 +35,7 @@ from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import InputSpec
 
 
-class MultiTaskModule(Described, Network, LightningModule):
+class MultiTaskModule(Described, Network, compat.ExportsDicts):
     """A network with many tasks, trained with manual optimization: one gradient, then a step of every group.
 
     Args:
