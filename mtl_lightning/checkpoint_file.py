@@ -32,6 +32,7 @@ _NEEDED = ("config", "by_code", "task_names", "input_spec", "processes")
 _KINDS: dict[str, type] = {
     **dict.fromkeys(("config", "by_code", "input_spec", "schema", "data", "trivial_predictions"), dict),
     **dict.fromkeys(("task_names", "processes", "optimizers"), list),
+    "validation_is_due": bool,
 }
 _TOP: dict[str, type] = {
     **dict.fromkeys(("state_dict", "callbacks", "loops"), dict),
@@ -94,7 +95,7 @@ def check(checkpoint: Any, where: str | Path = "The checkpoint", *, weights: boo
     Raises:
         CheckpointError: that says what was found.
     """
-    if not isinstance(checkpoint, dict) or not checkpoint.get(KEY):
+    if not isinstance(checkpoint, dict) or KEY not in checkpoint:
         keys = sorted(map(str, checkpoint))[:12] if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise CheckpointError(f"{where}: expected a checkpoint of a MultiTaskModule, found keys {keys}.")
     part = part_of(checkpoint, where)

@@ -68,11 +68,16 @@ def describe(part: Any) -> Any:
 
 
 def _describe_partial(part: functools.partial[Any]) -> dict[str, Any]:
-    """Describe ``partial(Class, **kwargs)``, or the parser's form of it, ``partial(make, ..., Class, **kwargs)``."""
+    """Describe ``partial(Class, **kwargs)``, or the parser's form of it, ``partial(make, ..., Class, **kwargs)``.
+
+    A subclass of ``partial`` says that it is one of a function.
+    """
     if inspect.isclass(part.func):
         if part.args:
             raise NotDescribableError(f"Expected a partial with keyword arguments only, found {part!r}.")
         return _class_with_arguments(part.func, (), part.keywords)
+    if type(part) is not functools.partial and not part.args:  # a kind of its own, of functions
+        return {"class_path": describe(part.func), "init_args": describe(part.keywords)}
     found = [arg for arg in part.args if inspect.isclass(arg)]
     if len(found) != 1:
         raise NotDescribableError(f"Expected a partial of a class, found {part!r}.")

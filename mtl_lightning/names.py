@@ -73,7 +73,10 @@ def made_by(factory: Any) -> Any:
 
 
 def _parameters(made: Any) -> list[str] | None:
-    """Return the names of a function's arguments, or of a class's and those that it hands on; None for any name."""
+    """Return the names of a function's arguments, or of a class's and those that it hands on; None for any name.
+
+    Classes of this library hand on what they take by name; what others do with it is not known.
+    """
     classes = made.__mro__ if inspect.isclass(made) else ()
     constructors: list[Any] = [base.__dict__["__init__"] for base in classes if "__init__" in base.__dict__] or [made]
     names: list[str] = []
@@ -87,4 +90,6 @@ def _parameters(made: Any) -> list[str] | None:
         ]
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return names
+        if not function.__module__.startswith("mtl_lightning."):
+            return None
     return None

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from mtl_lightning.types import ConfigurationError
 
-__all__ = ["check_plain", "is_plain"]
+__all__ = ["check_plain", "is_plain", "other_kind"]
 
 _LEAVES = (str, int, float, bool, type(None))
+_KINDS: tuple[Any, ...] = (bool, (int, float), str, (list, tuple), Mapping, Tensor)
 
 
 def is_plain(value: Any, *, tensors: bool = False) -> bool:
@@ -38,6 +39,35 @@ def check_plain(value: Any, where: str, *, tensors: bool = False) -> None:
             f"Expected plain data (str, int, float, bool, None, list, dict{also}) in {place}, found {found!r} of type "
             f"{type(found).__name__}."
         )
+
+
+def other_kind(found: Any, own: Any, place: str, *, whole: bool = False) -> str | None:
+    """Say where a saved state has an entry of another kind than one's own; None where it has not.
+
+    Entries that only one of them has, and those that are None in one's own, may be anything.
+
+    Args:
+        found: the saved state.
+        own: one's own, say at the start of a run.
+        place: what to call it.
+        whole: lists must be as long as one's own, and whole numbers be whole.
+    """
+    if isinstance(own, Mapping) and isinstance(found, Mapping):
+        pairs = [(f"{place}.{name}", found[name], own[name]) for name in own if name in found]
+    elif isinstance(own, list | tuple) and isinstance(found, list | tuple):
+        if whole and len(found) != len(own):
+            return f"`{place}` has {len(found)} entries"
+        pairs = [(place, *pair) for pair in zip(found, own, strict=False)]
+    elif own is None or _kind(found) == _kind(own):
+        odd = whole and isinstance(own, int) and found != int(found)
+        return f"`{place}` is {found:g}" if odd else None
+    else:
+        return f"`{place}` is a {type(found).__name__}"
+    return next(filter(None, (other_kind(theirs, mine, at, whole=whole) for at, theirs, mine in pairs)), None)
+
+
+def _kind(value: Any) -> Any:
+    return next((kind for kind in _KINDS if isinstance(value, kind)), type(value))
 
 
 def _foreign(value: Any, where: str, tensors: bool) -> Iterator[tuple[str, Any]]:

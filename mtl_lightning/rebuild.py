@@ -137,6 +137,9 @@ class _Builder:
         path, described = value["class_path"], value.get("init_args", {})
         if not set(value) <= {"class_path", "init_args"} or not isinstance(described, dict):
             raise _RefusedError(where, f"a class_path with init_args, found {_keys(value)}")
+        if inspect.isclass(kind) and issubclass(kind, functools.partial):
+            function = self._trusted(self._trust.the_function, path, where)
+            return kind(function, **{name: self.value(one, f"{where}.{name}", Any) for name, one in described.items()})
         bases = _bases(hint, kind)
         if not bases and kind not in (Callable, type):
             raise _RefusedError(where, f"plain data, since its type is not declared, found {path!r}")

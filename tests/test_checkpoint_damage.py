@@ -9,17 +9,19 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from torch.optim.lr_scheduler import StepLR
 
-from mtl_lightning import MultiTaskModule, checkpoint_file
+from mtl_lightning import MultiTaskModule, Schedule, checkpoint_file
 from mtl_lightning.errors import CheckpointError, MissingCheckpointError
 from tests.cli import run
-from tests.helpers import TinyData, fit, make_module
+from tests.helpers import TinyData, assert_same, fit, make_module, weights_of
 
 PATH = Path("saved/model.ckpt")
 MODEL = ("--model.architecture=SharedBottom", "--model.architecture.encoder=MLP")
@@ -169,6 +171,131 @@ def test_states_that_are_none(saved: dict[str, Any], place: tuple[Any, ...], val
     inside[place[-1]] = value
     torch.save(saved, PATH)
     assert "expected what an interrupted run goes on with" in refused(str(PATH), "fit")
+
+
+@pytest.mark.parametrize("version", [None, "text", 2.5, [1], torch.zeros(2)], ids=str)
+def test_a_version_of_lightning_that_is_none(saved: dict[str, Any], version: Any) -> None:
+    torch.save({**saved, "pytorch-lightning_version": version}, PATH)
+    assert "under pytorch-lightning_version the version of Lightning" in refused(str(PATH), "fit")
+    del saved["pytorch-lightning_version"]
+    torch.save(saved, PATH)
+    assert "found None" in refused(str(PATH), "fit")
+    MultiTaskModule.load_from_checkpoint(PATH)  # which asks nobody
+
+
+class SaveAt(Callback):
+    """Saves after one batch."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.fit_loop.batch_idx == self.batch:
+            trainer.save_checkpoint(PATH)
+
+
+SCHEDULES = {"default": Schedule(partial(StepLR, step_size=1), interval="step", warmup=2)}
+
+
+def begun(**options: Any) -> Trainer:
+    """Eight batches, three to an update, under schedules."""
+    module = make_module(schedulers=SCHEDULES)
+    return fit(module, TinyData(), accumulate_grad_batches=3, precision="32-true", **options)
+
+
+OPTIMIZER = ("optimizer_states", 0, "param_groups", 0)
+PROCESS = ("mtl_lightning", "processes", 0)
+SAMPLE = (*PROCESS, "updates", "label_sample", "number")
+LOADER = ("loops", "fit_loop", "state_dict", "combined_loader")
+SCHEDULER = ("lr_schedulers", 0, "shared", "scheduler")
+ALTERED: dict[str, tuple[tuple[Any, ...], Any, str]] = {
+    "ascent": ((*OPTIMIZER, "maximize"), True, "group 'shared' the option 'maximize' to be False"),
+    "another Adam": ((*OPTIMIZER, "amsgrad"), True, "group 'shared' the option 'amsgrad' to be False"),
+    "a negative rate": ((*OPTIMIZER, "lr"), -1.0, "group 'shared' as 'lr' a finite number of at least 0, found -1"),
+    "another parameter": ((*OPTIMIZER, "params", 0), 7, "parameters that are not counted up"),
+    "a nameless group": ((*OPTIMIZER, "name"), None, "The optimizer groups changed"),
+    "a window of text": ((*PROCESS, "accumulation", "window"), "text", "`accumulation.window` is a str"),
+    "a window of no batches": ((*PROCESS, "accumulation", "window"), [1, [2]], "BatchError: Expected a batch"),
+    "a batch of others": ((*PROCESS, "accumulation", "window", 0, "targets"), {"x": torch.zeros(8)}, "no tasks"),
+    "labels of others": ((*PROCESS, "accumulation", "window", 0, "targets", "kind"), torch.zeros(3), "Task 'kind'"),
+    "inputs of another size": ((*PROCESS, "accumulation", "window", 0, "inputs"), torch.zeros(8, 3), "inputs of shape"),
+    "inputs of nothing": ((*PROCESS, "accumulation", "window", 0, "inputs"), None, "inputs of shape"),
+    "fewer labels": ((*PROCESS, "accumulation", "window", 0, "targets", "kind"), torch.ones(3).long(), "those of 3"),
+    "a sample of parts": ((*SAMPLE, "every"), 2.5, "`sample.every` is 2.5"),
+    "a sample of nothing": ((*SAMPLE, "every"), 0, "labels, found 0"),
+    "a sample of text": ((*SAMPLE, "seen"), "text", "`sample.seen` is a str"),
+    "a sample of other labels": ((*SAMPLE, "added", 0), torch.zeros(3), "a sample of labels"),
+    "labels of nobody": ((*PROCESS, "labels", "labelled"), "text", "`labels.labelled` is a str"),
+    "no part of ours": (("mtl_lightning",), torch.zeros(3), "expected a dict under 'mtl_lightning'"),
+    "no format": (("mtl_lightning", "format"), ..., "the number of a format"),
+    "a validation that may be due": (("mtl_lightning", "validation_is_due"), torch.zeros(3), "expected a bool under"),
+    "many skipped": ((*PROCESS, "updates", "skipped"), torch.zeros(3), "`updates.skipped` is a Tensor"),
+    "fewer than none": (("loops", "fit_loop", "epoch_progress", "current", "ready"), -1, "current` counts"),
+    "epochs at once": (("loops", "fit_loop", "epoch_progress", "current", "ready"), 3, "current` counts"),
+    "no loader": (LOADER, True, "no list of loaders' states"),
+    "a loader's text": ((*LOADER, 0, "epoch"), "text", "Expected of a loader the epoch"),
+    "part of a batch": ((*LOADER, 0, "batches"), 2.5, "Expected of a loader the epoch"),
+    "other rows": ((*LOADER, 0, "rows"), 61, "cannot continue epoch 0"),
+    "no list of schedules": (("lr_schedulers",), None, "`lr_schedulers` is no list"),
+    "no schedules": (("lr_schedulers",), [], "`lr_schedulers` without the states"),
+    "schedules of nobody": (SCHEDULER[:2], {}, "The scheduled groups changed"),
+    "other schedules": (SCHEDULER[:2], [1], "`lr_schedulers` is no list"),
+    "rates of text": ((*SCHEDULER, "_schedulers", 0, "base_lrs"), ["text"], "._schedulers.base_lrs` is a str"),
+    "rates of more": ((*SCHEDULER, "_last_lr"), [0.1, 0.1], "`shared.scheduler._last_lr` has 2 entries"),
+    "half an epoch": ((*SCHEDULER, "last_epoch"), 2.5, "`shared.scheduler.last_epoch` is 2.5"),
+    "no schedule": (SCHEDULER[:-1], {"last_epoch": 1}, "`shared`: KeyError('scheduler')"),
+    "an uncounted one": ((*SCHEDULER, "_schedulers", 1), {}, "`shared.scheduler._schedulers` without "),
+    "no best": ((*SCHEDULER, "_schedulers", 1), {"last_epoch": 1, "step_size": 1, "_step_count": 1}, "without gamma"),
+    "fewer schedules": (SCHEDULER, {"last_epoch": 1, "_last_lr": [0.1]}, "`shared`: KeyError('_schedulers')"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A checkpoint of the middle of a window, as bytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("made"))
+        PATH.parent.mkdir()
+        begun(callbacks=[SaveAt(4)])
+        return PATH.read_bytes()
+
+
+@pytest.mark.parametrize(("place", "value", "found"), ALTERED.values(), ids=ALTERED)
+def test_what_no_run_goes_on_with(interrupted: bytes, place: tuple[Any, ...], value: Any, found: str) -> None:
+    PATH.parent.mkdir()
+    PATH.write_bytes(interrupted)
+    whole = torch.load(PATH, weights_only=True)
+    inside: Any = whole
+    for key in place[:-1]:
+        inside = inside[key]
+    if value is ...:
+        del inside[place[-1]]
+    else:
+        inside[place[-1]] = value
+    torch.save(whole, PATH)
+    with pytest.raises(CheckpointError) as caught:
+        begun(ckpt_path=str(PATH))
+    message = str(caught.value)
+    assert message.startswith(f"{PATH}: ")
+    assert found.lower() in message.lower()
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_how_steps_are_computed_is_this_machines_to_say(interrupted: bytes, missing: bool) -> None:
+    """A checkpoint of a GPU, or of an older PyTorch, goes on as one of here does."""
+    PATH.parent.mkdir()
+    PATH.write_bytes(interrupted)
+    expected = weights_of(cast("MultiTaskModule", begun(ckpt_path=str(PATH)).lightning_module))
+    whole = torch.load(PATH, weights_only=True)
+    for group in whole["optimizer_states"][0]["param_groups"]:
+        group.update({"foreach": True, "fused": False, "capturable": True, "differentiable": True})
+        if missing:
+            for name in ("foreach", "fused", "capturable", "differentiable", "amsgrad", "maximize"):
+                del group[name]
+            group.pop("decoupled_weight_decay", None)  # since 2.7
+    torch.save(whole, PATH)
+    assert_same(weights_of(cast("MultiTaskModule", begun(ckpt_path=str(PATH)).lightning_module)), expected)
 
 
 def test_what_is_no_checkpoint_at_all() -> None:

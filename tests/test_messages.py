@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import resource
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from lightning.pytorch.utilities import rank_zero_only
 
+from mtl_lightning.cli import failures
 from mtl_lightning.cli.messages import sentence
 from mtl_lightning.types import DataError
 from tests.messages import CONFIG, GONE, run, run_arguments, spoilt
@@ -142,6 +146,17 @@ def test_a_misspelt_class(key: str) -> None:
     run(spoilt(key, misspelt)).assert_one_message(f"`{key.partition('.')[0]}", f"did you mean '{meant}'?")
 
 
+@pytest.mark.parametrize("encoder", ["Twin", {"class_path": "Twin"}], ids=str)
+def test_a_short_name_of_two_classes(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path.cwd())
+    for name in ("left_twin", "right_twin"):
+        Path(f"{name}.py").write_text("from mtl_lightning.architectures import MLP\nclass Twin(MLP):\n    pass\n")
+        monkeypatch.setitem(sys.modules, name, importlib.import_module(name))
+    said = ("found several that are called 'Twin'. Name one in full: ", "left_twin.Twin", "right_twin.Twin")
+    run(spoilt(ENCODER, encoder)).assert_one_message(f"`{ENCODER}`", *said)
+    assert run(spoilt(ENCODER, "left_twin.Twin")).code == 0
+
+
 TEXTS = {
     "a sequence that does not end": ("model: {a: [1, 2\ndata: x\n", ["config.yaml", "line 2"]),
     "a tab": ("model:\n\tx: 1\n", ["config.yaml", "line 2"]),
@@ -262,6 +277,16 @@ def test_the_whole_traceback_is_there_for_who_asks(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MTL_LIGHTNING_TRACEBACK", "1")
     with pytest.raises(Exception, match="features"):
         run(spoilt("model.architecture", "mine.Fails"))
+
+
+def test_which_process_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
+    end = run(CONFIG, "--ckpt_path=nothing.ckpt")
+    assert end.whole.rpartition("mtl-lightning")[2].startswith(
+        ", process 1: ConfigurationError: --ckpt_path=nothing.ckpt"
+    )
+    gone = RuntimeError("[/src/pair.cc:553] Connection closed by peer [127.0.0.1]:23988. Check the logs of the worker.")
+    assert failures.sentence(gone).startswith("RuntimeError: another process has ended")
 
 
 def test_an_error_of_ours_in_a_worker_is_what_it_was() -> None:

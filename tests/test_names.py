@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 
-from mtl_lightning.names import did_you_mean, known_name, nearest
+from mtl_lightning.architectures import MLP
+from mtl_lightning.names import did_you_mean, known_arguments, known_name, nearest
 from mtl_lightning.types import ConfigurationError
 
 
@@ -35,3 +39,24 @@ def test_a_known_name_passes_and_an_unknown_one_is_told_its_place_and_the_neares
         known_name("rigth", iter(["left", "right"]), "heads")
     with pytest.raises(ConfigurationError, match=r"found 'x'\.$"):
         known_name("x", ["left"], "heads")
+
+
+class Named(MLP):
+    def __init__(self, spec: Any, hidden: list[int] | None = None) -> None:
+        super().__init__(spec, hidden=hidden or [4])
+
+
+class Whatever(Named):
+    """A class of a user's, which may do with its arguments as it likes."""
+
+    def __init__(self, spec: Any, **options: Any) -> None:
+        super().__init__(spec)
+        self.options = options
+
+
+def test_arguments_that_a_class_has_not_are_told_where_that_is_known() -> None:
+    part: Any = partial
+    for made in (part(MLP, hiden=[4]), part(Named, hiden=[4])):
+        with pytest.raises(ConfigurationError, match=r"found 'hiden'\. Did you mean 'hidden'\?"):
+            known_arguments(made)
+    known_arguments(part(Whatever, width=3))

@@ -31,10 +31,12 @@ class BaselineWriter(Ranged, Callback):
         mtl-lightning fit --config right_only.yaml --baseline_writer.path baselines.yaml
         mtl-lightning fit --config both.yaml --delta_m.baselines baselines.yaml
 
-    Entries that a run does not have stay as they are, others are replaced; runs may write at the same time. After
-    ``fit`` it is the last validation that counts, whichever epoch was the best: run ``validate`` with a checkpoint's
-    path to write that one. Losses are written too, as ``val/loss/<task>``; Delta-m leaves them out unless it is told
-    otherwise. Values that are not finite are not written.
+    Entries that a run does not have stay as they are, others are replaced; runs may write at the same time. The file is
+    written anew each time, its entries in order: comments in it, and another order, are lost.
+
+    After ``fit`` it is the last validation that counts, whichever epoch was the best: run ``validate`` with a
+    checkpoint's path to write that one. Losses are written too, as ``val/loss/<task>``; Delta-m leaves them out unless
+    it is told otherwise. Values that are not finite are not written.
 
     Args:
         path: of the file; without one nothing is written.

@@ -21,6 +21,7 @@ _PROCESS = re.compile(r"(?:Caught \w+ in DataLoader worker process|-- Process) (
 _LAST = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning)): (.*)", re.M | re.S)
 _MONITOR = re.compile(r"(?:metric `|monitor=')([^`']+)[`'].*?(?:following: |returned metrics: )\[?([^\]]*)", re.S)
 _MEMORY = re.compile(r"tried to allocate (\d+) bytes")
+_PEER = re.compile(r"Connection (?:closed|reset) by peer|remote process exited")
 _FILE = re.compile(r'^  File "([^"]+)", line (\d+)', re.M)
 _ROOM = "Free some space, or write elsewhere: `trainer.default_root_dir` is where logs and checkpoints go."
 _RIGHTS = "Write elsewhere, or make it writable: `trainer.default_root_dir` is where logs and checkpoints go."
@@ -50,6 +51,10 @@ def sentence(error: BaseException) -> str:
         size = int(found[1]) / 1e9
         return _cut(
             f"MemoryError: expected sizes that fit in memory, found one that takes {size:,.1f} GB.", _place(error)
+        )
+    if _PEER.search(text):
+        return (
+            "RuntimeError: another process has ended, so that this one cannot go on: what that one says is the reason."
         )
     if found := _MONITOR.search(text):
         known = re.findall(r"[\w/.-]+", found[2])

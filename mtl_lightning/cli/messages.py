@@ -37,6 +37,8 @@ _ARGUMENTS = re.compile(r"[Uu]nrecognized arguments: --([\w.]+)")
 _REQUIRED = re.compile(r"the following arguments are required: (.*)")
 _TYPE = re.compile(r"Expected a (?:<class '(?:[\w.]*\.)?(\w+)'>|typing\.(Literal\[.*\]))")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)()")
+_TWICE = re.compile(r"Multiple subclasses with name (\w+)()\. Give the full class path to avoid ambiguity: ([\w., ]+)")
+_NO_PATH = re.compile(r"- Expected a path but [^\n]*\n *- (.*)", re.S)
 _NO_MEMBER = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 _MODULE = re.compile(r"No module named '([\w.]+)'()")
 _NOTHING = re.compile(
@@ -70,6 +72,8 @@ class Failure:
 def failure_of(message: str) -> Failure:
     """Return the failure, in a tree of them, that was probably meant."""
     text = _dedented(message)
+    if found := _NO_PATH.match(text):  # which text may also be
+        text = _dedented(found[1])
     if found := _KEY.match(text):
         inner = failure_of(found[2])
         return Failure(inner.text, inner.weight + 4, (found[1], *inner.keys), inner.owner, inner.shown)
@@ -134,6 +138,7 @@ def _weight(text: str) -> int:
     """Return how far a type got before it failed: those that are not even of the value's kind come last."""
     kinds: tuple[tuple[int, re.Pattern[str]], ...] = (
         (6, _UNKNOWN),
+        (6, _TWICE),
         (6, re.compile("has no option|needs .*found none")),
         (6, _REQUIRED),
         (5, _MODULE),
@@ -167,6 +172,9 @@ def sentence(message: str, keys: Iterable[str]) -> str:
     elif found:
         missing = "`, `".join(name.partition(".")[2] or name for name in found[1].split(", "))
         return f"`{missing}`: expected a value, found none: it is required."
+    elif found := _TWICE.search(said):
+        paths = " or ".join(found[3].strip(" .").split(", "))
+        said = f"expected one class, found several that are called {found[1]!r}. Name one in full: {paths}"
     elif found := _NO_CLASS.search(said):
         said = _no_class(found[1] or found[2])
     elif found := _NO_MEMBER.search(said):
@@ -232,7 +240,7 @@ def _place(failure: Failure, message: str) -> str:
         unknown = unknown or _ARGUMENTS.search(failure.text)
         return next(filter(None, unknown.groups())) if unknown else ""
     name = next(filter(None, unknown.groups())).partition(".")[0] if unknown else ""
-    named = _NO_CLASS.search(failure.text) or _MODULE.search(failure.text)
+    named = next(filter(None, (kind.search(failure.text) for kind in (_NO_CLASS, _MODULE, _TWICE))), None)
     for path, value in _entries(tree):
         is_unknown = name and path[-1] == name
         is_class = not name and failure.owner and isinstance(value, Mapping) and _is_class(value, failure.owner)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -35,7 +35,7 @@ from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import InputSpec
 
 
-class MultiTaskModule(Described, Network, LightningModule):
+class MultiTaskModule(Described, Network, compat.ExportsDicts):
     """A network with many tasks, trained with manual optimization: one gradient, then a step of every group.
 
     Args:
@@ -87,7 +87,7 @@ class MultiTaskModule(Described, Network, LightningModule):
         self.runtime = Runtime(self)
         self.updates = Updates(self, self.runtime, self.plan, on_nonfinite)
         self.intake = Intake(self, self.runtime)
-        self.accumulation = Accumulation(self.runtime)
+        self.accumulation = Accumulation(self.runtime, self)
         self.labels = LabelWatch(self.tasks, allow_unlabelled or [])
         self.evaluations = Evaluations(self, self.runtime)
         self.validations = compat.Validations(self.runtime)

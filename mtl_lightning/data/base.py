@@ -18,8 +18,9 @@ from torch.utils.data import Dataset
 from mtl_lightning.data.differences import in_words
 from mtl_lightning.data.loader import ResumableLoader
 from mtl_lightning.data.saved import SavedDataModule
+from mtl_lightning.errors import CheckpointError
 from mtl_lightning.names import did_you_mean, known_arguments
-from mtl_lightning.plain import check_plain
+from mtl_lightning.plain import check_plain, is_plain
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.tasks.rows import MISSING
 from mtl_lightning.types import ConfigurationError, InputSpec, TargetSpec, input_spec_from_dict
@@ -131,12 +132,14 @@ class MultiTaskDataModule(SavedDataModule):
         """Use a checkpoint's schema if none has been read yet; refuse it if another is in use.
 
         Raises:
-            ConfigurationError: that names the differences.
+            CheckpointError: that names the differences, or for a schema that is no plain data.
         """
+        if not is_plain(schema):
+            raise CheckpointError(f"Expected the schema of {type(self).__name__} as plain data, found something else.")
         if self._schema is None:
             self.restore_schema(schema)
         elif differ := in_words(self.what_matters(schema), self.what_matters(self._schema)):
-            raise ConfigurationError(
+            raise CheckpointError(
                 f"{type(self).__name__}: expected the data that the checkpoint was trained on, found another schema: "
                 f"{differ}. Make the datamodule by `{type(self).__name__}.from_checkpoint(path)`, or call "
                 "`restore_schema` before its tasks are read; to train on other data, load the weights alone."

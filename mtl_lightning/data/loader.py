@@ -8,12 +8,14 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler, SequentialSampler
 from typing_extensions import Self
 
 from mtl_lightning.data.rows import PADDING, BatchRows
 from mtl_lightning.data.seeding import generator_of, mixed_seed
+from mtl_lightning.errors import CheckpointError
 from mtl_lightning.types import ConfigurationError
 
 
@@ -158,7 +160,7 @@ class ResumableLoader(DataLoader[Any]):
 
         Whoever sets another epoch before iterating, as Lightning does, gets that epoch from its start.
         """
-        self._resumed = dict(state_dict)
+        self._resumed = place_in_data(state_dict)
         self.order.set_epoch(state_dict["epoch"] + (state_dict["batches"] >= len(self)))
 
     def _begin(self) -> Iterator[Any]:
@@ -177,7 +179,7 @@ class ResumableLoader(DataLoader[Any]):
             return 0
         now = self._identity()
         if changed := {key: (saved.get(key), now[key]) for key in now if saved.get(key) != now[key]}:
-            raise ConfigurationError(
+            raise CheckpointError(
                 f"Cannot continue epoch {saved['epoch']} after its first {saved['batches']} batches: expected the data "
                 "as it was begun with, found "
                 + ", ".join(f"{key} {new} instead of {old}" for key, (old, new) in changed.items())
@@ -210,6 +212,23 @@ class _Pass(Iterator[Any]):
         batch = next(self._batches)
         self._loader._position["batches"] += 1
         return batch
+
+
+def place_in_data(state: Any) -> dict[str, Any]:
+    """Return a loader's state, as a checkpoint has it.
+
+    Raises:
+        CheckpointError: for one without an epoch and the number of its batches that were read.
+    """
+    if isinstance(state, Mapping):
+        counts = [state.get(name) for name in ("epoch", "batches")]
+        plain = isinstance(state.get("loaders", {}), Mapping) and not any(isinstance(v, Tensor) for v in state.values())
+        if plain and all(type(count) is int and count >= 0 for count in counts):
+            return dict(state)
+    raise CheckpointError(
+        f"Expected of a loader the epoch, and how many batches of it were read, found {state!r:.150}. Take another "
+        "checkpoint, or begin anew from its weights: load_from_checkpoint(path)."
+    )
 
 
 def _as_it_is(batch: Any) -> Any:

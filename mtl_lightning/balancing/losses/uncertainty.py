@@ -67,6 +67,10 @@ class UncertaintyWeighting(Balancer):
       ``bounds``, which the papers do not have, applied to the parameters after each step. Clamped inside the graph, s
       would lose its gradient there and never return.
     - A task without a label in a batch counts for nothing there. Were its term b s left in, s would drift away.
+    - At the optimum of s a task's objective is :math:`b_k \log L_k`, up to a constant. A regression that has come down
+      to its noise :math:`\sigma` keeps the weight :math:`1 / (2 \sigma^2)`: what shared parameters get from it is noise
+      that grows as :math:`1 / \sigma`. Adam divides by it, and a harder task beside it learns the slower: slower than
+      under the plain sum, and than with a trunk of its own.
     - With Adam, s moves by about the learning rate per update: give the balancer 1e-2 or so, and no weight decay, which
       would pull every noise level to 1.
 

@@ -27,10 +27,12 @@ class SavedOptimizers(NamedTuple):
     """What a checkpoint knows of its optimizers.
 
     Attributes:
+        where: what the checkpoint is called in errors.
         tasks: the names of the old module's tasks, in order.
         states: by the parameter's name, the full name of its optimizer's class and its state.
     """
 
+    where: str
     tasks: list[str]
     states: dict[str, tuple[str, Mapping[str, Any]]]
 
@@ -161,7 +163,7 @@ def saved_optimizers(checkpoint: Mapping[str, Any], where: str | Path) -> SavedO
         by_name = {  # their keys are numbers, or names where parameters are sharded
             name: (class_path, states.get(index, states.get(name, {}))) for index, (name, class_path) in enumerate(flat)
         }
-        return SavedOptimizers(list(checkpoint[KEY]["task_names"]), by_name)
+        return SavedOptimizers(str(where), list(checkpoint[KEY]["task_names"]), by_name)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{where}: expected the states of the groups' optimizers, found something else: {error!r}. Train without "
@@ -178,6 +180,7 @@ def restore_optimizers(
 
     Raises:
         ConfigurationError: if no parameter stays.
+        CheckpointError: for states that are none.
     """
     names = _names(groups)
     whole, index, kept = composite.state_dict(), 0, 0
@@ -194,7 +197,10 @@ def restore_optimizers(
             "`restore_optimizers`: expected some parameters with the name, the shape and the optimizer class that they "
             "have in the checkpoint, found none. Keep the optimizers' classes, or train without it."
         )
-    composite.load_state_dict(whole)
+    try:
+        composite.load_state_dict(whole)
+    except CheckpointError as error:
+        raise CheckpointError(f"{saved.where}: {error}") from None
     rank_zero_info(f"{kept} of {index} parameters go on with the optimizer state of the checkpoint.")
 
 

@@ -6,13 +6,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from mtl_lightning.checkpoint_file import FORMAT, KEY
+from mtl_lightning.errors import CheckpointError
 
 
 def upgrade(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Bring a checkpoint of format 1 to the present format; any other is returned as it is."""
+    """Bring a checkpoint of format 1 to the present format; any other is returned as it is.
+
+    Raises:
+        CheckpointError: for one without a format that is of none.
+    """
     saved = checkpoint.get(KEY)
     if saved is None or "format" in saved:
         return checkpoint
+    try:
+        return _upgraded(checkpoint, saved)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"Expected under {KEY!r} the number of a format, or what format 1 has, which had none; found neither: "
+            f"{error!r}. Take another copy, or an earlier checkpoint."
+        ) from error
+
+
+def _upgraded(checkpoint: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
     skipped = saved.get("skipped", 0)
     processes = [_parts(state, skipped) for state in saved.get("processes", [])]
     epochs = saved["processes"][0]["plateau_epochs"] if processes else {}

@@ -8,6 +8,7 @@ gives and takes its state; to find out what went wrong with a resume, compare tw
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -16,8 +17,11 @@ import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from mtl_lightning.checkpoint_file import KEY
+from mtl_lightning.core.network.graph import DEFAULT
 from mtl_lightning.core.runtime import Runtime
-from mtl_lightning.errors import CheckpointError, MtlLightningError
+from mtl_lightning.errors import CheckpointError
+from mtl_lightning.plain import other_kind
 from mtl_lightning.types import ConfigurationError
 
 
@@ -36,6 +40,9 @@ class Resumable(Protocol):
 
 
 Parts: TypeAlias = Mapping[str, Resumable]
+
+_STAGES = ("ready", "started", "processed", "completed")
+"""Of what a loop of Lightning's does, in the order in which they are counted."""
 
 
 def states_of_processes(parts: Parts, runtime: Runtime) -> list[dict[str, Any]]:
@@ -84,6 +91,8 @@ def check(checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
     expected = {"loops": {"fit_loop": {**loop.state_dict(), "state_dict": {}}}}  # that one is the loaders' own
     states = [] if sharded else checkpoint["optimizer_states"] or [None]
     wrong = _unlike(checkpoint, expected, "") or next(filter(None, map(_no_state, states)), None)
+    wrong = wrong or _miscounted(checkpoint["loops"], "loops") or _no_loaders(checkpoint["loops"]["fit_loop"])
+    wrong = wrong or _no_schedules(checkpoint["lr_schedulers"], checkpoint.get(KEY, {}))
     if wrong:
         raise CheckpointError(
             f"{where}: expected what an interrupted run goes on with, found something else: {wrong}. Take another "
@@ -100,21 +109,50 @@ def _unlike(found: Any, expected: Any, place: str) -> str | None:
             )
         inside = (_unlike(found[key], value, f"{place}.{key}".strip(".")) for key, value in expected.items())
         return next(filter(None, inside), None)
-    alike = not isinstance(expected, int) or isinstance(found, int)
+    alike = not isinstance(expected, int) or type(found) is type(expected)
     return None if alike else f"`{place}` is a {type(found).__name__}"
+
+
+def _miscounted(found: Any, place: str) -> str | None:
+    """Say where counters of loops cannot be right: below 0, or of more that ended than began."""
+    if not isinstance(found, dict):
+        return None
+    counts = [found[name] for name in _STAGES if isinstance(found.get(name), int)]
+    most = 1 if ".epoch_progress." in place else math.inf  # that are under way
+    if counts and (counts != sorted(counts, reverse=True) or counts[-1] < 0 or counts[0] - counts[-1] > most):
+        return f"`{place}` counts {found}"
+    return next(filter(None, (_miscounted(inside, f"{place}.{name}") for name, inside in found.items())), None)
+
+
+def _no_loaders(loop: Mapping[str, Any]) -> str | None:
+    """Say why the states of the training loaders, where there are some, cannot be."""
+    states = loop["state_dict"].get("combined_loader", [])
+    fits = isinstance(states, list) and all(isinstance(state, dict) for state in states)
+    return None if fits else "`loops.fit_loop.state_dict.combined_loader` is no list of loaders' states"
+
+
+def _no_schedules(states: Any, saved: Mapping[str, Any]) -> str | None:
+    """Say why the states of schedulers cannot be, or that there is none though the module had some."""
+    if not isinstance(states, list) or not all(isinstance(state, dict) for state in states):
+        return "`lr_schedulers` is no list of schedulers' states"
+    found = saved.get("config", {}).get("schedulers")
+    schedules = found if isinstance(found, dict) else {}
+    groups = [str(group.get("group")) for group in saved.get("optimizers") or () if isinstance(group, dict)]
+    missing = not states and any(schedules.get(group, schedules.get(DEFAULT)) for group in groups)
+    return "`lr_schedulers` without the states of the groups' schedulers" if missing else None
 
 
 def _no_state(state: Any) -> str | None:
     """Say why something is no optimizer's state."""
     if _unlike(state, {"state": {}, "param_groups": None}, "") or not isinstance(state["param_groups"], list):
         return "`optimizer_states` without `state` and `param_groups`"
-    if not all(isinstance(group, dict) and _numbered(group.get("params")) for group in state["param_groups"]):
+    groups = state["param_groups"]
+    if not all(isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups):
         return "`optimizer_states` with groups without parameters"
+    parameters = [one for group in groups for one in group["params"]]  # numbers, or names where they are sharded
+    if parameters != [*range(len(parameters))] and not all(isinstance(one, str) for one in parameters):
+        return "`optimizer_states` with parameters that are not counted up"
     return None if all(isinstance(one, dict) for one in state["state"].values()) else "a parameter's state that is none"
-
-
-def _numbered(parameters: Any) -> bool:
-    return isinstance(parameters, list) and all(isinstance(one, int | str) for one in parameters)
 
 
 def restore(parts: Parts, states: Sequence[Mapping[str, Any]], runtime: Runtime) -> None:
@@ -125,9 +163,9 @@ def restore(parts: Parts, states: Sequence[Mapping[str, Any]], runtime: Runtime)
     """
     try:
         _restore(parts, states, runtime)
+    except ConfigurationError:
+        raise
     except (LookupError, TypeError, AttributeError, RuntimeError, ValueError, OverflowError) as error:
-        if isinstance(error, MtlLightningError):
-            raise
         reason = (str(error).splitlines() or [""])[0]
         raise CheckpointError(
             f"{runtime.trainer.ckpt_path}: expected what an interrupted run goes on with, found something else: "
@@ -143,6 +181,8 @@ def _restore(parts: Parts, states: Sequence[Mapping[str, Any]], runtime: Runtime
         _check_other_number(states, runtime.world_size)
         own = {name: _of_anyone(part, states[0][name]) for name, part in parts.items()}
     for name, part in parts.items():
+        if wrong := other_kind(own[name], part.state_dict(), name):
+            raise TypeError(wrong)
         part.load_state_dict(own[name])
 
 

@@ -14,9 +14,12 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.strategies import Strategy
+from packaging.version import InvalidVersion, Version
 
 from mtl_lightning import checkpoint_file
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.errors import CheckpointError, ConfigurationError
+
+_VERSION = "pytorch-lightning_version"
 
 
 def _on_cpu(storage: Any, _: str) -> Any:
@@ -64,7 +67,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Read a checkpoint of ours, wherever it is; see :func:`mtl_lightning.checkpoint_file.read`."""
         if weights_only is False:
             raise ConfigurationError(f"{path}: checkpoints are plain data: expected no `weights_only=False`.")
-        return checkpoint_file.read(path, map_location)
+        checkpoint = checkpoint_file.read(path, map_location)
+        _check_version(checkpoint.get(_VERSION), path)
+        return checkpoint
+
+
+def _check_version(found: Any, path: str | Path) -> None:
+    """Refuse a checkpoint of which Lightning cannot tell from which of its versions to bring it to its own."""
+    try:
+        Version(found)
+    except (InvalidVersion, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: expected under {_VERSION} the version of Lightning that wrote it, found {found!r:.40}: something "
+            "else has written or changed it. Take another copy, or an earlier checkpoint."
+        ) from error
 
 
 def write_atomically(strategy: Strategy) -> None:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BackboneFinetuning, GradientAccumulationScheduler, ModelCheckpoint
 
+from mtl_lightning.core.compat.checkpoint_errors import CheckpointErrors
 from mtl_lightning.core.compat.file_loggers import rename_for_files
 from mtl_lightning.core.compat.finetuning import GroupBackboneFinetuning
 from mtl_lightning.core.compat.termination import Termination
@@ -96,9 +97,10 @@ def own_callbacks(trainer: Trainer) -> tuple[TrainerArguments, Termination, list
     """Return what takes the trainer's arguments over, which it has done, what ends a run, and all to be added."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set outside its __init__
     arguments, termination = the_one(TrainerArguments, callbacks), the_one(Termination, callbacks)
+    errors = the_one(CheckpointErrors, callbacks)
     arguments.take_over(trainer)
     rename_for_files(trainer.loggers)
-    own = [callback for callback in (arguments, termination) if callback not in callbacks]
+    own = [callback for callback in (arguments, termination, errors) if callback not in callbacks]
     return arguments, termination, [*replacements(callbacks), *own]
 
 

@@ -11,16 +11,20 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, overload
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import LBFGS, Adafactor, Optimizer, SparseAdam
 
 from mtl_lightning.core.optim.merged_step import step_together
 from mtl_lightning.errors import CheckpointError
+from mtl_lightning.ranges import outside
 from mtl_lightning.types import ConfigurationError
 
 _UNLIKE = (Adafactor, LBFGS, SparseAdam)
 """Optimizers of PyTorch whose states have other entries, or shapes, than one for all parameters."""
+_HOW = ("foreach", "fused", "capturable", "differentiable")
+"""Options of PyTorch's optimizers that say how a step is computed, not which: this machine's, whatever a file says."""
 
 
 class CompositeOptimizer(Optimizer):
@@ -78,24 +82,32 @@ class CompositeOptimizer(Optimizer):
         """Load a state whose groups have the same names and sizes.
 
         Raises:
-            ConfigurationError: if they differ; it names the difference.
-            CheckpointError: if an option of a group, or a parameter's state, is not what its optimizer keeps there.
+            CheckpointError: if they differ; it names the difference. Also if an option of a group, or a parameter's
+                state, is not what its optimizer keeps there.
         """
         expected = [(group["name"], len(group["params"])) for group in self.param_groups]
         found = [(str(group.get("name")), len(group["params"])) for group in state_dict["param_groups"]]
         if expected != found:
-            raise ConfigurationError(
+            raise CheckpointError(
                 f"The optimizer groups changed between save and load: the module has {dict(expected)} (name: number "
                 f"of parameters), the checkpoint {dict(found)}. Train with the groups of the checkpoint, or load its "
                 "weights alone with `MultiTaskModule.load_from_checkpoint` and start a new run."
             )
         groups = iter(state_dict["param_groups"])
+        made = []
         for optimizer in self.optimizers.values():
-            alike = type(optimizer).__module__.startswith("torch.optim.") and not isinstance(optimizer, _UNLIKE)
+            known = type(optimizer).__module__.startswith("torch.optim.")
             for own, group in zip(optimizer.param_groups, groups, strict=False):
-                _check_options(group, own, optimizer.defaults)
-                _check_states(group, state_dict["state"], own, alike)
-        super().load_state_dict(state_dict)
+                made.append(_as_here(group, own) if known else group)
+                try:
+                    _check_options(made[-1], own, optimizer)
+                    _check_states(made[-1], state_dict["state"], own, optimizer)
+                except CheckpointError as error:
+                    raise CheckpointError(
+                        f"Expected of the optimizer group {own['name']!r} {error}. "
+                        "Take another checkpoint, or begin anew from its weights: load_from_checkpoint(path)."
+                    ) from None
+        super().load_state_dict({**state_dict, "param_groups": made})
         self._link()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -120,25 +132,40 @@ def composite_of(optimizer: Any) -> CompositeOptimizer:
     return optimizer
 
 
-def _check_options(group: Mapping[str, Any], own: Mapping[str, Any], needed: Mapping[str, Any]) -> None:
-    """Refuse a group without some of the options that the optimizer needs, or with one of another type."""
-    for name in own.keys() & (group.keys() | needed.keys()) - {"params"}:
-        if name not in group or not _alike(group[name], own[name]):
-            found = f"{group[name]!r:.100}" if name in group else "none"
-            raise CheckpointError(
-                f"Expected of the optimizer group {own['name']!r} an option {name!r} such as {own[name]!r}, found "
-                f"{found} in the checkpoint. Take another checkpoint, or begin anew from its weights: "
-                "load_from_checkpoint(path)."
-            )
+def _as_here(group: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's group of one of PyTorch's optimizers, with what says how, not which, steps are made here.
+
+    What else can only be true or false, and older versions of PyTorch do not have, is the module's too.
+    """
+    here = {name: own[name] for name in _HOW if name in own}
+    return {**{name: value for name, value in own.items() if isinstance(value, bool)}, **group, **here}
 
 
-def _alike(found: Any, own: Any) -> bool:
+def _check_options(group: Mapping[str, Any], own: Mapping[str, Any], optimizer: Optimizer) -> None:
+    """Refuse a group without some of the options that the optimizer needs, or with one that cannot be.
+
+    What can only be true or false in PyTorch's optimizers makes them another: it must be as the module has it.
+    """
+    known = type(optimizer).__module__.startswith("torch.optim.")
+    for name in own.keys() & (group.keys() | optimizer.defaults.keys()) - {"params"}:
+        value = group.get(name)
+        if name not in group or not alike(value, own[name]):
+            found = f"{value!r:.100}" if name in group else "none"
+            raise CheckpointError(f"an option {name!r} such as {own[name]!r}, found {found}")
+        if known and isinstance(own[name], bool) and value is not own[name]:
+            raise CheckpointError(f"the option {name!r} to be {own[name]}, as the module's, found {value!r}")
+        for _, number, allowed in outside(type(optimizer), name, value):
+            raise CheckpointError(f"as {name!r} {allowed}, found {number:g}")
+
+
+def alike(found: Any, own: Any) -> bool:
+    """Whether what a checkpoint holds is of the kind of one's own: a number, as many numbers, text, a dict."""
     if own is None:  # it may become something else in training
         return not isinstance(found, Mapping) and not (isinstance(found, Tensor) and found.numel() > 1)
     if isinstance(own, bool):
         return found is None or isinstance(found, bool)
     if isinstance(own, tuple | list):
-        return isinstance(found, tuple | list) and len(found) == len(own) and all(map(_alike, found, own))
+        return isinstance(found, tuple | list) and len(found) == len(own) and all(map(alike, found, own))
     if isinstance(own, int | float | Tensor):
         return not isinstance(found, bool) and (
             isinstance(found, int | float) or (isinstance(found, Tensor) and found.numel() == 1)
@@ -146,34 +173,46 @@ def _alike(found: Any, own: Any) -> bool:
     return isinstance(found, type(own))
 
 
-def _check_states(group: Mapping[str, Any], states: Mapping[Any, Any], own: Mapping[str, Any], alike: bool) -> None:
+def _check_states(group: Mapping[str, Any], states: Mapping[Any, Any], own: Mapping[str, Any], of: Optimizer) -> None:
     """Refuse states of the parameters of one group with which a step would fail, or read memory that is not theirs.
+
+    Most optimizers of PyTorch keep the same entries of all parameters, each one number or one for each of theirs;
+    Adafactor, say, keeps others of matrices than of vectors.
 
     Args:
         group: of the checkpoint.
         states: of the checkpoint's parameters.
         own: the optimizer's group.
-        alike: whether the optimizer keeps the same entries of all parameters, each one number or one for each of
-            theirs; Adafactor, say, keeps others of matrices than of vectors.
+        of: the optimizer.
     """
+    same = type(of).__module__.startswith("torch.optim.") and not isinstance(of, _UNLIKE)
     pairs = zip(group["params"], own["params"], strict=True)
     found = [(states[index], parameter) for index, parameter in pairs if states.get(index)]
     tensors = {name for state, _ in found for name, value in state.items() if isinstance(value, Tensor)}
-    names = {name for state, _ in found for name in state}
+    names = {name for state, _ in found for name in state} | (_entries(of, group) if same and found else set())
     for state, parameter in found:
-        for name in names if alike else tensors & state.keys():
+        for name in names if same else tensors & state.keys():
             value = state.get(name)
             if isinstance(value, Tensor):
-                fits = not alike or value.numel() == 1 or value.shape == parameter.shape
+                fits = not same or value.numel() == 1 or value.shape == parameter.shape
             else:
-                fits = name in state and (name not in tensors or (not alike and isinstance(value, int | float | None)))
+                fits = name in state and (name not in tensors or (not same and isinstance(value, int | float | None)))
             if not fits:
                 what = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r:.100}"
                 raise CheckpointError(
-                    f"Expected of the optimizer group {own['name']!r} a state like its parameters' as {name!r}, found "
-                    f"{what} in the checkpoint for one of shape {tuple(parameter.shape)}. Take another checkpoint, or "
-                    "begin anew from its weights: load_from_checkpoint(path)."
+                    f"a state like its parameters' as {name!r}, found {what} for one of shape {tuple(parameter.shape)}"
                 )
+
+
+def _entries(optimizer: Optimizer, group: Mapping[str, Any]) -> set[str]:
+    """Return what an optimizer with a group's options keeps of a parameter, by a step of a single number."""
+    one = nn.Parameter(torch.zeros(1, 1))
+    one.grad = torch.zeros(1, 1)
+    plainly = {name: False for name in _HOW if name in group}
+    kind: Any = type(optimizer)
+    made = kind([{**group, **plainly, "params": [one]}])
+    made.step()
+    return {*made.state[one]}
 
 
 def needs_closure(optimizer: Optimizer) -> bool:

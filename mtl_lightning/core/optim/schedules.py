@@ -15,7 +15,9 @@ from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, S
 from mtl_lightning.core.network.graph import BALANCER, DEFAULT
 from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.core.optim.schedulers import SchedulerFactory, counts_updates, filled, given_to, share
+from mtl_lightning.errors import CheckpointError
 from mtl_lightning.names import did_you_mean, known_name
+from mtl_lightning.plain import other_kind
 from mtl_lightning.ranges import Ranged, outside
 from mtl_lightning.types import ConfigurationError, MtlLightningWarning
 
@@ -174,15 +176,28 @@ class CompositeScheduler:
         """Load the schedulers' states by group.
 
         Raises:
-            ConfigurationError: if the groups that have a scheduler differ.
+            CheckpointError: if the groups that have a scheduler differ, and for a state that is no such scheduler's.
         """
-        if sorted(state_dict) != sorted(self.schedulers):
-            raise ConfigurationError(
+        if {*state_dict} != {*self.schedulers}:
+            raise CheckpointError(
                 f"The scheduled groups changed between save and load: the module schedules {sorted(self.schedulers)}, "
-                f"the checkpoint {sorted(state_dict)}."
+                f"the checkpoint {sorted(map(str, state_dict))}."
             )
+        own = self.state_dict()
         for name, scheduler in self.schedulers.items():
-            scheduler.scheduler.load_state_dict(state_dict[name]["scheduler"])
+            wrong = other_kind(state_dict[name], own[name], name, whole=True) or _lacking(
+                state_dict[name], own[name], name
+            )
+            try:
+                if wrong is None:
+                    scheduler.scheduler.load_state_dict(state_dict[name]["scheduler"])
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                wrong = f"`{name}`: {error!r}"
+            if wrong is not None:
+                raise CheckpointError(
+                    f"Expected the states of the groups' schedulers, found something else: {wrong}. Take another "
+                    "checkpoint, or begin anew from its weights: load_from_checkpoint(path)."
+                )
             scheduler.last_epoch = state_dict[name]["last_epoch"]
 
     def step(self, interval: str, index: int, metrics: Mapping[str, Any]) -> None:
@@ -217,6 +232,20 @@ class CompositeScheduler:
             ):
                 scheduler.last_epoch = epoch
                 scheduler.step(metrics)
+
+
+def _lacking(state: Any, own: Any, place: str) -> str | None:
+    """Say where a scheduler's state does not count what it counts; true and false come and go between versions."""
+    if isinstance(own, list):
+        pairs = [(place, *pair) for pair in zip(state, own, strict=False)]
+    elif isinstance(own, Mapping):
+        counts = [name for name, value in own.items() if isinstance(value, int | float) and not isinstance(value, bool)]
+        if lost := [name for name in counts if name not in state]:
+            return f"`{place}` without {lost[0]}"
+        pairs = [(f"{place}.{name}", state[name], value) for name, value in own.items() if name in state]
+    else:
+        return None
+    return next(filter(None, (_lacking(theirs, mine, at) for at, theirs, mine in pairs)), None)
 
 
 def step_due(

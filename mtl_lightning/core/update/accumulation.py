@@ -8,10 +8,13 @@ from typing import Any, ClassVar, cast
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
+from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.runtime import Runtime
+from mtl_lightning.core.update.batches import check_targets, micro_batches, targets_of
 from mtl_lightning.plain import is_plain
-from mtl_lightning.types import Batch
+from mtl_lightning.types import Batch, BatchError, TensorSpec
 
 
 class Accumulation:
@@ -19,6 +22,7 @@ class Accumulation:
 
     Args:
         runtime: whose device batches are put back on.
+        network: whose inputs and targets batches have.
 
     Attributes:
         batches: the micro-batches of the started window.
@@ -26,8 +30,8 @@ class Accumulation:
 
     process_only: ClassVar[tuple[str, ...]] = ("window",)
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, runtime: Runtime, network: Network) -> None:
+        self._runtime, self._network = runtime, network
         self.batches: list[Batch] = []
 
     def add(self, batches: list[Batch], complete: bool) -> list[Batch] | None:
@@ -57,5 +61,33 @@ class Accumulation:
         return {"window": []}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a started window, on the module's device."""
-        self.batches = [self._runtime.to_device(batch) for batch in state.get("window", [])]
+        """Take up a started window, on the module's device.
+
+        Raises:
+            BatchError: for a window whose batches are none.
+        """
+        window = state.get("window", [])
+        if not isinstance(window, list):
+            raise BatchError(f"Expected a list of batches as a started window, found {type(window).__name__}.")
+        batches = [batch for item in window for batch in micro_batches(item, self._network.tasks)]
+        for batch in batches:
+            check_targets(batch, self._network.tasks)
+            self._check_inputs(batch)
+        self.batches = [self._runtime.to_device(batch) for batch in batches]
+
+    def _check_inputs(self, batch: Batch) -> None:
+        """Refuse a tensor of inputs of another shape than the network's, or than the targets' rows."""
+        spec, inputs = self._network.input_spec, batch["inputs"]
+        if not isinstance(spec, TensorSpec):
+            return
+        found = tuple(inputs.shape) if isinstance(inputs, Tensor) else (type(inputs).__name__,)
+        fits = len(found) == len(spec.shape) + 1 and all(
+            size in (None, there) for size, there in zip(spec.shape, found[1:], strict=True)
+        )
+        if not fits:
+            raise BatchError(f"Expected inputs of shape (B, {', '.join(map(str, spec.shape))}), found {found}.")
+        for name, target in targets_of(batch).items():
+            if len(target) != found[0]:
+                raise BatchError(
+                    f"Expected targets of {name!r} for {found[0]} rows, found those of {len(target)} rows."
+                )

@@ -19,8 +19,9 @@ from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.update.batches import targets_of, weight_of
 from mtl_lightning.core.update.window import Window
 from mtl_lightning.errors import MtlLightningWarning
+from mtl_lightning.plain import other_kind
 from mtl_lightning.tasks.base import Task
-from mtl_lightning.types import Batch
+from mtl_lightning.types import Batch, TargetError
 
 ROWS = 16384
 """So many labelled rows of each task, or pixels, are kept, if there are as many: the constant that is fitted to them
@@ -109,12 +110,28 @@ class Sample:
         return {"every": self.every, "seen": self._seen, "labels": self._labels, "kept": kept, "added": added}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Take up what :meth:`state_dict` returned.
+
+        Raises:
+            TargetError: for what is no sample of this task.
+        """
+        self._check(state)
         self.every, self._seen, self._labels = state["every"], state["seen"], state["labels"]
         kept = state["kept"]
         self._kept = None if kept is None else (kept[0].to(device), _on(device, kept[1]))
         self._added = [(target.to(device), _on(device, weight), labels) for target, weight, labels in state["added"]]
         self._entries = sum(target.numel() for target, _, _ in self._added)
+
+    def _check(self, state: Mapping[str, Any]) -> None:
+        wrong = other_kind(
+            {key: state[key] for key in ("every", "seen")}, {"every": 1, "seen": 0}, "sample", whole=True
+        )
+        wrong = wrong or other_kind(state, self.state_dict(), "sample")
+        rows = [*([] if state["kept"] is None else [state["kept"]]), *state["added"]]
+        if wrong or state["every"] < 1 or not all(isinstance(part, list | tuple) for part in rows):
+            raise TargetError(f"Expected a sample of labels, found {wrong or state['every']}.")
+        for target, *_ in rows:
+            self.task.check(target)
 
 
 class LabelSample:

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from mtl_lightning.data.loader import place_in_data
 from mtl_lightning.data.per_task.lengths import length_of
 from mtl_lightning.data.per_task.renaming import TargetNames, renamed
 from mtl_lightning.data.per_task.sampling import Sampling
 from mtl_lightning.data.seeding import generator_of
 from mtl_lightning.describe import describe
+from mtl_lightning.errors import CheckpointError
 from mtl_lightning.types import ConfigurationError
 
 Mode: TypeAlias = Literal["min_size", "max_size_cycle", "max_size", "sequential"]
@@ -166,7 +168,7 @@ class PerTaskLoader(Iterable[dict[str, Any]]):
 
         Whoever sets another epoch before iterating, as Lightning does, gets that epoch from its start.
         """
-        self._resumed = dict(state_dict)
+        self._resumed = place_in_data(state_dict)
         self.epoch = state_dict["epoch"] + (state_dict["batches"] >= len(self))
 
     def _first(self) -> tuple[int, dict[str, Any]]:
@@ -175,14 +177,14 @@ class PerTaskLoader(Iterable[dict[str, Any]]):
         if saved is None or saved["epoch"] != self.epoch or not 0 < saved["batches"] < len(self):
             return 0, {}
         now = self._identity()
-        if changed := {key: (saved[key], now[key]) for key in now if saved[key] != now[key]}:
-            raise ConfigurationError(
+        if changed := {key: (saved.get(key), now[key]) for key in now if saved.get(key) != now[key]}:
+            raise CheckpointError(
                 f"Cannot continue epoch {saved['epoch']} after its first {saved['batches']} steps: expected the "
                 "datasets as it was begun with, found "
                 + ", ".join(f"{key} {new} instead of {old}" for key, (old, new) in changed.items())
                 + ". Restore that, or resume from a checkpoint of an epoch's end."
             )
-        return int(saved["batches"]), dict(saved["loaders"])
+        return int(saved["batches"]), dict(saved.get("loaders", {}))
 
     def _identity(self) -> dict[str, Any]:
         """What the order of the steps depends on."""

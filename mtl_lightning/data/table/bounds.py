@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mtl_lightning.data.archives import most_bytes
+from mtl_lightning.data.table.pages import refuse_lying_pages
 from mtl_lightning.types import DataError
 
 _COLUMNS = 100_000  # of the widest table
@@ -65,7 +66,7 @@ def refuse_too_many_columns(names: Sequence[str], file: Path) -> None:
 
 
 def refuse_absurd_sizes(metadata: Any, file: Path, columns: int) -> None:
-    """Refuse a Parquet file that says of itself that it unpacks out of all proportion, before anything is unpacked.
+    """Refuse a Parquet file that says of itself, or of a page, that it unpacks out of all proportion, before it does.
 
     Args:
         metadata: the file's.
@@ -84,3 +85,4 @@ def refuse_absurd_sizes(metadata: Any, file: Path, columns: int) -> None:
             f"{file}: expected a table, found that its {file.stat().st_size} bytes claim to hold {rows} rows, "
             f"{unpacked} bytes unpacked, as no table does. Do not trust the file; if you do, write it again in several."
         )
+    refuse_lying_pages(metadata, file)

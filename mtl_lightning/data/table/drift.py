@@ -33,9 +33,9 @@ class Drift:
     """Counts, while rows are encoded, the cells of each column that training never saw.
 
     These are categories that were not met in training (or too seldom, see ``min_count``), numbers that lie outside of
-    the training rows' range by more than a tenth of its width, and missing cells beyond their share in training by
-    more than chance would have it. Counts
-    are in memory that is shared with worker processes, each of which has its own place there.
+    the training rows' range by more than a tenth of its width, and missing cells, those of targets too, beyond their
+    share in training by more than chance would have it. Counts are in memory that is shared with worker processes, each
+    of which has its own place there.
 
     Args:
         schema: as of :meth:`TableFitter.finish`. Of one that does not know ranges, or how many cells were missing, as
@@ -48,9 +48,12 @@ class Drift:
         ranges: Mapping[str, Sequence[float]] = schema.get("ranges", {})
         self._bounds = {name: _widened(*ranges[name]) for name in self._numeric if name in ranges}
         self._ranges = ranges
-        absent, names = schema.get("missing"), (*self._numeric, *self._categorical)
+        features = (*self._numeric, *self._categorical)
+        targets = dict.fromkeys(target["column"] for target in schema["targets"].values())
+        self._targets = [name for name in targets if name not in features]
+        absent, names = schema.get("missing"), (*features, *self._targets)
         self._usual = {} if absent is None else {name: absent.get(name, 0) / schema["rows"] for name in names}
-        columns = len(self._numeric) + len(self._categorical)
+        columns = len(names)
         # per process its rows, and per column the new and the missing cells
         with torch.inference_mode(False):  # it is made during a prediction, and outlives that
             self._rows = torch.zeros(workers + 1, dtype=torch.int64)
@@ -90,6 +93,12 @@ class Drift:
                 found = dict.fromkeys([*shown, *(values[index] for index in np.unique(indices[new])[:_SHOWN].tolist())])
                 shown[:] = list(found)[:_SHOWN]
 
+    def labels(self, name: str, missing: NDArray[np.bool_]) -> None:
+        """Count which cells (N,) of a target's column are missing, if it is no feature as well."""
+        if name in self._targets:
+            place = len(self._numeric) + len(self._categorical) + self._targets.index(name)
+            self._cells[self._place(), place, _MISSING] += int(missing.sum())
+
     def reset(self) -> None:
         """Begin anew."""
         self._rows.zero_()
@@ -99,7 +108,7 @@ class Drift:
         """Return the columns with cells unlike those of training, the most of them first."""
         rows = max(self.rows, 1)
         strange: list[Strange] = []
-        names = [*self._numeric, *self._categorical]
+        names = [*self._numeric, *self._categorical, *self._targets]
         for place, (name, (new, missing)) in enumerate(zip(names, self._cells.sum(0).tolist(), strict=True)):
             if new:
                 how = self._outside(name) if place < len(self._numeric) else self._unmet(name)

@@ -102,6 +102,8 @@ class TableEncoder:
         encoded: Batch = {"inputs": inputs}
         if targets:
             encoded["targets"] = {task: self._target(batch, task) for task in self.targets}
+            if drift is not None:
+                self._count_missing(encoded["targets"], drift, counted)
             if self._weights is not None:
                 encoded["weights"] = (
                     self._weight(batch, self._weights)
@@ -109,6 +111,13 @@ class TableEncoder:
                     else {task: self._weight(batch, name) for task, name in self._weights.items()}
                 )
         return encoded
+
+    def _count_missing(self, targets: Mapping[str, Tensor], drift: Drift, counted: Any) -> None:
+        """Count the missing cells of the targets' columns, each of which may be that of several tasks."""
+        for column, task in {known["column"]: task for task, known in self.targets.items()}.items():
+            target = targets[task].numpy()
+            missing = np.isnan(target) if target.dtype.kind == "f" else target == self.missing[task]
+            drift.labels(column, missing[counted])
 
     def _target(self, batch: Any, task: str) -> Tensor:
         """Encode a target (N,)."""

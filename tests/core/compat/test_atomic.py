@@ -30,7 +30,7 @@ def ours(step: int) -> dict[str, Any]:
         "processes": [],
         "input_spec": None,
     }
-    return {"step": step, "state_dict": {}, "mtl_lightning": part}
+    return {"step": step, "state_dict": {}, "pytorch-lightning_version": "2.6.0", "mtl_lightning": part}
 
 
 def test_a_failed_save_leaves_the_checkpoint_before() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, SGD, Adafactor, Adam, Optimizer
+from torch.optim import LBFGS, SGD, Adafactor, Adam, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, ReduceLROnPlateau, StepLR
 
 from mtl_lightning.core import Schedule
@@ -353,11 +354,43 @@ def test_a_state_that_does_not_fit_its_parameter_is_refused() -> None:
         ("step", None, "None"),
     ):
         state["state"][1] = {**whole, name: value}
-        with pytest.raises(CheckpointError, match=rf"group 'trunk' .* as '{name}', found {found} in .* shape \(2,\)"):
+        with pytest.raises(CheckpointError, match=rf"group 'trunk' .* as '{name}', found {found} for .* shape \(2,\)"):
             composite.load_state_dict(state)
     del state["state"][1]["step"]
     with pytest.raises(CheckpointError, match=r"as 'step', found None"):
         composite.load_state_dict(state)
+
+
+def test_an_entry_that_the_only_state_lacks_is_missed() -> None:
+    (only,) = parameters(3)
+    composite = CompositeOptimizer({"trunk": Adam([only], amsgrad=True)})
+    set_gradients([only])
+    composite.step()
+    state = composite.state_dict()
+    del state["state"][0]["max_exp_avg_sq"]
+    with pytest.raises(CheckpointError, match=r"group 'trunk' a state .* as 'max_exp_avg_sq', found None"):
+        composite.load_state_dict(state)
+
+
+ALL = [kind for name in torch.optim.__all__ if inspect.isclass(kind := getattr(torch.optim, name, None))]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ALL if kind not in (Optimizer, LBFGS, SparseAdam)])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_every_optimizer_of_pytorch_takes_its_own_states(kind: Any, momentum: float) -> None:
+    options = {"momentum": momentum} if "momentum" in inspect.signature(kind).parameters else {}
+
+    def make() -> tuple[CompositeOptimizer, list[nn.Parameter]]:
+        made = [nn.Parameter(torch.ones(4, 3)), nn.Parameter(torch.ones(2, 1))]
+        return CompositeOptimizer({"trunk": kind(made, lr=0.1, **options)}), made
+
+    composite, every = make()
+    set_gradients(every)
+    composite.step()
+    other, others = make()
+    other.load_state_dict(composite.state_dict())
+    for name, value in composite.state[every[1]].items():
+        torch.testing.assert_close(other.state[others[1]][name], value)
 
 
 def test_parameters_may_have_states_of_their_own_kinds() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Adam, AdamW, SparseAdam
 
 from mtl_lightning import MultiTaskModule
-from mtl_lightning.balancing import DWA, FAMO, MGDA, UncertaintyWeighting, UPGrad
+from mtl_lightning.balancing import DWA, FAMO, MGDA, GeometricMean, UncertaintyWeighting, UPGrad
 from mtl_lightning.core.optim.build import build_optimizers
 from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.types import ConfigurationError
@@ -153,6 +153,20 @@ def test_balancers_of_gradients_refuse_sparse_ones_before_the_first_batch(balanc
         ConfigurationError, match=r"takes one whole gradient per task: .* `nn\.Embedding\(sparse=True\)`"
     ):
         fit(module, [{}], **options)
+
+
+@pytest.mark.parametrize("balancer", [GeometricMean, partial(UncertaintyWeighting, init="first_batch")])
+def test_several_datasets_under_a_balancer_that_is_not_affine_refuse_sparse_ones(balancer: Any) -> None:
+    def made() -> MultiTaskModule:
+        optimizers: Any = {"default": partial(SGD, lr=0.1)}
+        return make_module(architecture=Embedding(5, 6, sparse=True), balancer=balancer, optimizers=optimizers)
+
+    rows = torch.ones(8, 1, dtype=torch.int64)
+    both: Any = {**make_batches(1)[0], "inputs": rows}
+    one, other = ({"inputs": rows.clone(), "targets": {n: both["targets"][n]}} for n in ("number", "kind"))
+    fit(made(), [both])
+    with pytest.raises(ConfigurationError, match="one that is not affine takes them from a single dataset alone"):
+        fit(made(), [{"a": one, "b": other}])
 
 
 def test_optimizers_can_be_made_without_a_trainer() -> None:

@@ -20,6 +20,7 @@ from mtl_lightning.architectures import SharedBottom
 from mtl_lightning.core.optim import ChainedScheduler, ReduceLROnPlateau, SequentialLR
 from mtl_lightning.core.optim.schedulers import SchedulerFunction
 from mtl_lightning.data import SyntheticRegression
+from mtl_lightning.errors import CheckpointError
 from mtl_lightning.types import ConfigurationError, MtlLightningWarning
 from tests.core.optim.test_schedules import Rates
 from tests.helpers import assert_same, fit, make_batches, make_module, weights_of
@@ -253,6 +254,19 @@ def test_schedules_in_yaml(schedule: Any, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     end = run(spoilt(SHARED, schedule))
     assert end.code == 0, end.whole[-2000:]
+
+
+def test_a_checkpoint_names_a_function_and_its_arguments(tmp_path: Path) -> None:
+    by_name = {"number": Schedule(SchedulerFunction.of(down, {"num_warmup_steps": 5})), "default": bare}
+    module = make_module(schedulers=by_name).float()
+    fit(module, TRAIN, precision="32-true").save_checkpoint(tmp_path / "x.ckpt")
+    assert module.by_code == {}
+    with pytest.raises(CheckpointError, match=r"cannot be rebuilt: `schedulers.* trusted=\['tests"):
+        MultiTaskModule.load_from_checkpoint(tmp_path / "x.ckpt")
+    again = MultiTaskModule.load_from_checkpoint(tmp_path / "x.ckpt", trusted=["tests"])
+    for one in (again, module):
+        fit(one, TRAIN, precision="32-true")
+    assert_same(weights_of(again), weights_of(module))
 
 
 WRONG: dict[str, tuple[Any, list[str]]] = {

@@ -84,6 +84,28 @@ def test_only_the_rows_that_are_meant_are_counted(schema: dict[str, Any]) -> Non
     assert found(schema, both, counted=np.arange(ROWS, 2 * ROWS))["promo"].startswith("100 % were not met")
 
 
+def test_missing_targets_are_counted_by_column() -> None:
+    def sold(gaps: float) -> Any:
+        many = [None if place < gaps * ROWS else "ab"[place % 2] for place in range(ROWS)]
+        cost = [None if place < gaps * ROWS else place / 7 for place in range(ROWS)]
+        return rows().append_column("many", [many]).append_column("cost", [cost])
+
+    targets = {
+        "sold": TargetColumn(kind="classes"),
+        "many": TargetColumn(kind="classes"),
+        "cost": TargetColumn(kind="number"),
+        "dear": TargetColumn(column="cost", at_least=10.0),
+    }
+    fitter = TableFitter(TableColumns(targets, numeric=["price", "note"]))
+    fitter.update(sold(0.05))
+    schema = fitter.finish()
+    for gaps, expected in ((0.05, {}), (0.5, "50 % are missing, 5 % of the training rows")):
+        drift = Drift(schema)
+        TableEncoder(schema).encode(sold(gaps), drift=drift)
+        strange = {one.column: one.words for one in drift.found()}
+        assert strange == (expected and dict.fromkeys(["many", "cost"], expected))
+
+
 def test_older_schemas_go_on_working(schema: dict[str, Any]) -> None:
     older = {key: value for key, value in schema.items() if key not in ("ranges", "missing")}
     assert [*found(older, rows(("true", "false"), times=100, gaps=0.5))] == ["promo"]

@@ -53,7 +53,11 @@ class ParameterLevel(GradientLevel):
                 terms.append(aux_term(self.runtime, aux, len(part.batches)))
             if jacobian is None:
                 jacobian = Jacobian(self.trunk, self.task_gradients, len(terms), memory)
-            jacobian.add(terms, [*self.reach, *([everything] if aux else [])])
+            try:
+                jacobian.add(terms, [*self.reach, *([everything] if aux else [])])
+            except RuntimeError:  # of sparse gradients, say, under several datasets, whose number is known only now
+                check_shared(self.network, len(part.batches))
+                raise
         assert jacobian is not None  # a window holds at least one batch
         return jacobian
 
@@ -110,11 +114,12 @@ def check_shared(network: Network, accumulate: int) -> None:
     Raises:
         ConfigurationError: for sparse gradients, if one gradient per task is needed.
     """
-    if sparse_parameters(network) and network.balancer.wants_rows(accumulate):
+    if network.balancer.wants_rows(accumulate) and sparse_parameters(network):
         raise ConfigurationError(
             f"{type(network.balancer).__name__} takes one whole gradient per task: expected embeddings without "
             "`sparse`, found `nn.Embedding(sparse=True)`. Leave `sparse` out, or use a balancer of losses such as "
-            "UncertaintyWeighting (with `accumulate_grad_batches: 1` unless it is affine)."
+            "UncertaintyWeighting (one that is not affine takes them from a single dataset alone, with "
+            "`accumulate_grad_batches: 1`)."
         )
 
 
