@@ -23,7 +23,7 @@ from tests.callbacks.events import said, scalars
 from tests.helpers import fit, loader_of, make_batches, make_module, make_trainer, weights_of, without
 
 BATCHES = make_batches(10)
-TAG = "diagnose/update_ratio/"
+TAG = "watch/update_ratio/"
 
 
 class Measure(Callback):
@@ -72,7 +72,7 @@ def test_the_ratios_are_those_measured_by_hand_at_the_steps_of_their_updates(tmp
     trainer = fit(module, BATCHES, callbacks=[UpdateRatio(4), measure], logger=logger)
     assert list(module.groups) == ["shared", "number", "vector", "kind", "balancer"]
     expected = {f"{TAG}{group}": [(step, measure.ratios[step][group]) for step in (3, 7)] for group in module.groups}
-    read = scalars(logger, "diagnose/")
+    read = scalars(logger, "watch/")
     assert {tag: [step for step, _ in pairs] for tag, pairs in read.items()} == {tag: [3, 7] for tag in expected}
     for tag, pairs in expected.items():
         assert [value for _, value in read[tag]] == pytest.approx([value for _, value in pairs], rel=1e-6)
