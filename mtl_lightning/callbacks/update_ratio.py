@@ -156,8 +156,8 @@ class UpdateRatio(Diagnosis):
         self.warn_once(
             module,
             [group],
-            f"{title(module, group)}: an update changes its weights by {ratio:.1e} of their norm, time and again; about "
-            f"1e-3 is usual. Its learning rate, {rate:g}{compared}, is too large: what a batch teaches, the next one "
+            f"{title(module, group)}: an update changes its weights by {ratio:.1e} of their norm, time and again; "
+            f"about 1e-3 is usual. Its learning rate, {rate:g}{compared}, is too large: what a batch teaches, the next one "
             f"undoes. Lower the rate of `optimizers.{group}`.",
         )
 

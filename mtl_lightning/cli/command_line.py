@@ -17,7 +17,18 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mtl_lightning.callbacks import BaselineWriter, DeadUnits, LogDeltaM, PredictionWriter, UpdateRatio
+from mtl_lightning.callbacks import (
+    BaselineWriter,
+    Conflict,
+    DeadUnits,
+    GateUse,
+    LearningSpeed,
+    LogDeltaM,
+    Overfitting,
+    PredictionWriter,
+    UnsettledSigma,
+    UpdateRatio,
+)
 from mtl_lightning.callbacks.best_epoch import MONITOR, added_callbacks, what_was_tested
 from mtl_lightning.callbacks.run_config import RunConfig
 from mtl_lightning.checkpoint_file import read_part
@@ -78,6 +89,11 @@ class MultiTaskCLI(LightningCLI):
         )
         parser.add_lightning_class_args(DeadUnits, "dead_units")
         parser.add_lightning_class_args(UpdateRatio, "update_ratio")
+        parser.add_lightning_class_args(Conflict, "conflict")
+        parser.add_lightning_class_args(LearningSpeed, "learning_speed")
+        parser.add_lightning_class_args(Overfitting, "overfitting")
+        parser.add_lightning_class_args(UnsettledSigma, "unsettled_sigma")
+        parser.add_lightning_class_args(GateUse, "gate_use")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(LogDeltaM, "delta_m")
         parser.add_lightning_class_args(BaselineWriter, "baseline_writer")

@@ -1,0 +1,128 @@
+"""The symptom of a balancer's rate too small: noise levels that are still far from where they belong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mtl_lightning.callbacks.diagnosis import Diagnosis, multi_task, rate_of
+from mtl_lightning.core import MultiTaskModule
+
+_FAR = math.log(2)  # a noise level that is twice or half of what it should be
+_SAMPLES = 8  # that have to agree
+_PART = 0.25  # of the way, which a noise level that learns has behind it
+_UNKNOWN = 10  # times the updates so far are to come, where nobody knows
+
+
+class UnsettledSigma(Diagnosis):
+    r"""Watches for learned noise levels that do not settle: ``watch/sigma_off/<task>``, 1 where it is settled.
+
+    It is sigma over the noise level at which the balancer's gradient is 0 for the losses as they are, with the task's
+    :class:`~mtl_lightning.types.Likelihood`: :math:`\sqrt{aL/b}`, or :math:`\sqrt 2\, aL/b` for a Laplace scale. A
+    sigma that is off weighs its task by the square of that too much, or too little.
+
+    One warning (:class:`~mtl_lightning.types.MtlLightningWarning`) per run, if for some task
+
+    - in 8 samples in a row sigma is on the same side of its place, and on (geometric) average at twice or half of it:
+      around a settled one the losses of batches scatter on both sides;
+    - sigma has come less than a quarter of the way since the start;
+    - at the pace of these samples, it will not come half of what is left until the end of the run.
+
+    So a sigma that follows a falling loss at some distance is none to warn of, nor one that is on its way. Only
+    balancers that tell their ``sigmas()`` are watched, and of these only samples in which the gradient that the
+    balancer gets points the way that is expected: some measure sigma otherwise.
+
+    Args:
+        every_n_steps: samples every update whose number this divides; 0 switches the callback off.
+
+    Raises:
+        ConfigurationError: for options out of range; at ``setup`` for a module that is no ``MultiTaskModule``.
+    """
+
+    fresh: ClassVar[Mapping[str, Any]] = {"start": {}, "samples": {}}
+    """The logarithm of each first sigma; and of the samples in a row, the logarithms of sigma and of its quotient."""
+
+    def __init__(self, every_n_steps: int = 25) -> None:
+        super().__init__(every_n_steps)
+        self._values: Tensor | None = None
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """On a sampled update, take the losses, the noise levels and their gradients before the step."""
+        number = trainer.global_step + 1
+        if not self.every_n_steps or (number > 1 and number % self.every_n_steps):
+            return
+        module = multi_task(pl_module, self)
+        sigmas, owned, losses = module.balancer.sigmas(), module.balancer.owned(), module.updates.losses.tasks
+        if sigmas is None or losses.shape != sigmas.shape:
+            return
+        learned = [owned.get(index, []) for index in range(len(sigmas))]
+        gradients = [part[0].grad for part in learned if len(part) == 1 and part[0].grad is not None]
+        known = [len(part) == 1 and part[0].grad is not None for part in learned]
+        signs = iter(torch.stack([gradient.sum().sign() for gradient in gradients]) if gradients else ())
+        zero = sigmas.new_zeros(())
+        sign = torch.stack([next(signs).to(zero) if there else zero for there in known])
+        self._values = torch.cat([module.runtime.all_sum(losses).to(sigmas), sigmas, sign])
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """After a sampled update, write and judge what it has shown."""
+        if self._values is None:
+            return
+        module, values = multi_task(pl_module, self), self._values.tolist()
+        self._values = None
+        number, off, lost = len(module.tasks), {}, []
+        for index, (name, task) in enumerate(module.tasks.items()):
+            loss, sigma, sign = values[index::number]
+            a, b, scale = task.likelihood
+            settled = math.sqrt(2) * a * loss / b if scale == "log_scale" else math.sqrt(max(a * loss / b, 0.0))
+            if not (sign and 0 < settled < math.inf and 0 < sigma < math.inf):
+                continue
+            off[name] = sigma / settled
+            if self._is_lost(name, math.log(sigma), math.log(off[name]), sign, self._to_come(trainer)):
+                lost.append(name)
+        self.write(module, {f"watch/sigma_off/{name}": value for name, value in off.items()})
+        if lost:
+            self._warn(module, lost, off)
+
+    def _to_come(self, trainer: Trainer) -> float:
+        """Return how many updates are still to come, in units of the distance of samples."""
+        total = float(trainer.estimated_stepping_batches)
+        left = total - trainer.global_step if 0 < total < math.inf else _UNKNOWN * trainer.global_step
+        return left / self.every_n_steps
+
+    def _is_lost(self, name: str, log_sigma: float, log_off: float, sign: float, to_come: float) -> bool:
+        """Note a sample; whether those in a row say that a noise level will not get to its place."""
+        start: float = self.seen["start"].setdefault(name, log_sigma)
+        samples: list[list[float]] = self.seen["samples"].setdefault(name, [])
+        if sign != math.copysign(1, log_off) or (samples and samples[-1][1] * log_off < 0):
+            samples.clear()
+        if sign == math.copysign(1, log_off):
+            samples.append([log_sigma, log_off])
+        del samples[:-_SAMPLES]
+        if len(samples) < _SAMPLES:
+            return False
+        way = abs(sum(quotient for _, quotient in samples)) / _SAMPLES
+        pace = abs(samples[-1][0] - samples[0][0]) / (_SAMPLES - 1)
+        done = abs(log_sigma - start)
+        return way >= _FAR and done < _PART * (done + way) and pace * to_come < way / 2
+
+    def _warn(self, module: MultiTaskModule, lost: list[str], off: Mapping[str, float]) -> None:
+        group = next(
+            (g for g, named in module.groups.items() if named.keys() & module.roles.balancer.keys()), "balancer"
+        )
+        rate = f" at learning rate {rate_of(module, group):g}" if group in module.group_optimizers else ""
+        told = ", ".join(f"{name} at {off[name]:.2g} times" for name in lost)
+        self.warn_once(
+            module,
+            [group],
+            f"The noise levels that the balancer learns do not settle{rate}: after {module.trainer.global_step} "
+            f"updates sigma is, of {told}, where it belongs, and will not get there in this run. Weights that hardly change "
+            f"balance nothing: raise the rate of `optimizers.{group}` (with Adam, 1e-2 is usual).",
+        )
