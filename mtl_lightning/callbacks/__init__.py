@@ -14,9 +14,9 @@ Delta-m compares a run with single-task runs, whose metrics one of the callbacks
 >>> single, joint = Trainer(callbacks=[BaselineWriter("b.yaml")]), Trainer(callbacks=[LogDeltaM("b.yaml")])
 
 The command line adds all of them to every run and takes their options under the keys ``dead_units``, ``update_ratio``,
-``conflict``, ``learning_speed``, ``overfitting``, ``unsettled_sigma``, ``gate_use``, ``predictions``, ``baseline_writer`` and ``delta_m``; in a YAML for another program they are chosen by ``class_path``. A
-callback sees the module, its groups and its optimizers, never a particular task or balancer, and it changes nothing of
-a run.
+``conflict``, ``learning_speed``, ``overfitting``, ``unsettled_sigma``, ``gate_use``, ``predictions``,
+``baseline_writer`` and ``delta_m``; in a YAML for another program they are chosen by ``class_path``. A callback sees
+the module, its groups and its optimizers, never a particular task or balancer, and it changes nothing of a run.
 """
 
 from mtl_lightning.callbacks.baselines import BaselineWriter

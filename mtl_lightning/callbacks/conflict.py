@@ -30,7 +30,7 @@ class _Look(NamedTuple):
 
     Attributes:
         lengths: of their gradients, before the balancer weighs them.
-        weighted: the same, times the weights of their losses in the objective.
+        weighted: the same, times their weights in the update.
         losses: times these weights.
         cosines: of each pair.
     """
@@ -45,7 +45,7 @@ class Conflict(Diagnosis):
     """Compares the tasks' gradients of the shared parameters, whatever the balancer is.
 
     Written for each pair of up to 8 tasks: ``watch/cosine/<a>/<b>``, and ``watch/magnitude/<a>/<b>``, how many times
-    longer the gradient of a is than that of b, each times the weight of its loss in the objective. For all tasks:
+    longer the gradient of a is than that of b, each times its weight in the update (``train/weight/<task>``). For all tasks:
     ``watch/conflicting_updates``, the share, of the updates looked at, in which two gradients are more than 90 degrees
     apart; and at the end of an epoch the picture ``watch/cosines``, a row and a column per task in their order, white
     for 1, grey for 0 and black for -1: means over the epoch.
@@ -61,14 +61,15 @@ class Conflict(Diagnosis):
       tenth of the length that they once had.
     - *One task drowns another*: its weighted gradient is ``dominance`` times as long, in two looks in a row, while that
       of the other has not come to rest, and its weighted loss is larger as well, by the root of that or more: then it
-      is their scales, not a way to the shared parameters that is closed for one of them. Rounding and Adam's step both go by the sum, in which the other is then less
-      than the noise of one batch (which is about the length of a gradient over the root of the batch size).
+      is their scales, not a way to the shared parameters that is closed for one of them. Steps go by the sum, in which
+      the other is then less than the noise of one batch (about the length of a gradient over the root of its rows).
 
-    A look costs a forward and a backward through the shared parameters per task, besides those of the update, and leaves
-    no trace: ``.grad``, BatchNorm's statistics and the random state are as before, and an update is the same bit for
-    bit. That is at most (1 + 2 T) / 3 steps for T tasks, so that the default costs at most 1.7 % of the time up to 5
-    tasks, and for more tasks as much as their heads are small. Nothing is written for tasks that are in different
-    updates, for one task alone, for embeddings with sparse gradients, and under FSDP, where no process has whole rows.
+    A look costs a forward, and a backward through the shared parameters per task, besides those of the update. It
+    leaves no trace: ``.grad``, BatchNorm's statistics and the random state are as before, and an update is the same bit
+    for bit. That is at most (1 + 2 T) / 3 steps for T tasks, so that the default costs at most 1.7 % of the time up to
+    6 tasks, and for more tasks the less, the more of the time their heads take. Nothing is written for tasks that are
+    in different updates, for one task alone, and under FSDP, where no process has whole rows; embeddings with sparse
+    gradients are left out.
 
     Args:
         every_n_steps: updates from one look to the next, beside the first update; by default 50 per task, at most 300.
@@ -83,7 +84,7 @@ class Conflict(Diagnosis):
     """
 
     fresh: ClassVar[Mapping[str, Any]] = {"looks": 0, "conflicting": 0, "longest": {}, "opposed": {}, "drowned": {}}
-    """The updates looked at, those with a conflict, each task's longest gradient, and the looks in a row of each pair."""
+    """Updates looked at, those with a conflict, each task's longest gradient, and each pair's looks in a row."""
 
     def __init__(
         self,

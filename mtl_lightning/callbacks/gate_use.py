@@ -23,16 +23,15 @@ class GateUse(Diagnosis):
     the same, 1 if there is one alone. The second is an expert's largest mean weight in any gate, in units of a fair
     share 1/E. Means are over the rows of all training batches of the sampled update, on all processes.
 
-    One warning (:class:`~mtl_lightning.types.MtlLightningWarning`) per gate or expert and run, after ``samples``
-    samples in a row:
+    Warnings (:class:`~mtl_lightning.types.MtlLightningWarning`), one per gate and one for experts in a run, after
+    ``samples`` samples in a row:
 
-    - *A gate is stuck* if its mean weight of the same expert is ``stuck`` or more. A softmax there has hardly any
-      gradient left that could bring it back, nor have the other experts.
-    - *An expert is dead* if its mean weight is below ``dead`` of a fair share in every gate: its gradient is as small. If
-      one of these gates is stuck, that alone is said.
-
-    A gate that is made to choose, as DSelectK's are, has a right to both: it is warned of only if it has not been
-    otherwise in any sample, from the first update on, since then it has chosen nothing.
+    - *A gate is stuck* if its mean weight of the same expert has been ``stuck`` or more in every sample since the first
+      update: it has chosen nothing. A softmax there has hardly any gradient left that could bring it back. A gate that
+      comes to use one expert while it learns is none to warn of: a task may well do best with an expert of its own.
+    - *Experts are dead* if their mean weight is below ``dead`` of a fair share in every gate: their gradient is as
+      small. Gates that are made to choose, as DSelectK's are, have a right to that: of theirs only experts are dead
+      that were so in every sample. If a gate that could use an expert is stuck, that alone is said.
 
     Only architectures that tell their :meth:`~mtl_lightning.architectures.Architecture.gating` are watched, and not
     within a network compiled by ``torch.compile``, where hooks do not reliably run.
@@ -49,7 +48,7 @@ class GateUse(Diagnosis):
     """
 
     fresh: ClassVar[Mapping[str, Any]] = {"stuck": {}, "dead": {}, "open": [], "alive": []}
-    """Samples in a row of each gate that is stuck (and the expert) and of each dead expert; those that once were not."""
+    """Samples in a row of each stuck gate (with its expert) and each dead expert; those that once were neither."""
 
     def __init__(self, every_n_steps: int = 50, samples: int = 5, stuck: float = 0.99, dead: float = 0.05) -> None:
         super().__init__(every_n_steps)
@@ -127,49 +126,52 @@ class GateUse(Diagnosis):
         self.write(module, {**values, **{f"watch/expert_use/{expert}": use for expert, use in largest.items()}})
         for name, weights in means.items():
             self._judge_gate(module, name, weights)
-        for expert, use in largest.items():
-            self._judge_expert(module, expert, use)
+        self._judge_experts(module, largest)
 
     def _judge_gate(self, module: MultiTaskModule, name: str, weights: list[float]) -> None:
-        gate, stuck, opened = self._gates[name], self.seen["stuck"], self.seen["open"]
-        weight = max(weights)
+        gate, stuck, weight = self._gates[name], self.seen["stuck"], max(weights)
         expert = gate.experts[weights.index(weight)]
-        before, count = stuck.get(name, [expert, 0])
-        if weight < self.stuck or before != expert:
+        if name in self.seen["open"] or weight < self.stuck or stuck.get(name, [expert])[0] != expert:
             stuck.pop(name, None)
-            if name not in opened:
-                opened.append(name)
+            self.seen["open"] = sorted({*self.seen["open"], name})
             return
-        stuck[name] = [expert, count + 1]
-        if count + 1 >= self.samples and not (gate.selects and name in opened):
+        stuck[name] = [expert, stuck.get(name, [expert, 0])[1] + 1]
+        if stuck[name][1] >= self.samples:
             self.warn_once(
                 module,
                 [f"gate of {name}", *gate.tasks],
-                f"The gate of {name} is stuck: in {count + 1} samples in a row it has given {expert} "
+                f"The gate of {name} is stuck: in all {stuck[name][1]} samples since the start it has given {expert} "
                 f"{100 * weight:.4g} % of the weight, so that the other {len(weights) - 1} learn nothing from it. Look "
-                "at how it starts (weights and biases of the gate), give gates a lower rate "
-                "(`groups: {gates: ['*gate*']}` and `optimizers.gates`), or use fewer experts "
+                "at how it starts (weights and biases of the gate, or the scale of what it reads), give gates a lower "
+                "rate (`groups: {gates: ['*gate*']}` and `optimizers.gates`), or use fewer experts "
                 "(`model.architecture.init_args`).",
             )
 
-    def _judge_expert(self, module: MultiTaskModule, expert: str, use: float) -> None:
-        dead, alive = self.seen["dead"], self.seen["alive"]
-        gates = {name: gate for name, gate in self._gates.items() if expert in gate.experts}
-        if use >= self.dead and expert not in alive:
-            alive.append(expert)
-        chosen = expert in alive and all(gate.selects for gate in gates.values())
-        if use >= self.dead or chosen or self.seen["stuck"].keys() & gates.keys():
-            dead.pop(expert, None)
-            return
-        dead[expert] = dead.get(expert, 0) + 1
-        if dead[expert] >= self.samples:
+    def _judge_experts(self, module: MultiTaskModule, largest: Mapping[str, float]) -> None:
+        """Warn of dead experts.
+
+        Args:
+            module: what is trained.
+            largest: each expert's largest mean weight in any gate, in units of a fair share.
+        """
+        dead = self.seen["dead"]
+        for expert, use in largest.items():
+            gates = {name: gate for name, gate in self._gates.items() if expert in gate.experts}
+            if use >= self.dead:
+                self.seen["alive"] = sorted({*self.seen["alive"], expert})
+            chosen = expert in self.seen["alive"] and all(gate.selects for gate in gates.values())
+            silent = use < self.dead and not chosen and not self.seen["stuck"].keys() & gates.keys()
+            dead[expert] = dead.get(expert, 0) + 1 if silent else 0
+        found = [expert for expert in largest if dead[expert] >= self.samples]
+        if found:
             self.warn_once(
                 module,
-                [expert],
-                f"{expert[0].upper()}{expert[1:]} is dead: in {dead[expert]} samples in a row no gate has given it more "
-                f"than {use / max(len(gate.experts) for gate in gates.values()):.1e} of the weight, and so little is "
-                "what it learns. Use fewer experts (`model.architecture.init_args`), or give gates a lower rate "
-                "(`groups: {gates: ['*gate*']}` and `optimizers.gates`), so that experts can prove themselves.",
+                ["experts"],
+                f"Experts that no gate uses: {', '.join(found)}. In {self.samples} samples in a row no gate has given "
+                f"them {100 * self.dead:g} % of a fair share of the weight (now at most "
+                f"{100 * max(largest[expert] for expert in found):.2g} %), and they learn as little. Use fewer experts "
+                "(`model.architecture.init_args`), or give gates a lower rate (`groups: {gates: ['*gate*']}` and "
+                "`optimizers.gates`), so that experts can prove themselves.",
             )
 
 

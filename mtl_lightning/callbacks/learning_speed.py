@@ -107,8 +107,8 @@ class LearningSpeed(Diagnosis):
         self.warn_once(
             module,
             [name],
-            f"Task {name} is left behind: in epoch {module.current_epoch} its validation loss is {ratio:.3g} times that "
-            f"of a constant prediction, and no longer falls, while the best task's is at {best:.3g}. See "
-            f"`train/loss/{name}`: if it jumps, lower the rate of `optimizers.{name}`{rate}; if it creeps, raise it, or "
-            "the task's weight (`model.balancer`). If it does neither, look at its labels.",
+            f"Task {name} is left behind: in epoch {module.current_epoch} its validation loss is {ratio:.3g} times "
+            f"that of a constant prediction, and no longer falls, while the best task's is at {best:.3g}. See "
+            f"`train/loss/{name}`: if it jumps, lower the rate of `optimizers.{name}`{rate}; if it creeps, raise it, "
+            "or the task's weight (`model.balancer`). If it does neither, look at its labels.",
         )

@@ -43,7 +43,7 @@ class Overfitting(Diagnosis):
     fresh: ClassVar[Mapping[str, Any]] = {"lowest": {}, "epoch": {}, "training": {}, "since": {}}
     """Of each task: its lowest validation loss, the epoch and the training loss of then, and the validations since."""
 
-    def __init__(self, patience: int = 8, margin: float = 0.1) -> None:
+    def __init__(self, patience: int = 8, margin: float = 0.05) -> None:
         super().__init__(every_n_steps=1)
         self.patience, self.margin = patience, margin
         self._losses = MeanLosses()
@@ -89,10 +89,11 @@ class Overfitting(Diagnosis):
             self.warn_once(
                 module,
                 [name],
-                f"Task {name} overfits since epoch {self.seen['epoch'][name]}: its validation loss was {lowest[name]:.3g} "
-                f"then and is {loss:.3g} now, in epoch {module.current_epoch}, while the training loss has fallen from "
-                f"{before:.3g} to {training:.3g}. Stop there (`early_stopping: 5`; the best epoch is kept), or use more "
-                "rows, a smaller `model.architecture`, `dropout`, or `weight_decay` in `optimizers`.",
+                f"Task {name} overfits since epoch {self.seen['epoch'][name]}: its validation loss was "
+                f"{lowest[name]:.3g} then and is {loss:.3g} now, in epoch {module.current_epoch}, while the training "
+                f"loss has fallen from {before:.3g} to {training:.3g}. Stop there (`early_stopping: 5`; the "
+                "best epoch is kept), or use more rows, a smaller `model.architecture`, `dropout`, or `weight_decay` "
+                "in `optimizers`.",
             )
         return loss / lowest[name] - 1 if lowest[name] > 0 else 0.0
 

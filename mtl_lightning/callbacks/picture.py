@@ -13,7 +13,7 @@ _SIDE = 256  # pixels that a picture has at least
 
 
 def write_picture(tag: str, matrix: Tensor, trainer: Trainer) -> None:
-    """Give a matrix (R, C), 0 as black and 1 as white, to every logger that takes pictures; at the last update's step."""
+    """Give a matrix (R, C), 0 black and 1 white, to every logger that takes pictures, at the last update's step."""
     if not trainer.is_global_zero:
         return
     each = max(1, -(-_SIDE // min(matrix.shape)))

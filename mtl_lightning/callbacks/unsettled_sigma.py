@@ -123,6 +123,6 @@ class UnsettledSigma(Diagnosis):
             module,
             [group],
             f"The noise levels that the balancer learns do not settle{rate}: after {module.trainer.global_step} "
-            f"updates sigma is, of {told}, where it belongs, and will not get there in this run. Weights that hardly change "
-            f"balance nothing: raise the rate of `optimizers.{group}` (with Adam, 1e-2 is usual).",
+            f"updates sigma is, of {told}, where it belongs, and will not get there in this run. Weights that hardly "
+            f"change balance nothing: raise the rate of `optimizers.{group}` (with Adam, 1e-2 is usual).",
         )

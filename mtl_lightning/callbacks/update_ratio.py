@@ -157,8 +157,8 @@ class UpdateRatio(Diagnosis):
             module,
             [group],
             f"{title(module, group)}: an update changes its weights by {ratio:.1e} of their norm, time and again; "
-            f"about 1e-3 is usual. Its learning rate, {rate:g}{compared}, is too large: what a batch teaches, the next one "
-            f"undoes. Lower the rate of `optimizers.{group}`.",
+            f"about 1e-3 is usual. Its learning rate, {rate:g}{compared}, is too large: what a batch teaches, the next "
+            f"one undoes. Lower the rate of `optimizers.{group}`.",
         )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
