@@ -45,10 +45,10 @@ class Conflict(Diagnosis):
     """Compares the tasks' gradients of the shared parameters, whatever the balancer is.
 
     Written for each pair of up to 8 tasks: ``watch/cosine/<a>/<b>``, and ``watch/magnitude/<a>/<b>``, how many times
-    longer the gradient of a is than that of b, each times its weight in the update (``train/weight/<task>``). For all tasks:
-    ``watch/conflicting_updates``, the share, of the updates looked at, in which two gradients are more than 90 degrees
-    apart; and at the end of an epoch the picture ``watch/cosines``, a row and a column per task in their order, white
-    for 1, grey for 0 and black for -1: means over the epoch.
+    longer the gradient of a is than that of b, each times its weight in the update (``train/weight/<task>``). For all
+    tasks: ``watch/conflicting_updates``, the share, of the updates looked at, in which two gradients are more than 90
+    degrees apart; and at the end of an epoch the picture ``watch/cosines``, a row and a column per task in their order,
+    white for 1, grey for 0 and black for -1: means over the epoch.
 
     One warning (:class:`~mtl_lightning.types.MtlLightningWarning`) per task and run:
 

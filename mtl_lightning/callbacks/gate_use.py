@@ -15,6 +15,8 @@ from mtl_lightning.architectures.base import Gating
 from mtl_lightning.callbacks.diagnosis import Diagnosis, multi_task
 from mtl_lightning.core import MultiTaskModule
 
+_MORE = 4  # times the samples, of an expert that has been alive
+
 
 class GateUse(Diagnosis):
     """Watches how gates use experts: ``watch/experts_used/<gate>`` and ``watch/expert_use/<expert>``.
@@ -30,8 +32,9 @@ class GateUse(Diagnosis):
       update: it has chosen nothing. A softmax there has hardly any gradient left that could bring it back. A gate that
       comes to use one expert while it learns is none to warn of: a task may well do best with an expert of its own.
     - *Experts are dead* if their mean weight is below ``dead`` of a fair share in every gate: their gradient is as
-      small. Gates that are made to choose, as DSelectK's are, have a right to that: of theirs only experts are dead
-      that were so in every sample. If a gate that could use an expert is stuck, that alone is said.
+      small. One that was alive once gets four times as many samples to come back in. Gates that are made to choose, as
+      DSelectK's are, have a right to that: of theirs only experts are dead that were so in every sample. If a gate that
+      could use an expert is stuck, that alone is said.
 
     Only architectures that tell their :meth:`~mtl_lightning.architectures.Architecture.gating` are watched, and not
     within a network compiled by ``torch.compile``, where hooks do not reliably run.
@@ -162,13 +165,14 @@ class GateUse(Diagnosis):
             chosen = expert in self.seen["alive"] and all(gate.selects for gate in gates.values())
             silent = use < self.dead and not chosen and not self.seen["stuck"].keys() & gates.keys()
             dead[expert] = dead.get(expert, 0) + 1 if silent else 0
-        found = [expert for expert in largest if dead[expert] >= self.samples]
+        patience = {expert: self.samples * (_MORE if expert in self.seen["alive"] else 1) for expert in largest}
+        found = [expert for expert in largest if dead[expert] >= patience[expert]]
         if found:
             self.warn_once(
                 module,
                 ["experts"],
-                f"Experts that no gate uses: {', '.join(found)}. In {self.samples} samples in a row no gate has given "
-                f"them {100 * self.dead:g} % of a fair share of the weight (now at most "
+                f"Experts that no gate uses: {', '.join(found)}. In {min(dead[expert] for expert in found)} samples in "
+                f"a row no gate has given them {100 * self.dead:g} % of a fair share of the weight (now at most "
                 f"{100 * max(largest[expert] for expert in found):.2g} %), and they learn as little. Use fewer experts "
                 "(`model.architecture.init_args`), or give gates a lower rate (`groups: {gates: ['*gate*']}` and "
                 "`optimizers.gates`), so that experts can prove themselves.",

@@ -25,7 +25,7 @@ class Overfitting(Diagnosis):
     - ``patience`` validations or more have followed the one with the lowest loss, and all of the last ``patience`` are
       above it by ``margin``: the lowest of many is low by luck as well.
     - They rise: Kendall's rank correlation of the loss with time, since the lowest, is positive beyond chance (the
-      Mann-Kendall test at three standard deviations, which takes at least 8 validations), so that a loss that only
+      Mann-Kendall test at three standard deviations, which no fewer than 7 values reach), so that a loss that only
       jumps up and down is none that rises.
     - The mean training loss has fallen since then.
 
