@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mtl_lightning.callbacks.diagnosis import Diagnosis, multi_task
+from mtl_lightning.callbacks.diagnosis import Remembering, multi_task
 from mtl_lightning.callbacks.picture import write_picture
 from mtl_lightning.core import MultiTaskModule
 from mtl_lightning.core.update.gradients.conflict import task_products, watched_parameters
@@ -41,7 +41,7 @@ class _Look(NamedTuple):
     cosines: dict[Pair, float]
 
 
-class Conflict(Diagnosis):
+class Conflict(Remembering):
     """Compares the tasks' gradients of the shared parameters, whatever the balancer is.
 
     Written for each pair of up to 8 tasks: ``watch/cosine/<a>/<b>``, and ``watch/magnitude/<a>/<b>``, how many times

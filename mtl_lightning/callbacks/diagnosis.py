@@ -42,22 +42,16 @@ class Diagnosis(Ranged, Callback):
 
     Attributes:
         warned: the tasks and groups that this callback has warned of.
-        seen: what an interrupted run goes on with, plain data; empty when a run starts.
     """
-
-    fresh: ClassVar[Mapping[str, Any]] = {}
-    """What ``seen`` is at the start of a run."""
 
     def __init__(self, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps
         self.warned: set[str] = set()
-        self.seen: dict[str, Any] = copy.deepcopy(dict(self.fresh))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse other modules, and forget an earlier run."""
         multi_task(pl_module, self)
         self.warned = set()
-        self.seen = copy.deepcopy(dict(self.fresh))
 
     def write(self, module: MultiTaskModule, values: Mapping[str, float]) -> None:
         """Write the values of the update just made to every logger, and to the metrics that callbacks may monitor.
@@ -87,6 +81,29 @@ class Diagnosis(Ranged, Callback):
         if not (known | self.warned).intersection(subjects):
             self.warned.update(subjects)
             rank_zero_warn(message, category=MtlLightningWarning)
+
+
+class Remembering(Diagnosis):
+    """A diagnosis that compares updates far apart, and goes on with what it has seen when a run is resumed.
+
+    Args:
+        every_n_steps: see :class:`Diagnosis`.
+
+    Attributes:
+        seen: plain data, which checkpoints hold.
+    """
+
+    fresh: ClassVar[Mapping[str, Any]] = {}
+    """What ``seen`` is at the start of a run."""
+
+    def __init__(self, every_n_steps: int) -> None:
+        super().__init__(every_n_steps)
+        self.seen: dict[str, Any] = copy.deepcopy(dict(self.fresh))
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse other modules, and forget an earlier run."""
+        super().setup(trainer, pl_module, stage)
+        self.seen = copy.deepcopy(dict(self.fresh))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run must know to go on as if it had not been interrupted."""

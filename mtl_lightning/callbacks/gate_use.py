@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mtl_lightning.architectures.base import Gating
-from mtl_lightning.callbacks.diagnosis import Diagnosis, multi_task
+from mtl_lightning.callbacks.diagnosis import Remembering, multi_task
 from mtl_lightning.core import MultiTaskModule
 
 _MORE = 4  # times the samples, of an expert that has been alive
 
 
-class GateUse(Diagnosis):
+class GateUse(Remembering):
     """Watches how gates use experts: ``watch/experts_used/<gate>`` and ``watch/expert_use/<expert>``.
 
     The first is the number of experts that a gate uses, exp(H) with the entropy H of its mean weights: E if all weigh

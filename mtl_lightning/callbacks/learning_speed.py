@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
-from mtl_lightning.callbacks.diagnosis import Diagnosis, multi_task, rate_of
+from mtl_lightning.callbacks.diagnosis import Remembering, multi_task, rate_of
 from mtl_lightning.callbacks.mean_losses import MeanLosses
 from mtl_lightning.core import MultiTaskModule
 
@@ -17,7 +17,7 @@ _LEARNS = 0.9  # of the loss of a constant: a task below has learned something
 _STILL_FALLS = 0.99  # of the loss some validations ago
 
 
-class LearningSpeed(Diagnosis):
+class LearningSpeed(Remembering):
     """Measures how far each task has come: ``watch/learned/<task>``, the relative decrease of its training loss.
 
     It is 1 - (mean loss of the last ``every_n_steps`` updates) / (mean loss of the first 10): 0 is no progress, 1 all

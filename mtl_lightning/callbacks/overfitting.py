@@ -10,14 +10,14 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
-from mtl_lightning.callbacks.diagnosis import Diagnosis, multi_task
+from mtl_lightning.callbacks.diagnosis import Remembering, multi_task
 from mtl_lightning.callbacks.mean_losses import MeanLosses
 from mtl_lightning.core import MultiTaskModule
 
 _SIGMAS = 3.0  # of Kendall's statistic, one-sided: once in 700 times by chance
 
 
-class Overfitting(Diagnosis):
+class Overfitting(Remembering):
     """Watches each task's validation loss rise while its training loss falls, and says so once, with the epoch.
 
     One warning (:class:`~mtl_lightning.types.MtlLightningWarning`) per task and run, if all of this holds:

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mtl_lightning.callbacks.diagnosis import Diagnosis, multi_task, rate_of
+from mtl_lightning.callbacks.diagnosis import Remembering, multi_task, rate_of
 from mtl_lightning.core import MultiTaskModule
 
 _FAR = math.log(2)  # a noise level that is twice or half of what it should be
@@ -20,7 +20,7 @@ _PART = 0.25  # of the way, which a noise level that learns has behind it
 _UNKNOWN = 10  # times the updates so far are to come, where nobody knows
 
 
-class UnsettledSigma(Diagnosis):
+class UnsettledSigma(Remembering):
     r"""Watches for learned noise levels that do not settle: ``watch/sigma_off/<task>``, 1 where it is settled.
 
     It is sigma over the noise level at which the balancer's gradient is 0 for the losses as they are, with the task's

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mtl_lightning.callbacks.diagnosis import Diagnosis, multi_task, rate_of, title
+from mtl_lightning.callbacks.diagnosis import Remembering, multi_task, rate_of, title
 from mtl_lightning.core import MultiTaskModule
 from mtl_lightning.core.sharding import total_norm
 
@@ -39,7 +39,7 @@ class _Snapshot(NamedTuple):
         return torch.stack([total_norm(self.values), weights, self.grad_norm.to(weights)])
 
 
-class UpdateRatio(Diagnosis):
+class UpdateRatio(Remembering):
     """Measures how far an update moves: ``watch/update_ratio/<group>``, norm of the update over that of the weights.
 
     Healthy values are around 1e-3. One that stays below the threshold is the symptom of a learning rate too small: a

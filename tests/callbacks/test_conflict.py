@@ -256,7 +256,7 @@ def test_the_share_of_conflicting_updates_and_the_picture(tmp_path: Path) -> Non
 
 
 def test_a_scale_that_drowns_another_is_named_with_the_key() -> None:
-    batches = [{**b, "targets": {**b["targets"], "a": 1e5 * b["targets"]["a"]}} for b in signed(1.0, 1.0)]
+    batches: list[Batch] = [{**b, "targets": {**b["targets"], "a": 1e5 * b["targets"]["a"]}} for b in signed(1.0, 1.0)]
     (text,) = opposing(Conflict(2), batches)
     assert "Task a: its weighted gradient of the shared parameters is 1.0e+05 times as long as that of b" in text
     assert "`data.init_args.tasks.a`" in text

@@ -11,12 +11,13 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from mtl_lightning import MultiTaskModule
+from mtl_lightning import MultiTaskModule, Schedule
 from mtl_lightning.architectures import MLP, LeNet, MLPHead, SharedBottom
 from mtl_lightning.callbacks import DeadUnits
 from mtl_lightning.data import MultiDigit, SyntheticRegression
@@ -86,6 +87,28 @@ def test_every_logger_is_written_to(tmp_path: Path) -> None:
     fit(make_module(heads={"number": head(2)}), make_batches(4), callbacks=[DeadUnits(4, 2)], logger=loggers)
     for logger in loggers:
         assert "watch/dead_units/number" in Path(logger.log_dir, "metrics.csv").read_text()
+
+
+def test_the_old_names_may_still_be_monitored(tmp_path: Path) -> None:
+    """By checkpoints, early stopping and plateau schedulers; loggers get the new ones alone."""
+    old = "diagnose/dead_units/number"
+    keeper = ModelCheckpoint(tmp_path, monitor=old, filename="{epoch}")
+    stopper = EarlyStopping(old.replace("number", "shared"), patience=1)
+    plateau = Schedule(partial(ReduceLROnPlateau, patience=0, factor=0.5), monitor=old)
+    logger = CSVLogger(tmp_path)
+    network = nn.Sequential(switched(INPUTS, 6, 1), nn.ReLU())
+    module = make_module(
+        architecture=network,
+        heads={"number": head(3)},
+        optimizers={"default": partial(SGD, lr=1e-9), "kind": partial(SGD, lr=1e-3)},
+        schedulers={"kind": plateau},
+    )
+    callbacks = [DeadUnits(4, 2), keeper, stopper]
+    trainer = fit(module, make_batches(4), make_batches(1), callbacks=callbacks, logger=logger, max_epochs=5)
+    assert keeper.best_model_score == 3 / 8
+    assert trainer.current_epoch == 2  # the second epoch was no better
+    assert module.group_optimizers["kind"].param_groups[0]["lr"] == 5e-4
+    assert "diagnose/" not in Path(logger.log_dir, "metrics.csv").read_text()
 
 
 def test_one_row_of_one_batch_of_the_window_is_enough() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau  # type: ignore[import-untyped]  # it ships no types
 from torch import Tensor
 
 from mtl_lightning.callbacks import Overfitting

@@ -34,7 +34,7 @@ def texts_of(module: MultiTaskModule, callback: UnsettledSigma, updates: int = 4
 
 def test_the_quotient_is_1_where_the_gradient_is_0() -> None:
     """Squared errors: sigma^2 = L. Absolute ones: sqrt(2) times the scale L. Cross-entropy: e^s = 2 L."""
-    batches, found = make_batches(1), []
+    batches = make_batches(1)
     module = module_with(0.0).double()
     losses = [
         float(task.loss(module(batches[0]["inputs"])[name], batches[0]["targets"][name]))
