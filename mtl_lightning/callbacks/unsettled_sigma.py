@@ -51,6 +51,12 @@ class UnsettledSigma(Remembering):
     def __init__(self, every_n_steps: int = 25) -> None:
         super().__init__(every_n_steps)
         self._values: Tensor | None = None
+        self._total = math.inf  # updates of the run, if known
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Learn how long the run is."""
+        if self.every_n_steps:
+            self._total = float(trainer.estimated_stepping_batches)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """On a sampled update, take the losses, the noise levels and their gradients before the step."""
@@ -93,8 +99,8 @@ class UnsettledSigma(Remembering):
 
     def _to_come(self, trainer: Trainer) -> float:
         """Return how many updates are still to come, in units of the distance of samples."""
-        total = float(trainer.estimated_stepping_batches)
-        left = total - trainer.global_step if 0 < total < math.inf else _UNKNOWN * trainer.global_step
+        known = 0 < self._total < math.inf
+        left = self._total - trainer.global_step if known else _UNKNOWN * trainer.global_step
         return left / self.every_n_steps
 
     def _is_lost(self, name: str, log_sigma: float, log_off: float, sign: float, to_come: float) -> bool:

@@ -38,8 +38,8 @@ def test_each_is_on_and_switched_off_by_its_key(off: bool, tmp_path: Path, monke
 
 
 def test_gates_likewise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = ("--config", str(CONFIGS / "correlated_mmoe.yaml"), "--data.init_args.n=2000", "--test_after_fit=false")
+    config = ("--config", str(CONFIGS / "correlated_mmoe.yaml"), "--test_after_fit=false")
     with warnings.catch_warnings():
         warnings.simplefilter("error", MtlLightningWarning)  # a shipped config has none of these faults
-        run(monkeypatch, "fit", *config, "--trainer.max_epochs=20", "--trainer.accelerator=cpu")
+        run(monkeypatch, "fit", *config, "--trainer.max_epochs=3", "--trainer.accelerator=cpu")
     assert {"experts_used", "expert_use", "cosine", "learned", "overfit"} <= watched(tmp_path)
