@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from mtl_lightning.callbacks.diagnosis import Remembering, multi_task, rate_of
 from mtl_lightning.core import MultiTaskModule
 
-_FAR = math.log(2)  # a noise level that is twice or half of what it should be
+_FAR = math.log(1.5)  # of sigma: a task's weight is then off by more than 2
 _SAMPLES = 8  # that have to agree
 _PART = 0.25  # of the way, which a noise level that learns has behind it
 _UNKNOWN = 10  # times the updates so far are to come, where nobody knows
@@ -29,7 +29,7 @@ class UnsettledSigma(Remembering):
 
     One warning (:class:`~mtl_lightning.types.MtlLightningWarning`) per run, if for some task
 
-    - in 8 samples in a row sigma is on the same side of its place, and on (geometric) average at twice or half of it:
+    - in 8 samples in a row sigma is on the same side of its place, and on (geometric) average off by a factor of 1.5:
       around a settled one the losses of batches scatter on both sides;
     - sigma has come less than a quarter of the way since the start;
     - at the pace of these samples, it will not come half of what is left until the end of the run.
