@@ -124,11 +124,11 @@ class UnsettledSigma(Remembering):
             (g for g, named in module.groups.items() if named.keys() & module.roles.balancer.keys()), "balancer"
         )
         rate = f" at learning rate {rate_of(module, group):g}" if group in module.group_optimizers else ""
-        told = ", ".join(f"{name} at {off[name]:.2g} times" for name in lost)
+        told = ", ".join(f"{off[name]:.2g} times for {name}" for name in lost)
         self.warn_once(
             module,
             [group],
             f"The noise levels that the balancer learns do not settle{rate}: after {module.trainer.global_step} "
-            f"updates sigma is, of {told}, where it belongs, and will not get there in this run. Weights that hardly "
-            f"change balance nothing: raise the rate of `optimizers.{group}` (with Adam, 1e-2 is usual).",
+            f"updates sigma is not what it should be ({told}), and will not get there in this run. Weights that "
+            f"hardly change balance nothing: raise the rate of `optimizers.{group}` (with Adam, 1e-2 is usual).",
         )

@@ -137,8 +137,7 @@ def test_embeddings_with_sparse_gradients_are_left_out() -> None:
 
 
 # --------------------------------------------------------------------------------------------- nothing of a run changes
-@pytest.mark.parametrize("balancer", [Balancer, UncertaintyWeighting, PCGrad, FAMO])
-@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize(("balancer", "accumulate"), [(Balancer, 1), (UncertaintyWeighting, 3), (PCGrad, 1), (FAMO, 3)])
 def test_looking_at_every_update_changes_no_bit(balancer: Any, accumulate: int) -> None:
     def run(*callbacks: Callback) -> tuple[dict[str, Tensor], Tensor]:
         data = TinyData()
