@@ -76,11 +76,15 @@ class Diagnosis(Ranged, Callback):
                 warned of one of them.
             message: what is wrong, why it matters, and which key to change.
         """
-        callbacks: list[Callback] = module.trainer.callbacks  # type: ignore[attr-defined]  # set outside its __init__
-        known = {one for callback in callbacks if isinstance(callback, Diagnosis) for one in callback.warned}
-        if not (known | self.warned).intersection(subjects):
+        if not self.known(module).intersection(subjects):
             self.warned.update(subjects)
             rank_zero_warn(message, category=MtlLightningWarning)
+
+    def known(self, module: MultiTaskModule) -> set[str]:
+        """Return the tasks and groups that some diagnosis has warned of in this run."""
+        callbacks: list[Callback] = module.trainer.callbacks  # type: ignore[attr-defined]  # set outside its __init__
+        others = (callback.warned for callback in callbacks if isinstance(callback, Diagnosis))
+        return self.warned.union(*others)
 
 
 class Remembering(Diagnosis):

@@ -16,7 +16,7 @@ from mtl_lightning.core import MultiTaskModule
 
 _FAR = math.log(1.5)  # of sigma: a task's weight is then off by more than 2
 _SAMPLES = 8  # that have to agree
-_PART = 0.25  # of the way, which a noise level that learns has behind it
+_PART = 0.25  # of its way, which a noise level that learns has behind it
 _UNKNOWN = 10  # times the updates so far are to come, where nobody knows
 
 
@@ -31,7 +31,7 @@ class UnsettledSigma(Remembering):
 
     - in 8 samples in a row sigma is on the same side of its place, and on (geometric) average off by a factor of 1.5:
       around a settled one the losses of batches scatter on both sides;
-    - sigma has come less than a quarter of the way since the start;
+    - sigma has gone, to and fro, less than a quarter of what it has gone and has yet to go;
     - at the pace of these samples, it will not come half of what is left until the end of the run.
 
     So a sigma that follows a falling loss at some distance is none to warn of, nor one that is on its way. Only
@@ -45,8 +45,9 @@ class UnsettledSigma(Remembering):
         ConfigurationError: for options out of range; at ``setup`` for a module that is no ``MultiTaskModule``.
     """
 
-    fresh: ClassVar[Mapping[str, Any]] = {"start": {}, "samples": {}}
-    """The logarithm of each first sigma; and of the samples in a row, the logarithms of sigma and of its quotient."""
+    fresh: ClassVar[Mapping[str, Any]] = {"last": {}, "gone": {}, "samples": {}}
+    """Of each task: the logarithm of its last sigma, how far it has gone to and fro, and of the samples in a row the
+    logarithms of sigma and of its quotient."""
 
     def __init__(self, every_n_steps: int = 25) -> None:
         super().__init__(every_n_steps)
@@ -94,7 +95,7 @@ class UnsettledSigma(Remembering):
             if self._is_lost(name, math.log(sigma), math.log(off[name]), sign, self._to_come(trainer)):
                 lost.append(name)
         self.write(module, {f"watch/sigma_off/{name}": value for name, value in off.items()})
-        if lost:
+        if lost := [name for name in lost if name not in self.known(module)]:  # whose loss may be what is wrong
             self._warn(module, lost, off)
 
     def _to_come(self, trainer: Trainer) -> float:
@@ -105,7 +106,8 @@ class UnsettledSigma(Remembering):
 
     def _is_lost(self, name: str, log_sigma: float, log_off: float, sign: float, to_come: float) -> bool:
         """Note a sample; whether those in a row say that a noise level will not get to its place."""
-        start: float = self.seen["start"].setdefault(name, log_sigma)
+        gone: float = self.seen["gone"].get(name, 0.0) + abs(log_sigma - self.seen["last"].get(name, log_sigma))
+        self.seen["gone"][name], self.seen["last"][name] = gone, log_sigma
         samples: list[list[float]] = self.seen["samples"].setdefault(name, [])
         if sign != math.copysign(1, log_off) or (samples and samples[-1][1] * log_off < 0):
             samples.clear()
@@ -116,8 +118,7 @@ class UnsettledSigma(Remembering):
             return False
         way = abs(sum(quotient for _, quotient in samples)) / _SAMPLES
         pace = abs(samples[-1][0] - samples[0][0]) / (_SAMPLES - 1)
-        done = abs(log_sigma - start)
-        return way >= _FAR and done < _PART * (done + way) and pace * to_come < way / 2
+        return way >= _FAR and gone < _PART * (gone + way) and pace * to_come < way / 2
 
     def _warn(self, module: MultiTaskModule, lost: list[str], off: Mapping[str, float]) -> None:
         group = next(
