@@ -6,12 +6,12 @@ The floor minimises the plain sum of the losses. Everything else learns Kendall'
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
@@ -78,9 +78,10 @@ def ours(
     *,
     logger: LoggerFactory | None = None,
     balancer: BalancerArgument = UncertaintyWeighting,
+    callbacks: Sequence[Callback] = (),
 ) -> None:
     """Train a ``MultiTaskModule``, as its users do."""
-    _fit(make_module(workload, balancer), batches, logger)
+    _fit(make_module(workload, balancer), batches, logger, callbacks)
 
 
 def make_module(workload: Workload, balancer: BalancerArgument = UncertaintyWeighting) -> MultiTaskModule:
@@ -158,7 +159,9 @@ def _train(make: Any, batches: TimedBatches, **options: bool) -> None:
     _fit(make(**options), batches, (lambda _: Kept()) if options.get("log") else None)
 
 
-def _fit(module: LightningModule, batches: TimedBatches, logger: LoggerFactory | None) -> None:
+def _fit(
+    module: LightningModule, batches: TimedBatches, logger: LoggerFactory | None, callbacks: Sequence[Callback] = ()
+) -> None:
     """Fit one epoch with everything off that is not the step; a logger, made in a folder, asks for every step."""
     with tempfile.TemporaryDirectory() as folder:
         Trainer(
@@ -170,4 +173,5 @@ def _fit(module: LightningModule, batches: TimedBatches, logger: LoggerFactory |
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
+            callbacks=[*callbacks],
         ).fit(module, batches)

@@ -76,10 +76,11 @@ OURS: dict[str, Range] = {
     "TwoTaskLandscape.scale": POSITIVE,
     "TemperatureSampling.temperature": Range(0, open_low=True, may_be_infinite=True),  # inf: all equally likely
     "seed_everything": Range(0, 2**32 - 1),  # what NumPy takes
-    **_all("flip fractions leak relax tau CrossStitch.alpha GradVac.beta", SHARE),
+    **_all("Conflict.confirm Conflict.looks Conflict.dominance UpdateRatio.apart GateUse.samples", FROM_1),
+    **_all("flip fractions leak relax tau CrossStitch.alpha GradVac.beta GateUse.dead", SHARE),
     **_all("beta betas dropout label_smoothing missing momentum val_fraction CRMOGM.alpha", BELOW_1),
     **_all("GradNorm.floor MultiMNIST.val_fraction MultiFashion.val_fraction", INSIDE),
-    **_all("popart DeadUnits.threshold MoCo.beta", UP_TO_1),
+    **_all("popart DeadUnits.threshold GateUse.stuck MoCo.beta", UP_TO_1),
     **_all("correlation cosine", Range(-1, 1)),
 }
 """By the name of an argument, and under ``Class.argument`` where a class has another. All others: at least 0."""

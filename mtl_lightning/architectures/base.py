@@ -6,7 +6,7 @@ import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
@@ -96,6 +96,22 @@ def last_affine(head: nn.Module, task: str) -> nn.Linear | nn.Conv2d:
     return found
 
 
+class Gating(NamedTuple):
+    """A gate, and what it mixes.
+
+    Attributes:
+        module: whose output, or the first of whose outputs, is the weights (B, E) of E experts.
+        experts: the names of the experts, in order; one that several gates mix has one name.
+        tasks: whose features the mixture becomes.
+        selects: whether it is made to choose, so that experts without a weight are no fault.
+    """
+
+    module: nn.Module
+    experts: list[str]
+    tasks: list[str]
+    selects: bool = False
+
+
 class Architecture(Ranged, nn.Module, ABC):
     """How tasks share. Subclasses take the input spec (None where unknown) and the tasks' names, and set
     ``feature_sizes``.
@@ -132,6 +148,10 @@ class Architecture(Ranged, nn.Module, ABC):
         a part, or there are several experts, they all belong to it.
         """
         return ()
+
+    def gating(self) -> dict[str, Gating]:
+        """Return the gates that mix experts, by name, for whoever watches how they are used; none by default."""
+        return {}
 
     def after_update(self) -> None:
         """Do what follows an optimizer step, such as annealing; nothing by default.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from mtl_lightning.architectures.base import EncoderArgument
+from mtl_lightning.architectures.base import EncoderArgument, Gating
 from mtl_lightning.architectures.copies import parameters_of
 from mtl_lightning.architectures.encoders import MLP
-from mtl_lightning.architectures.experts import MixtureOfExperts, shared_and_own
+from mtl_lightning.architectures.experts import Experts, MixtureOfExperts, numbered, shared_and_own
 from mtl_lightning.architectures.gates import Gate, mix
 from mtl_lightning.architectures.sizes import check_widths
 from mtl_lightning.types import Features, InputSpec
@@ -71,3 +71,12 @@ class CGC(MixtureOfExperts):
     def task_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return each task's experts and gate."""
         return {task: parameters_of(self.own[task], self.gates[task]) for task in self.gates}
+
+    def gating(self) -> dict[str, Gating]:
+        """Return each task's gate: it mixes the task's own experts, then the shared ones."""
+        shared = numbered("shared expert", len(self.shared.encoders))
+        found = {}
+        for task, gate in self.gates.items():
+            own = numbered(f"{task}'s expert", len(cast("Experts", self.own[task]).encoders))
+            found[task] = Gating(gate, [*own, *shared], [task])
+        return found

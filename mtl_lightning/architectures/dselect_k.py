@@ -8,10 +8,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mtl_lightning.architectures.base import EncoderArgument
+from mtl_lightning.architectures.base import EncoderArgument, Gating
 from mtl_lightning.architectures.copies import parameters_of
 from mtl_lightning.architectures.encoders import MLP
-from mtl_lightning.architectures.experts import Experts, MixtureOfExperts
+from mtl_lightning.architectures.experts import Experts, MixtureOfExperts, numbered
 from mtl_lightning.architectures.gates import mix
 from mtl_lightning.types import ConfigurationError, Features, InputSpec
 
@@ -99,6 +99,11 @@ class DSelectK(MixtureOfExperts):
     def task_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return each task's selectors."""
         return {task: parameters_of(selectors) for task, selectors in self.selectors.items()}
+
+    def gating(self) -> dict[str, Gating]:
+        """Return each task's selectors."""
+        experts = numbered("expert", len(self.experts.encoders))
+        return {task: Gating(part, experts, [task], selects=True) for task, part in self.selectors.items()}
 
 
 class _Selectors(nn.Module):

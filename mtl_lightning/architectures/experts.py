@@ -14,6 +14,11 @@ from mtl_lightning.architectures.gates import GRID, gate_reader
 from mtl_lightning.types import InputSpec
 
 
+def numbered(what: str, number: int) -> list[str]:
+    """Return the names of so many experts of one kind."""
+    return [f"{what} {index}" for index in range(number)]
+
+
 class Experts(nn.Module):
     """E encoders side by side on the same input.
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from mtl_lightning.architectures.base import EncoderArgument
+from mtl_lightning.architectures.base import EncoderArgument, Gating
 from mtl_lightning.architectures.copies import parameters_of
 from mtl_lightning.architectures.encoders import MLP
-from mtl_lightning.architectures.experts import Experts, MixtureOfExperts
+from mtl_lightning.architectures.experts import Experts, MixtureOfExperts, numbered
 from mtl_lightning.architectures.gates import Gate, mix
 from mtl_lightning.types import Features, InputSpec
 
@@ -66,6 +66,11 @@ class MMoE(MixtureOfExperts):
         """Return each task's gate."""
         return {task: parameters_of(gate) for task, gate in self.gates.items()}
 
+    def gating(self) -> dict[str, Gating]:
+        """Return each task's gate."""
+        experts = numbered("expert", len(self.experts.encoders))
+        return {task: Gating(gate, experts, [task]) for task, gate in self.gates.items()}
+
 
 class OMoE(MixtureOfExperts):
     """One-gate mixture of experts: as :class:`MMoE`, but all tasks get the mixture of a single, shared gate.
@@ -94,7 +99,7 @@ class OMoE(MixtureOfExperts):
     ) -> None:
         super().__init__(spec, trunk, gate_input)
         self.experts = Experts(self.make_experts(encoder, num_experts, tasks))
-        self.gate = Gate(self.gate_width, num_experts)
+        self.gate, self.served = Gate(self.gate_width, num_experts), list(tasks)
 
     def forward(self, inputs: Any, tasks: Sequence[str]) -> Features:
         """Map inputs to the same mixture (B, D, *) for each of ``tasks``."""
@@ -104,3 +109,7 @@ class OMoE(MixtureOfExperts):
     def last_shared(self) -> Sequence[nn.Module]:
         """Return the experts."""
         return list(self.experts.encoders)
+
+    def gating(self) -> dict[str, Gating]:
+        """Return the one gate."""
+        return {"all tasks": Gating(self.gate, numbered("expert", len(self.experts.encoders)), self.served)}

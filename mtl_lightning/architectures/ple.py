@@ -8,10 +8,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mtl_lightning.architectures.base import Architecture, EncoderArgument
+from mtl_lightning.architectures.base import Architecture, EncoderArgument, Gating
 from mtl_lightning.architectures.copies import parameters_of
 from mtl_lightning.architectures.encoders import MLP
-from mtl_lightning.architectures.experts import shared_and_own
+from mtl_lightning.architectures.experts import Experts, numbered, shared_and_own
 from mtl_lightning.architectures.gates import GRID, Gate, Pool, gate_reader, mix
 from mtl_lightning.architectures.sizes import check_widths
 from mtl_lightning.architectures.stages import encoder_copies
@@ -96,6 +96,15 @@ class PLE(Architecture):
             for task in last.gates
         }
 
+    def gating(self) -> dict[str, Gating]:
+        """Return the gates of every level: each task's, and the shared one on all levels but the last."""
+        found = {}
+        for number, level in enumerate(self._levels()):
+            for name, gating in level.gating().items():
+                experts = [f"{expert} on level {number}" for expert in gating.experts]
+                found[f"{name} on level {number}"] = gating._replace(experts=experts)
+        return found
+
     def _levels(self) -> list[_Level]:
         return [cast("_Level", level) for level in self.levels]
 
@@ -116,6 +125,16 @@ class _Level(nn.Module):
         self.shared, self.own = shared_and_own(experts, tasks, num_shared, num_own)
         self.gates = nn.ModuleDict({task: Gate(width, num_own + num_shared) for task in tasks})
         self.shared_gate = None if last else Gate(width, len(experts))
+
+    def gating(self) -> dict[str, Gating]:
+        """Return the level's gates: a task's mixes its own experts, then the shared ones; the shared one mixes all."""
+        shared = numbered("shared expert", len(self.shared.encoders))
+        own = {t: numbered(f"{t}'s expert", len(cast("Experts", part).encoders)) for t, part in self.own.items()}
+        found = {task: Gating(gate, [*own[task], *shared], [task]) for task, gate in self.gates.items()}
+        if self.shared_gate is not None:
+            everyone = [name for names in own.values() for name in names]
+            found["all tasks"] = Gating(self.shared_gate, [*everyone, *shared], list(self.gates))
+        return found
 
     def forward(
         self, streams: dict[str, Any], shared: Any, reads: dict[str, Tensor], read: Tensor

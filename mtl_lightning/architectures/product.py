@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mtl_lightning.architectures.base import (
     Architecture,
     ArchitectureArgument,
+    Gating,
     HeadFactory,
     Linear,
     build_architecture,
@@ -120,6 +121,13 @@ class Product(Architecture):
     def last_shared(self) -> Sequence[nn.Module]:
         """Return what is so of the inner architecture."""
         return self.architecture.last_shared()
+
+    def gating(self) -> dict[str, Gating]:
+        """Return the gates of the inner architecture, whose tasks are the factors."""
+        return {
+            name: gate._replace(tasks=[task for task, names in self.factors.items() if {*names} & {*gate.tasks}])
+            for name, gate in self.architecture.gating().items()
+        }
 
     def task_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return what belongs to factors that a single task depends on, by that task."""

@@ -1,10 +1,12 @@
 """What watches a run from outside: symptoms of wrong learning rates, comparisons, and predictions as tables and maps.
 
-The first two see which groups of parameters learn badly, and say so in words, with the group's learning rate:
+The first see what is wrong with a run, and say so in words, once, with the key to change:
 
 >>> from lightning.pytorch import Trainer
->>> from mtl_lightning.callbacks import DeadUnits, PredictionWriter, UpdateRatio
->>> trainer = Trainer(callbacks=[DeadUnits(every_n_steps=100), UpdateRatio(), PredictionWriter("out.parquet")])
+>>> from mtl_lightning.callbacks import Conflict, DeadUnits, GateUse, LearningSpeed, Overfitting, PredictionWriter
+>>> from mtl_lightning.callbacks import UnsettledSigma, UpdateRatio
+>>> watching = [DeadUnits(), UpdateRatio(), Conflict(), LearningSpeed(), Overfitting(), UnsettledSigma(), GateUse()]
+>>> trainer = Trainer(callbacks=[*watching, PredictionWriter("out.parquet")])
 
 Delta-m compares a run with single-task runs, whose metrics one of the callbacks writes into a file and another reads:
 
@@ -16,35 +18,45 @@ run (``RunText``) are for TensorBoard, ``EpochTable`` is for the terminal, and `
 figures are to be held against.
 
 The command line adds all of them to every run and takes their options under keys such as ``dead_units``,
-``update_ratio``, ``predictions``, ``pr_curves`` (``--help`` lists them); in a YAML for another program they are chosen
+``conflict``, ``predictions``, ``pr_curves`` (``--help`` lists them); in a YAML for another program they are chosen
 by ``class_path``. A callback sees the module, its groups and its optimizers, never a particular task or balancer, and
 it changes nothing of a run.
 """
 
 from mtl_lightning.callbacks.baselines import BaselineWriter
+from mtl_lightning.callbacks.conflict import Conflict
 from mtl_lightning.callbacks.confusion_matrices import ConfusionMatrices
 from mtl_lightning.callbacks.constant_metrics import ConstantMetrics
 from mtl_lightning.callbacks.dead_units import DeadUnits
 from mtl_lightning.callbacks.delta_m import LogDeltaM
 from mtl_lightning.callbacks.dense_panels import DensePanels
 from mtl_lightning.callbacks.epoch_table import EpochTable
+from mtl_lightning.callbacks.gate_use import GateUse
+from mtl_lightning.callbacks.learning_speed import LearningSpeed
+from mtl_lightning.callbacks.overfitting import Overfitting
 from mtl_lightning.callbacks.pr_curves import PRCurves
 from mtl_lightning.callbacks.predicted_against_true import PredictedAgainstTrue
 from mtl_lightning.callbacks.prediction_writer import PredictionWriter
 from mtl_lightning.callbacks.run_text import RunText
+from mtl_lightning.callbacks.unsettled_sigma import UnsettledSigma
 from mtl_lightning.callbacks.update_ratio import UpdateRatio
 
 __all__ = [
     "BaselineWriter",
+    "Conflict",
     "ConfusionMatrices",
     "ConstantMetrics",
     "DeadUnits",
     "DensePanels",
     "EpochTable",
+    "GateUse",
+    "LearningSpeed",
     "LogDeltaM",
+    "Overfitting",
     "PRCurves",
     "PredictedAgainstTrue",
     "PredictionWriter",
     "RunText",
+    "UnsettledSigma",
     "UpdateRatio",
 ]

@@ -34,7 +34,7 @@ class _Dead(NamedTuple):
 
 
 class DeadUnits(Diagnosis):
-    """Watches for ReLU units that never fire: ``diagnose/dead_units/<group>``, the fraction of them per group.
+    """Watches for ReLU units that never fire: ``watch/dead_units/<group>``, the fraction of them per group.
 
     A step that is too large throws a unit's weights to where its ReLU is 0 for every input. No gradient passes there,
     so that the unit mostly never comes back. A loss that has stopped high, with most units dead, is the symptom of a
@@ -159,7 +159,7 @@ class DeadUnits(Diagnosis):
             worst = count.layer.learns and count.fraction >= self.threshold
             if worst and (group not in died or count.fraction > died[group].fraction):
                 died[group] = count
-        self.write(module, {f"diagnose/dead_units/{group}": dead[group] / units[group] for group in units})
+        self.write(module, {f"watch/dead_units/{group}": dead[group] / units[group] for group in units})
         self._warn(module, died)
 
     def _warn(self, module: MultiTaskModule, died: dict[str, _Dead]) -> None:
@@ -174,7 +174,8 @@ class DeadUnits(Diagnosis):
                     f"these along: lower the rate of `optimizers.{first}` first."
                 )
             self.warn_once(
-                group,
+                module,
+                [group],
                 f"{title(module, group)}: {100 * count.dead // count.units} % of its {count.units} "
                 f"{type(count.layer.activation).__name__} units in {count.layer.name} have not fired in {self.window} "
                 f"updates at learning rate {rates[group]:g}. A rate too large kills such units, and a dead one learns "

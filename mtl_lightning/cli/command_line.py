@@ -17,16 +17,21 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mtl_lightning.callbacks import (
     BaselineWriter,
+    Conflict,
     ConfusionMatrices,
     ConstantMetrics,
     DeadUnits,
     DensePanels,
     EpochTable,
+    GateUse,
+    LearningSpeed,
     LogDeltaM,
+    Overfitting,
     PRCurves,
     PredictedAgainstTrue,
     PredictionWriter,
     RunText,
+    UnsettledSigma,
     UpdateRatio,
 )
 from mtl_lightning.callbacks.best_epoch import added_callbacks, what_was_tested
@@ -104,6 +109,11 @@ class MultiTaskCLI(LightningCLI):
         )
         parser.add_lightning_class_args(DeadUnits, "dead_units")
         parser.add_lightning_class_args(UpdateRatio, "update_ratio")
+        parser.add_lightning_class_args(Conflict, "conflict")
+        parser.add_lightning_class_args(LearningSpeed, "learning_speed")
+        parser.add_lightning_class_args(Overfitting, "overfitting")
+        parser.add_lightning_class_args(UnsettledSigma, "unsettled_sigma")
+        parser.add_lightning_class_args(GateUse, "gate_use")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(LogDeltaM, "delta_m")
         parser.add_lightning_class_args(BaselineWriter, "baseline_writer")

@@ -61,6 +61,7 @@ class Evaluation(nn.Module):
         started: whether a batch was seen.
         seen: the tasks that had a target.
         compared: after :meth:`compute`, the losses over the trivial predictors' (n,), of n tasks.
+        normalised: the same () by task, of the tasks that have a trivial predictor with a loss above 0.
     """
 
     def __init__(self, tasks: Mapping[str, Task], stage: str) -> None:
@@ -69,6 +70,7 @@ class Evaluation(nn.Module):
         self.started = False
         self.trivial: dict[str, Tensor] = {}
         self.compared = torch.zeros(0)
+        self.normalised: dict[str, Tensor] = {}
         self.seen: set[str] = set()
         self.losses = MeanLosses(len(tasks))
         self.names = {name: task.spec.names for name, task in tasks.items()}
@@ -115,6 +117,8 @@ class Evaluation(nn.Module):
             values[f"{prefix}/objective"] = balancer.objective(torch.where(labelled, means, 0.0), labelled)
         self.compared = compared(means[labelled], trivial[labelled]) if self.trivial else means[:0]
         bad = (labelled & ~(trivial > 0)).tolist() if self.trivial else []
+        useful = zip(self.metrics, means / trivial, (labelled & (trivial > 0)).tolist(), strict=True)
+        self.normalised = {name: ratio for name, ratio, known in useful if known and self.trivial}
         if left_out := [name for name, missing in zip(self.metrics, bad, strict=False) if missing]:
             rank_zero_warn(
                 f"`{prefix}/loss_normalised` leaves out {left_out}: expected the loss of a constant prediction to be "
@@ -243,11 +247,14 @@ class Evaluations:
 
     Attributes:
         stages: by stage (``"val"``, ``"test"``), the evaluation of each dataloader.
+        normalised: by stage, what the last one of it found of each task: its loss over the trivial predictor's (); in
+            several dataloaders the largest.
     """
 
     def __init__(self, network: Network, runtime: Runtime, kind: type[Evaluation] = Evaluation) -> None:
         self._network, self._runtime, self._kind = network, runtime, kind
         self.stages: dict[str, list[Evaluation]] = {"val": [], "test": []}
+        self.normalised: dict[str, dict[str, Tensor]] = {}
 
     def start_afresh(self) -> None:
         """Forget everything; refuse metrics that cannot be logged, before the first batch."""
@@ -295,12 +302,15 @@ class Evaluations:
         apart = len(evaluations) == 1 or self._tasks_are_apart(evaluations)
         values: dict[str, Tensor] = {}
         ratios: list[Tensor] = []
+        normalised = self.normalised[stage] = {}
         for index, evaluation in enumerate(evaluations):
             if evaluation.started:
                 prefix = stage if apart else f"{stage}/{names[index]}"
                 for tag, value in evaluation.compute(prefix, self._network.balancer).items():
                     values[tag] = values[tag] + value if tag in values else value  # the loss over several dataloaders
                 ratios.append(evaluation.compared)
+                for name, ratio in evaluation.normalised.items():
+                    normalised[name] = torch.maximum(normalised.get(name, ratio), ratio)
                 if len(evaluation.compared) and not apart:
                     values[f"{prefix}/loss_normalised"] = evaluation.compared.mean()
         if sum(map(len, ratios)):

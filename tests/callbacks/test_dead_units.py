@@ -11,12 +11,13 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from mtl_lightning import MultiTaskModule
+from mtl_lightning import MultiTaskModule, Schedule
 from mtl_lightning.architectures import MLP, LeNet, MLPHead, SharedBottom
 from mtl_lightning.callbacks import DeadUnits
 from mtl_lightning.data import MultiDigit, SyntheticRegression
@@ -60,7 +61,7 @@ def watched(callback: DeadUnits, batches: list[Batch], *thresholds: float, **opt
     """Train such units, at a rate of 0, and return the fraction that was written for the shared group."""
     module = make_module(tasks=make_tasks("number"), architecture=open_at(*thresholds), optimizers=STILL)
     trainer = fit(module, batches, callbacks=[callback], **options)
-    value = trainer.callback_metrics.get("diagnose/dead_units/shared")
+    value = trainer.callback_metrics.get("watch/dead_units/shared")
     return None if value is None else float(value)
 
 
@@ -73,11 +74,11 @@ def test_the_fraction_of_each_group_is_written_at_the_steps_of_the_windows_ends(
     module = make_module(architecture=network, heads={"number": head(3), "kind": head(0)}, optimizers=STILL)
     trainer = fit(module, make_batches(20), callbacks=[DeadUnits(6, window=2)], logger=logger)
     expected = {"shared": (1 + 2) / (8 + 6), "number": 3 / 8, "kind": 0.0}  # `vector` has a linear head
-    tags = {f"diagnose/dead_units/{group}": value for group, value in expected.items()}
-    read = scalars(logger, "diagnose/")
+    tags = {f"watch/dead_units/{group}": value for group, value in expected.items()}
+    read = scalars(logger, "watch/")
     assert {tag: [step for step, _ in pairs] for tag, pairs in read.items()} == {tag: [5, 11, 17] for tag in tags}
     assert all(value == pytest.approx(tags[tag]) for tag, pairs in read.items() for _, value in pairs)
-    found = {tag: float(value) for tag, value in trainer.callback_metrics.items() if "diagnose" in tag}
+    found = {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith("watch/")}
     assert found == pytest.approx(tags)
 
 
@@ -85,7 +86,29 @@ def test_every_logger_is_written_to(tmp_path: Path) -> None:
     loggers = [CSVLogger(tmp_path / "a"), CSVLogger(tmp_path / "b")]
     fit(make_module(heads={"number": head(2)}), make_batches(4), callbacks=[DeadUnits(4, 2)], logger=loggers)
     for logger in loggers:
-        assert "diagnose/dead_units/number" in Path(logger.log_dir, "metrics.csv").read_text()
+        assert "watch/dead_units/number" in Path(logger.log_dir, "metrics.csv").read_text()
+
+
+def test_the_old_names_may_still_be_monitored(tmp_path: Path) -> None:
+    """By checkpoints, early stopping and plateau schedulers; loggers get the new ones alone."""
+    old = "diagnose/dead_units/number"
+    keeper = ModelCheckpoint(tmp_path, monitor=old, filename="{epoch}")
+    stopper = EarlyStopping(old.replace("number", "shared"), patience=1)
+    plateau = Schedule(partial(ReduceLROnPlateau, patience=0, factor=0.5), monitor=old)
+    logger = CSVLogger(tmp_path)
+    network = nn.Sequential(switched(INPUTS, 6, 1), nn.ReLU())
+    module = make_module(
+        architecture=network,
+        heads={"number": head(3)},
+        optimizers={"default": partial(SGD, lr=1e-9), "kind": partial(SGD, lr=1e-3)},
+        schedulers={"kind": plateau},
+    )
+    callbacks = [DeadUnits(4, 2), keeper, stopper]
+    trainer = fit(module, make_batches(4), make_batches(1), callbacks=callbacks, logger=logger, max_epochs=5)
+    assert keeper.best_model_score == 3 / 8
+    assert trainer.current_epoch == 2  # the second epoch was no better
+    assert module.group_optimizers["kind"].param_groups[0]["lr"] == 5e-4
+    assert "diagnose/" not in Path(logger.log_dir, "metrics.csv").read_text()
 
 
 def test_one_row_of_one_batch_of_the_window_is_enough() -> None:
@@ -112,7 +135,7 @@ def test_validation_does_not_count() -> None:
     module = make_module(tasks=make_tasks("number"), architecture=open_at(1.0), optimizers=STILL)
     train, val = [passing([0.0])] * 4, [passing([9.0])] * 2
     trainer = fit(module, train, val, callbacks=[DeadUnits(4, window=4)], val_check_interval=1)
-    assert float(trainer.callback_metrics["diagnose/dead_units/shared"]) == 1.0
+    assert float(trainer.callback_metrics["watch/dead_units/shared"]) == 1.0
 
 
 def test_windows_go_on_over_epochs() -> None:
@@ -137,8 +160,8 @@ def test_updates_that_nobody_labels_are_none() -> None:
 def test_a_group_that_did_not_run_is_not_written() -> None:
     module = make_module(heads={"default": head(2)}, optimizers=STILL, allow_unlabelled=["kind"])
     trainer = fit(module, [without(b, "kind") for b in make_batches(4)], callbacks=[DeadUnits(4, 2)])
-    written = {tag for tag in trainer.callback_metrics if tag.startswith("diagnose/")}
-    assert written == {"diagnose/dead_units/number", "diagnose/dead_units/vector"}
+    written = {tag for tag in trainer.callback_metrics if tag.startswith("watch/")}
+    assert written == {"watch/dead_units/number", "watch/dead_units/vector"}
 
 
 def test_classes_of_activations_can_be_given() -> None:
@@ -150,7 +173,7 @@ def test_classes_of_activations_can_be_given() -> None:
     module = make_module(tasks=make_tasks("number"), architecture=deep, optimizers=STILL)
     for callback, expected in ((DeadUnits(2, 2), {}), (DeadUnits(2, 2, activations=[Ours]), {"shared": 0.5})):
         trainer = fit(module, [passing([0.0])] * 2, callbacks=[callback])
-        found = {t.rpartition("/")[2]: float(v) for t, v in trainer.callback_metrics.items() if "diagnose" in t}
+        found = {t.rpartition("/")[2]: float(v) for t, v in trainer.callback_metrics.items() if t.startswith("watch/")}
         assert found == expected
 
 
@@ -190,7 +213,7 @@ def test_it_can_be_switched_off_and_leaves_networks_without_relu_alone(every: in
     module, count = make_module(heads={"default": MLPHead} if every == 0 else {}), CountHooks()
     trainer = fit(module, make_batches(10), max_epochs=6, callbacks=[DeadUnits(every), count])
     assert set(count.hooks) == {0}
-    assert not any(tag.startswith("diagnose") for tag in trainer.callback_metrics)
+    assert not any(tag.startswith("watch/") for tag in trainer.callback_metrics)
 
 
 def test_a_window_that_was_interrupted_is_dropped(tmp_path: Path) -> None:
@@ -202,8 +225,8 @@ def test_a_window_that_was_interrupted_is_dropped(tmp_path: Path) -> None:
 
     run(5, ModelCheckpoint(tmp_path, filename="five"))
     resumed = str(tmp_path / "five.ckpt")
-    assert "diagnose/dead_units/number" not in run(11, ckpt_path=resumed).callback_metrics
-    assert float(run(12, ckpt_path=resumed).callback_metrics["diagnose/dead_units/number"]) == 2 / 8
+    assert "watch/dead_units/number" not in run(11, ckpt_path=resumed).callback_metrics
+    assert float(run(12, ckpt_path=resumed).callback_metrics["watch/dead_units/number"]) == 2 / 8
 
 
 def test_it_says_what_it_does_not_watch(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
@@ -213,7 +236,7 @@ def test_it_says_what_it_does_not_watch(capsys: pytest.CaptureFixture[str], capl
     with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
         trainer = fit(module, [passing([0.0])] * 2, callbacks=[DeadUnits(2, 2)])
     assert "DeadUnits does not watch ['architecture.network.1']" in caplog.text + capsys.readouterr().err
-    assert [tag for tag in trainer.callback_metrics if "diagnose" in tag] == ["diagnose/dead_units/number"]
+    assert [tag for tag in trainer.callback_metrics if tag.startswith("watch/")] == ["watch/dead_units/number"]
 
 
 # --------------------------------------------------------------------------------------------------------- what is said
@@ -257,7 +280,7 @@ def test_healthy_networks_are_left_in_peace(data: Any, encoder: Any) -> None:
     with said() as texts:
         trainer = fit(module, data, callbacks=[DeadUnits()], precision="32-true", max_steps=300, max_epochs=-1)
     assert texts == []
-    written = {tag.rpartition("/")[2] for tag in trainer.callback_metrics if tag.startswith("diagnose/")}
+    written = {tag.rpartition("/")[2] for tag in trainer.callback_metrics if tag.startswith("watch/")}
     assert written == {"shared", *data.tasks}
 
 
@@ -318,14 +341,14 @@ def test_frozen_layers_are_counted_but_not_blamed_on_a_rate() -> None:
     with said() as texts:
         trainer = fit(module, make_batches(4), callbacks=[DeadUnits(2, 2)])
     assert texts == []
-    assert float(trainer.callback_metrics["diagnose/dead_units/number"]) == 1.0
+    assert float(trainer.callback_metrics["watch/dead_units/number"]) == 1.0
 
 
 def test_a_nan_is_not_silence() -> None:
     module = make_module(heads={"number": head(0)}, optimizers=STILL, on_nonfinite="ignore")
     module.get_parameter("heads.number.0.bias").data[:] = torch.nan
     trainer = fit(module, make_batches(2), callbacks=[DeadUnits(2, 2)])
-    assert float(trainer.callback_metrics["diagnose/dead_units/number"]) == 0.0
+    assert float(trainer.callback_metrics["watch/dead_units/number"]) == 0.0
 
 
 # ------------------------------------------------------------------------------------------------------------- the rest
@@ -347,7 +370,7 @@ def test_units_that_fire_on_another_process_are_alive(tmp_path: Path) -> None:
     )
     trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=2))  # type: ignore[arg-type]  # a list will do
     header, *lines = (tmp_path / "metrics.csv").read_text().splitlines()
-    column = header.split(",").index("diagnose/dead_units/shared")
+    column = header.split(",").index("watch/dead_units/shared")
     assert [line.split(",")[column] for line in lines if line.split(",")[column]] == [str(1 / 5)]
 
 

@@ -18,12 +18,12 @@ from torch.optim.lr_scheduler import LambdaLR, StepLR
 
 from mtl_lightning import MultiTaskModule, Schedule
 from mtl_lightning.balancing import UncertaintyWeighting
-from mtl_lightning.callbacks import UpdateRatio
+from mtl_lightning.callbacks import DeadUnits, UpdateRatio
 from tests.callbacks.events import said, scalars
 from tests.helpers import fit, loader_of, make_batches, make_module, make_trainer, weights_of, without
 
 BATCHES = make_batches(10)
-TAG = "diagnose/update_ratio/"
+TAG = "watch/update_ratio/"
 
 
 class Measure(Callback):
@@ -72,7 +72,7 @@ def test_the_ratios_are_those_measured_by_hand_at_the_steps_of_their_updates(tmp
     trainer = fit(module, BATCHES, callbacks=[UpdateRatio(4), measure], logger=logger)
     assert list(module.groups) == ["shared", "number", "vector", "kind", "balancer"]
     expected = {f"{TAG}{group}": [(step, measure.ratios[step][group]) for step in (3, 7)] for group in module.groups}
-    read = scalars(logger, "diagnose/")
+    read = scalars(logger, "watch/")
     assert {tag: [step for step, _ in pairs] for tag, pairs in read.items()} == {tag: [3, 7] for tag in expected}
     for tag, pairs in expected.items():
         assert [value for _, value in read[tag]] == pytest.approx([value for _, value in pairs], rel=1e-6)
@@ -246,3 +246,54 @@ def test_steps_skipped_by_a_gradient_scaler_do_not_count() -> None:
     assert trainer.scaler is not None
     assert set(written(trainer).values()) == {0.0}
     assert texts == []
+
+
+# ------------------------------------------------------------------------------------------------------ rates too large
+def jumping(ratio: float, updates: int = 6, **optimizers: Any) -> list[str]:
+    """A head whose weights have norm 1, and whose gradient is scaled to move them by so much at every update."""
+
+    class Fixed(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+            assert isinstance(pl_module, MultiTaskModule)
+            weights = [*pl_module.groups["kind"].values()]
+            rate = pl_module.group_optimizers["kind"].param_groups[0]["lr"]
+            norm = torch.cat([weight.detach().flatten() for weight in weights]).norm()
+            for weight in weights:
+                weight.grad = weight.detach() / weight.detach().norm() * norm * ratio / rate / len(weights) ** 0.5
+
+    given = {"default": partial(SGD, lr=1e-3), "kind": partial(SGD, lr=1e-3), **optimizers}
+    return texts_of(make_module(optimizers=given), UpdateRatio(1), batches=make_batches(updates), callbacks=[Fixed()])
+
+
+def test_a_group_that_moves_by_a_tenth_time_and_again_is_named() -> None:
+    (text,) = jumping(0.12)
+    assert text.startswith("Head kind: an update changes its weights by 1.2e-01 of their norm, time and again")
+    assert "is too large" in text
+    assert "`optimizers.kind`" in text
+    assert jumping(0.08) == []
+    assert jumping(0.12, updates=4) == []
+
+
+def test_a_head_whose_rate_is_far_above_the_others_is_named_sooner() -> None:
+    (text,) = jumping(0.01, updates=3, kind=partial(SGD, lr=0.1))
+    assert "Its learning rate, 0.1, 100 times that of other heads, is too large" in text
+    assert jumping(0.01, updates=2, kind=partial(SGD, lr=0.1)) == []  # two samples are too few
+    assert jumping(0.001, kind=partial(SGD, lr=0.1)) == []  # it does not move further than usual
+    assert jumping(0.01, kind=partial(SGD, lr=0.02)) == []
+    assert jumping(0.01, kind=partial(SGD, lr=0.1), default=partial(Adam, lr=1e-3)) == []  # another kind of rate
+
+
+def test_what_one_callback_has_warned_of_the_others_leave_alone() -> None:
+    """A head of dead units, whose last layer hardly learns either."""
+    first, second = DeadUnits(2, 2), UpdateRatio(2)
+    heads = {"kind": lambda size, outputs: nn.Sequential(_off(size[0]), nn.ReLU(), nn.Linear(4, outputs))}
+    with said() as texts:
+        fit(make_module(heads=heads, optimizers=slow()), BATCHES, callbacks=[first, second])
+    assert (len(texts), first.warned, second.warned) == (1, {"kind"}, set())
+
+
+def _off(inputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, 4)
+    nn.init.zeros_(layer.weight)
+    nn.init.constant_(layer.bias, -1.0)
+    return layer

@@ -48,6 +48,7 @@ class Updates:
         losses: what the last update found, or finds, of its losses.
         label_sample: of the training labels so far, for the trivial predictors.
         memory: for rows, while a fit lasts.
+        window: of the update under way, between its gradient and its step, which Lightning's hooks join; else None.
 
     Raises:
         ConfigurationError: for another ``on_nonfinite``.
@@ -65,7 +66,7 @@ class Updates:
         self.label_sample = LabelSample(network, runtime)
         self.memory = RowMemory()
         self._least_losses = LeastLosses(network, runtime)
-        self._window: Window | None = None  # under way between the gradient and the step, which Lightning's hooks join
+        self.window: Window | None = None
         self._row: record.Row | None = None
         self._records_all = False
 
@@ -83,7 +84,7 @@ class Updates:
         self.losses = differentiate(network, runtime, window, self.memory, self.on_nonfinite == "ignore")
         average_whole_gradients(network, runtime)
         leave_absent_untouched(network, window)
-        self._window = window
+        self.window = window
         self._row = row = record.collect(network, runtime, window, self.losses, composite, self._records_all)
         skipped = self.skipped
         optimizer.step()  # in which Lightning's hook calls `finish_gradients`
@@ -96,7 +97,7 @@ class Updates:
         if row is not None:
             record.write(row, runtime.trainer)
             self._least_losses.read(row.losses, window.present)
-        self._window = self._row = None
+        self.window = self._row = None
         return self.losses.objective
 
     def finish_gradients(self) -> None:
@@ -123,8 +124,8 @@ class Updates:
                 for parameter in named.values():
                     parameter.grad = None
         elif self.runtime.scaler is None:  # a gradient scaler meets overflows all the time, and skips these itself
-            assert self._window is not None  # this is called from `make`
-            raise error_of(self.network, self.runtime, self._window, self.losses.tasks, bad)
+            assert self.window is not None  # this is called from `make`
+            raise error_of(self.network, self.runtime, self.window, self.losses.tasks, bad)
 
     def finish_epoch(self) -> None:
         """Give the balancer the epoch's mean losses; on its last batch, since later hooks are lost at a resume."""
