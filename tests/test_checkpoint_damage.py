@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from torch.optim.lr_scheduler import StepLR
 
 from mtl_lightning import MultiTaskModule, Schedule, checkpoint_file
+from mtl_lightning.cli import MultiTaskCLI
 from mtl_lightning.errors import CheckpointError, MissingCheckpointError
 from tests.cli import run
 from tests.helpers import TinyData, assert_same, fit, make_module, weights_of
@@ -370,6 +372,21 @@ def test_checkpoints_of_the_web_are_data_too(saved: dict[str, Any], address: str
     assert not Path("PROOF").exists()
     with pytest.raises(CheckpointError, match=r"404"):
         MultiTaskModule.load_from_checkpoint(f"{address}/nothing.ckpt")
+
+
+def test_hyperparameters_in_a_checkpoint_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning's command line would put them over the configuration, and make what they name."""
+    monkeypatch.setattr(sys, "argv", ["mtl-lightning"])
+    options = ["--data=SyntheticRegression", *MODEL, "--trainer.logger=false", "--trainer.accelerator=cpu"]
+    MultiTaskCLI(args=["fit", *options, "--trainer.max_steps=1", "--trainer.limit_val_batches=1"])
+    evil = {"class_path": "os.mkdir", "init_args": {"path": "PROOF"}}
+    for given in ({"compile": {"mode": evil}}, {"on_nonfinite": "skip"}):
+        whole = torch.load("checkpoints/last.ckpt", weights_only=True)
+        torch.save({**whole, "hyper_parameters": given}, "evil.ckpt")
+        made = MultiTaskCLI(args=["test", *options, "--ckpt_path=evil.ckpt"])
+        assert made.model.updates.on_nonfinite == "raise"
+        assert not made.model.compile_options
+    assert not Path("PROOF").exists()
 
 
 def test_addresses_are_read(saved: dict[str, Any], content: bytes, address: str) -> None:

@@ -166,6 +166,7 @@ def test_batches_of_the_library_go_through_as_they_are() -> None:
         pytest.param({"inputs": 0, "targets": {"number": object()}}, r"found object", id="an object"),
         pytest.param((0, 1, 2), r"Expected a batch .* found tuple\. Return dicts", id="three things"),
         pytest.param({"input_ids": 0, "labels": 1}, r"found the keys \['input_ids', 'labels'\]", id="other keys"),
+        pytest.param({"inputs": 0, "targets": {"number": 1}, "id": 2}, r"\['id', 'inputs', 'targets'\]", id="an id"),
         pytest.param({"inputs": 0, "targets": {"number": None}}, r"targets for no task", id="nothing but None"),
     ],
 )
