@@ -71,6 +71,8 @@ OURS: dict[str, Range] = {
     **_all("warmup_updates width widths DeadUnits.window ScaleCropFlip.scales", FROM_1),
     **_all("DSelectK.num_experts CorrelatedRegression.features", Range(2)),
     "SyntheticFunnel.features": Range(4),
+    "RateFinder.updates": Range(10),
+    **_all("RateFinder.lowest RateFinder.highest", POSITIVE),
     **_all("delta eps initial_losses lr mu std step_size temperature", POSITIVE),
     **_all("MoCo.gamma MoDo.gamma DSelectK.gamma FairGrad.alpha CorrelatedRegression.scale", POSITIVE),
     "TwoTaskLandscape.scale": POSITIVE,

@@ -114,7 +114,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **BALANCING,
     **CORE,
     "callbacks": (*LEVEL_0, "metrics", *CORE, *BASES),
-    "cli": (*LEVEL_0, "metrics", "tasks", "architectures", *BALANCING, *DATA, *CORE, "callbacks", *BASES),
+    "lr_find": (*LEVEL_0, *CORE, *BASES),
+    "cli": (*LEVEL_0, "lr_find", "metrics", "tasks", "architectures", *BALANCING, *DATA, *CORE, "callbacks", *BASES),
     "__main__": ("cli",),
     "": ("core", "version"),
 }

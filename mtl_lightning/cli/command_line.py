@@ -21,7 +21,7 @@ from mtl_lightning.callbacks import BaselineWriter, DeadUnits, LogDeltaM, Predic
 from mtl_lightning.callbacks.best_epoch import MONITOR, added_callbacks, what_was_tested
 from mtl_lightning.callbacks.run_config import RunConfig
 from mtl_lightning.checkpoint_file import read_part
-from mtl_lightning.cli import config_files, failures, numbers
+from mtl_lightning.cli import commands, config_files, failures, numbers
 from mtl_lightning.cli.parser import Parser
 from mtl_lightning.cli.table import metrics_table
 from mtl_lightning.core import MultiTaskModule, compat
@@ -175,7 +175,11 @@ def main(args: ArgsType = None, cli: type[MultiTaskCLI] = MultiTaskCLI) -> None:
     arguments = sys.argv[1:] if args is None else args if isinstance(args, list) else []
     _find_modules(arguments)
     try:
-        cli(args=args)
+        command = commands.command_of(arguments)
+        if command is not None:
+            command([*arguments[1:]])
+        else:
+            cli(args=args)
     except Exception as error:
         if failures.TRACEBACK in os.environ:
             raise

@@ -1,0 +1,21 @@
+"""The commands beside ``fit``, ``validate``, ``test`` and ``predict``: each a module with ``main(arguments)``.
+
+A module is imported when its command is run, so that no other command waits for what it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+COMMANDS = {
+    "lr-find": "mtl_lightning.cli.lr_find",
+}
+
+
+def command_of(arguments: Sequence[str]) -> Callable[[list[str]], None] | None:
+    """Return what runs the command that some arguments begin with; None if it is none of these."""
+    if not arguments or arguments[0] not in COMMANDS:
+        return None
+    run: Callable[[list[str]], None] = import_module(COMMANDS[arguments[0]]).main
+    return run
