@@ -72,6 +72,8 @@ OURS: dict[str, Range] = {
     **_all("DSelectK.num_experts CorrelatedRegression.features", Range(2)),
     "SyntheticFunnel.features": Range(4),
     "RateFinder.updates": Range(10),
+    "TaskAffinity.max_networks": FROM_1,
+    "TaskAffinity.step": POSITIVE,
     **_all("RateFinder.lowest RateFinder.highest", POSITIVE),
     **_all("delta eps initial_losses lr mu std step_size temperature", POSITIVE),
     **_all("MoCo.gamma MoDo.gamma DSelectK.gamma FairGrad.alpha CorrelatedRegression.scale", POSITIVE),
