@@ -177,7 +177,7 @@ def main(args: ArgsType = None, cli: type[MultiTaskCLI] = MultiTaskCLI) -> None:
     try:
         command = commands.command_of(arguments)
         if command is not None:
-            command([*arguments[1:]])
+            command([*arguments[1:]], cli)
         else:
             cli(args=args)
     except Exception as error:

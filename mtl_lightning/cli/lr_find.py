@@ -14,20 +14,18 @@ from mtl_lightning.cli.parser import Parser
 from mtl_lightning.lr_find import RateFinder
 from mtl_lightning.lr_find.result import check_plots
 
-
-class LrFindParser(Parser):
-    """Calls itself by the command's name."""
-
-    @property
-    def _program(self) -> str:
-        return super()._program.removesuffix(" fit") + " lr-find"
+__all__ = ["LrFindCLI", "main"]
 
 
 class LrFindCLI(MultiTaskCLI):
     """All options of ``fit``, and those of :class:`RateFinder` under ``lr_find``; sweeps instead of training."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(parser_class=LrFindParser, **options)
+    def init_parser(self, **options: Any) -> LightningArgumentParser:
+        """Make a parser that goes by the command's name."""
+        parser = super().init_parser(**options)
+        if isinstance(parser, Parser):
+            parser.command = "lr-find"
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the sweeps' options."""
@@ -42,22 +40,24 @@ class LrFindCLI(MultiTaskCLI):
         return super()._instantiate_trainer(config, callbacks)
 
     def fit(self, **options: Any) -> None:
-        """Sweep, write the files, and print the table."""
+        """Sweep, print the table, and write the files."""
         check_plots()
         finder: RateFinder = self._get(self.config_init, "lr_find")
         found = finder.find(self.model, self.datamodule, self._trainer_options, options.get("ckpt_path"))
+        sys.stdout.write(f"\n{found.table()}\n")
         folder = found.write(finder.folder)
         sys.stdout.write(
-            f"\n{found.table()}\n\nPaste {folder / 'rates.yaml'} under `model:`. The curves are in "
-            f"{folder / 'rates.png'} and {folder / 'curves.csv'}.\n"
+            f"\nPaste {folder / 'rates.yaml'} under `model:`. The curves are in {folder / 'rates.png'} and "
+            f"{folder / 'curves.csv'}.\n"
         )
 
     def after_fit(self) -> None:
         """Test nothing."""
 
 
-def main(arguments: list[str]) -> None:
-    """Run the command with the arguments that follow its name."""
+def main(arguments: list[str], cli: type[MultiTaskCLI] = MultiTaskCLI) -> None:
+    """Run the command with the arguments that follow its name, for the modules of a command line of the user's own."""
+    chosen = type("LrFind", (LrFindCLI, cli), {})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # the command's name is no subcommand
-        LrFindCLI(args=["fit", *arguments])
+        chosen(args=["fit", *arguments])

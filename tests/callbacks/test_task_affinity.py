@@ -62,10 +62,10 @@ def test_affinities_are_those_of_the_formula(balancer: Any) -> None:
         norm = torch.cat([g.flatten() for g in gradients]).norm()
         with torch.no_grad():
             for parameter, gradient in zip(shared, gradients, strict=True):
-                parameter -= length / norm * gradient
+                parameter.sub_(length / norm * gradient)
             expected = 1 - losses_of(module, batch) / before
             for parameter, gradient in zip(shared, gradients, strict=True):
-                parameter += length / norm * gradient
+                parameter.add_(length / norm * gradient)
         assert list(row.values()) == pytest.approx(expected.tolist(), rel=1e-6, abs=1e-9)
         assert row[task] > 0
 
