@@ -55,6 +55,8 @@ class TaskAffinity(Diagnosis):
     then. And the networks it selects may overlap, where a task helps to train another network than the one that serves
     it; here a task is in one of them.
 
+    Standardise targets: while all heads still learn an offset, their steps help or hurt each other by chance.
+
     A sample costs, of T tasks, T forwards and backwards of the update's window, and T + 1 forwards. Tasks without a
     label in the window, and losses that are not above 0, have no value.
 
