@@ -256,11 +256,8 @@ def _has_diverged(value: float, first: float, reference: float, positive: bool) 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
     """Set the learning rate of all of an optimizer's parameters."""
-    for options in optimizer.param_groups:
-        if isinstance(options["lr"], Tensor):
-            options["lr"].fill_(rate)
-        else:
-            options["lr"] = rate
+    for options in optimizer.param_groups:  # a tensor may be that of other groups too
+        options["lr"] = torch.full_like(options["lr"], rate) if isinstance(options["lr"], Tensor) else rate
 
 
 def rate_of(optimizer: Optimizer) -> float:

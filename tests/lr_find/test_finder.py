@@ -194,6 +194,16 @@ def test_a_dataset_per_task_gaps_and_schedulers(balancer: Any) -> None:
     assert found.sweeps["number"].suggestion.descent > 0.02  # at the scheduler's rate of 1e-8 nothing would move
 
 
+def test_a_rate_in_a_tensor_is_that_of_one_group() -> None:
+    plain, tensor = (
+        RateFinder(["kind"], updates=12, highest=10.0)
+        .find(make_module(optimizers={"default": partial(Adam, lr=lr, fused=False)}), TinyData(), CPU)
+        .sweeps["kind"]
+        for lr in (1e-3, torch.tensor(1e-3, dtype=torch.float64))
+    )
+    assert tensor.values == pytest.approx(plain.values, rel=1e-6)
+
+
 def test_frozen_groups_are_left_out_and_merged_ones_are_judged_by_their_tasks() -> None:
     module = make_module(groups={"both": ["task:number", "task:vector"]}, balancer=UncertaintyWeighting)
     for parameter in module.architecture.parameters():
