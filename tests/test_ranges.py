@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import mtl_lightning
-from mtl_lightning import architectures, balancing, callbacks, data, tasks
+from mtl_lightning import architectures, balancing, callbacks, data, lr_find, tasks
 from mtl_lightning.architectures import MLP
 from mtl_lightning.balancing import DWA, Balancer, FixedWeighting, GradDrop, GradNorm
 from mtl_lightning.balancing.tools.adam import TaskAdam
@@ -19,9 +19,9 @@ from mtl_lightning.data.datasets.dense.augmentation import ScaleCropFlip
 from mtl_lightning.ranges import OURS, range_of
 from mtl_lightning.types import ConfigurationError, TensorSpec
 
-PACKAGES = (mtl_lightning, architectures, balancing, callbacks, data, tasks)
+PACKAGES = (mtl_lightning, architectures, balancing, callbacks, data, lr_find, tasks)
 LOADERS = ("BatchRows", "EpochSampler", "PerTaskLoader", "ResumableLoader", "StreamLoader", "TableEncoder", "TorchJD")
-BY_CODE = {*LOADERS, "TableSpec", "TargetSpec", "TensorSpec"}
+BY_CODE = {*LOADERS, "Suggestion", "Sweep", "TableSpec", "TargetSpec", "TensorSpec"}
 """What no configuration makes: its numbers come from what does."""
 UNSEEN = [(GradNorm, "initial_losses"), (ScaleCropFlip, "flip"), (ScaleCropFlip, "scales"), (TaskAdam, "betas")]
 """Options whose type has a name of its own, or whose class is not public."""

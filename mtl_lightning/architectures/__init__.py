@@ -21,7 +21,8 @@ In YAML the data gives the spec and the names::
 
 The ways of sharing, from none to all:
 
-- :class:`SingleTaskNetworks`: a network per task, the baseline; :class:`SharedBottom`: one encoder for all;
+- :class:`SingleTaskNetworks`: a network per task, the baseline; :class:`GroupedNetworks`: one per group of tasks;
+  :class:`SharedBottom`: one encoder for all;
 - :class:`MMoE`, :class:`OMoE`, :class:`CGC`, :class:`DSelectK`: gates mix the features of several encoders;
 - :class:`CrossStitch`, :class:`MTAN`, :class:`LearningToBranch`, :class:`PLE`: tasks are joined stage by stage, which
   needs an encoder that lists its ``stages`` (see ``stages.py``);
@@ -58,6 +59,7 @@ from mtl_lightning.architectures.cross_stitch import CrossStitch
 from mtl_lightning.architectures.dense_heads import ASPP, DeepLabHead, UpsamplingHead
 from mtl_lightning.architectures.dselect_k import DSelectK
 from mtl_lightning.architectures.encoders import MLP, LeNet
+from mtl_lightning.architectures.grouped import GroupedNetworks
 from mtl_lightning.architectures.heads import MLPHead
 from mtl_lightning.architectures.learning_to_branch import LearningToBranch
 from mtl_lightning.architectures.mmoe import MMoE, OMoE
@@ -89,6 +91,7 @@ __all__ = [
     "DeepLabHead",
     "Encoder",
     "EncoderArgument",
+    "GroupedNetworks",
     "Head",
     "HeadFactory",
     "LeNet",

@@ -13,11 +13,16 @@ Delta-m compares a run with single-task runs, whose metrics one of the callbacks
 >>> from mtl_lightning.callbacks import BaselineWriter, LogDeltaM
 >>> single, joint = Trainer(callbacks=[BaselineWriter("b.yaml")]), Trainer(callbacks=[LogDeltaM("b.yaml")])
 
+Task affinity measures which tasks help each other, and proposes which to train together:
+
+>>> from mtl_lightning.callbacks import TaskAffinity
+>>> trainer = Trainer(callbacks=[TaskAffinity(max_networks=2)])
+
 Figures of a validation (``PRCurves``, ``ConfusionMatrices``, ``PredictedAgainstTrue``, ``DensePanels``) and texts of a
 run (``RunText``) are for TensorBoard, ``EpochTable`` is for the terminal, and ``ConstantMetrics`` says what a test's
 figures are to be held against.
 
-The command line adds all of them to every run and takes their options under keys such as ``dead_units``,
+The command line adds all but ``TaskAffinity`` to every run and takes their options under keys such as ``dead_units``,
 ``conflict``, ``predictions``, ``pr_curves`` (``--help`` lists them); in a YAML for another program they are chosen
 by ``class_path``. A callback sees the module, its groups and its optimizers, never a particular task or balancer, and
 it changes nothing of a run.
@@ -38,6 +43,7 @@ from mtl_lightning.callbacks.pr_curves import PRCurves
 from mtl_lightning.callbacks.predicted_against_true import PredictedAgainstTrue
 from mtl_lightning.callbacks.prediction_writer import PredictionWriter
 from mtl_lightning.callbacks.run_text import RunText
+from mtl_lightning.callbacks.task_affinity import TaskAffinity
 from mtl_lightning.callbacks.unsettled_sigma import UnsettledSigma
 from mtl_lightning.callbacks.update_ratio import UpdateRatio
 
@@ -57,6 +63,7 @@ __all__ = [
     "PredictedAgainstTrue",
     "PredictionWriter",
     "RunText",
+    "TaskAffinity",
     "UnsettledSigma",
     "UpdateRatio",
 ]

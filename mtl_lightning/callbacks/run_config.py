@@ -22,7 +22,7 @@ class RunConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the file, once, in the first process."""
-        folder = None if self.already_saved else trainer.strategy.broadcast(_folder(trainer, stage))
+        folder = None if self.already_saved else trainer.strategy.broadcast(run_folder(trainer, stage))
         self.already_saved = True
         if folder is None or not trainer.is_global_zero:
             return
@@ -32,7 +32,7 @@ class RunConfig(SaveConfigCallback):
         next(name for name in names if _has(os.path.join(folder, name), text))
 
 
-def _folder(trainer: Trainer, stage: str) -> str | None:
+def run_folder(trainer: Trainer, stage: str) -> str | None:
     """Return where a run's own files are: its logs, else its checkpoints, else None."""
     for logger in trainer.loggers[:1]:
         return _log_folder(logger)

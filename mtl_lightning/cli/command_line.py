@@ -47,8 +47,8 @@ from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import ConfigurationError, InputSpec
 
 _ALSO = (
-    "Beside these, commands that run many trials: `compare` says which of several ways to train is better, and how "
-    "sure that is, `tune` which values of a config's keys are. See mtl-lightning compare --help."
+    "Beside these: `lr-find` sweeps each group's learning rate, `compare` says which of several ways to train is "
+    "better, and how sure that is, `tune` which values of a config's keys are. See mtl-lightning compare --help."
 )
 
 

@@ -1,4 +1,4 @@
-"""The program: a command of Lightning's, or one of ours that runs many of them."""
+"""The program: a command of Lightning's, or one of ours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch.cli import ArgsType
 from lightning.pytorch.utilities import rank_zero_only
 
-from mtl_lightning.cli import config_files, failures
+from mtl_lightning.cli import config_files, failures, lr_find
 from mtl_lightning.cli.command_line import MultiTaskCLI
 from mtl_lightning.cli.compare import compare
 from mtl_lightning.cli.parser import Parser
@@ -31,6 +31,8 @@ def main(args: ArgsType = None, cli: type[MultiTaskCLI] = MultiTaskCLI) -> None:
     try:
         if arguments and arguments[0] in STUDIES:
             _study(arguments[0], arguments[1:], cli)
+        elif arguments and arguments[0] == "lr-find":
+            lr_find.main([*arguments[1:]], cli)
         else:
             cli(args=args)
     except Exception as error:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]  # it ships no types
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from mtl_lightning.callbacks.best_epoch import MONITOR
+from mtl_lightning.core.update.best_validation import MONITOR
 from mtl_lightning.cli.command_line import MultiTaskCLI
 from mtl_lightning.cli.entries import read_base
 from mtl_lightning.cli.search import Place, Search, check_ranges, read_objectives

@@ -58,6 +58,10 @@ class OptimizerPlan:
         for name in self._clipped:
             known_name(name, dict.fromkeys([*self.groups, BALANCER]), "gradient_clip")
 
+    def drop_schedulers(self) -> None:
+        """Have no group's rate scheduled from now on, as where rates are swept."""
+        self._schedulers = {}
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to a trainer, as a module does when it is copied or pickled."""
         return {**self.__dict__, "_length": no_length}

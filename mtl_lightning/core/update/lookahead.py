@@ -25,11 +25,19 @@ class WindowLookahead:
         runtime: where it runs.
         window: the micro-batches of the update to come.
         optimizer: what will step the weights.
+        parts: into how many the window is split; as many as the balancer wants by default.
     """
 
-    def __init__(self, network: Network, runtime: Runtime, window: Window, optimizer: CompositeOptimizer) -> None:
+    def __init__(
+        self,
+        network: Network,
+        runtime: Runtime,
+        window: Window,
+        optimizer: CompositeOptimizer,
+        parts: int | None = None,
+    ) -> None:
         self.network, self.runtime, self.optimizer = network, runtime, optimizer
-        self.parts = window.split(network.balancer.parts, network.tasks, runtime)
+        self.parts = window.split(network.balancer.parts if parts is None else parts, network.tasks, runtime)
         self.parameters: list[nn.Parameter] = [p for named in network.roles.trained for p in named]
 
     def losses_at(self, shift: Sequence[Tensor], part: int) -> Tensor:

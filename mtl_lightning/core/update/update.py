@@ -100,6 +100,15 @@ class Updates:
         self.window = self._row = None
         return self.losses.objective
 
+    def lookahead(self, optimizer: CompositeOptimizer) -> WindowLookahead | None:
+        """Return the network beside its weights, on the window of the update that is under way; None if there is none.
+
+        For callbacks that try steps, between the gradient and the step. What they do there leaves no trace.
+        """
+        if self.window is None:
+            return None
+        return WindowLookahead(self.network, self.runtime, self.window, optimizer, parts=1)
+
     def finish_gradients(self) -> None:
         """Do what needs the unscaled gradients: record their norms, refuse or skip non-finite ones, clip per group."""
         groups: dict[str, list[Tensor]] = {}
