@@ -18,7 +18,7 @@ from mtl_lightning.cli.tuning import Tuning
 from mtl_lightning.study.search import front, read_ranges
 from mtl_lightning.types import ConfigurationError
 from tests.cli import run
-from tests.study.test_compare import BASE
+from tests.study.test_compare import BASE, table
 
 LR = "model.optimizers.default.lr"
 RANGES: dict[str, Any] = {
@@ -157,11 +157,7 @@ def test_every_entry_is_tuned_first_with_an_equal_budget(tmp_path: Path) -> None
     base["model"]["optimizers"] = {**BASE["model"]["optimizers"], "balancer": {"class_path": "Adam"}}
     entries: dict[str, Any] = {"learned": {}, "narrow": {"ranges": {LR: [0.05], "model.optimizers.balancer.lr": None}}}
     path = compare(base, entries, seeds=[5], tune=Tuning(trials=2, ranges=ranges), folder=str(tmp_path), workers=2)
-    text = path.read_text()
-    tuning = text.partition("## Tuning\n")[2].partition("\n## ")[0]
-    lines = {
-        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in tuning.splitlines()[4:]
-    }
+    lines = {name: cells for name, *cells in table(path.read_text(), "Tuning")[1:]}
     assert [*lines] == ["single-task y1", "single-task y2", "learned", "narrow"]
     assert all(cells[0] == "2 of 2" for cells in lines.values())
     assert lines["narrow"][2] == "0.05"
