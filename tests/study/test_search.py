@@ -13,12 +13,15 @@ import yaml  # type: ignore[import-untyped]  # it ships no types
 
 from mtl_lightning.cli import MultiTaskCLI, trial
 from mtl_lightning.cli.compare import compare
+from mtl_lightning.cli.entries import checked, read_base, single_task
+from mtl_lightning.cli.search import check_ranges
 from mtl_lightning.cli.tune import tune
 from mtl_lightning.cli.tuning import Tuning
+from mtl_lightning.study.grid import read_entries
 from mtl_lightning.study.search import front, read_ranges
 from mtl_lightning.types import ConfigurationError
-from tests.cli import run
-from tests.study.test_compare import BASE
+from tests.cli import CONFIGS, run
+from tests.study.test_compare import BASE, table
 
 LR = "model.optimizers.default.lr"
 RANGES: dict[str, Any] = {
@@ -156,16 +159,26 @@ def test_every_entry_is_tuned_first_with_an_equal_budget(tmp_path: Path) -> None
     base = {**BASE, "model": {**BASE["model"], "balancer": "UncertaintyWeighting"}}
     base["model"]["optimizers"] = {**BASE["model"]["optimizers"], "balancer": {"class_path": "Adam"}}
     entries: dict[str, Any] = {"learned": {}, "narrow": {"ranges": {LR: [0.05], "model.optimizers.balancer.lr": None}}}
-    path = compare(base, entries, seeds=[5], tune=Tuning(trials=2, ranges=ranges), folder=str(tmp_path), workers=2)
-    text = path.read_text()
-    tuning = text.partition("## Tuning\n")[2].partition("\n## ")[0]
-    lines = {
-        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in tuning.splitlines()[4:]
-    }
+    path = compare(base, entries, seeds=[5], tune=Tuning(trials=1, ranges=ranges), folder=str(tmp_path), workers=2)
+    lines = {name: cells for name, *cells in table(path.read_text(), "Tuning")[1:]}
     assert [*lines] == ["single-task y1", "single-task y2", "learned", "narrow"]
-    assert all(cells[0] == "2 of 2" for cells in lines.values())
+    assert all(cells[0] == "1 of 1" for cells in lines.values())
     assert lines["narrow"][2] == "0.05"
     assert lines["single-task y1"][3] == ""  # there is no balancer
     assert 0.01 <= float(lines["learned"][3]) <= 0.1
     (config,) = (tmp_path / "trials").glob("narrow-5-*/config.yaml")
     assert yaml.safe_load(config.read_text())["model"]["optimizers"]["default"]["init_args"]["lr"] == 0.05
+
+
+# ---------------------------------------------------------------------------------------------------------- what ships
+def test_the_shipped_files_can_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that they declare can be built; `tests/study/test_compare.py` runs the comparison at full length."""
+    monkeypatch.chdir(CONFIGS)
+    search = yaml.safe_load((CONFIGS / "tune_multidigit.yaml").read_text())
+    config, files = read_base(search["base"])
+    assert config["data"]["init_args"]["sizes"] == [4000, 1000, 2000]
+    check_ranges("base", config, read_ranges(search["ranges"]), MultiTaskCLI)
+    comparison = yaml.safe_load((CONFIGS / "compare_multidigit.yaml").read_text())
+    entries = read_entries(comparison["base"], comparison["entries"], [0])
+    assert checked(entries, MultiTaskCLI, files) == ["left", "right"]
+    assert len(single_task(comparison["base"], {}, ["left", "right"], [0], MultiTaskCLI)) == 2
