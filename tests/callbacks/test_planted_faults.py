@@ -43,7 +43,7 @@ FAULTS: dict[str, tuple[Related, int, dict[str, Any], str, list[str], str]] = {
         ["b"],
         "optimizers.b",
     ),
-    "opposed": (Related(opposed=True), 11, {"architecture": OneOutput()}, "Conflict", ["a", "b"], "model.architecture"),
+    "opposed": (Related(opposed=True), 16, {"architecture": OneOutput}, "Conflict", ["a", "b"], "model.architecture"),
     "scale": (Related(scale=1e4), 6, {}, "Conflict", ["a", "b"], r"data.init_args.tasks.a.*standardize"),
     "balancer": (
         Related(),
@@ -83,7 +83,7 @@ MORE_FAULTS: dict[str, tuple[Related, int, dict[str, Any], str, list[str], str]]
     "opposed-under-pcgrad": (
         Related(opposed=True),
         20,
-        {"architecture": OneOutput(), "balancer": PCGrad},
+        {"architecture": OneOutput, "balancer": PCGrad},
         "Conflict",
         ["a", "b"],
         "share less",
