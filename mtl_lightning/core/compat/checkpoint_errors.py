@@ -18,4 +18,4 @@ class CheckpointErrors(Callback):
         """Put the file's name before the message, if it is not in it."""
         path, said = trainer.ckpt_path, str(exception)
         if isinstance(exception, CheckpointError) and path is not None and str(path) not in said:
-            exception.args = (f"{path}: {said[:1].lower()}{said[1:]}",)
+            exception.args = (f"{path}: {said}",)
