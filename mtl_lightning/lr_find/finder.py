@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,19 +35,22 @@ _KEPT = (
 class RateFinder(Ranged):
     """Sweeps the learning rate of one group of parameters after the other, and suggests one for each.
 
-    The learning-rate range test of `Cyclical Learning Rates for Training Neural Networks
-    <https://arxiv.org/abs/1506.01186>`_ (Smith 2017), made for groups. A group's rate rises geometrically, by one
-    update per rate, from ``lowest`` to ``highest``, while all other groups, the balancer's too, are held. Each sweep
-    starts from the same weights, optimizer state and random state, and goes through the same batches; schedulers rest.
+    A learning-rate range test (`Cyclical Learning Rates for Training Neural Networks
+    <https://arxiv.org/abs/1506.01186>`_, Smith 2017), made for groups. At each of the rates, ``per_decade`` in a decade
+    from ``lowest`` to ``highest``, the group makes ``updates`` updates, while all other groups, the balancer's too, are
+    held. All start from the same weights, optimizer state and random state, and go through the same batches;
+    schedulers rest.
 
     Groups of single tasks come first, then those with shared parameters, the balancer last. Earlier groups are held at
     the rates that were suggested for them, all others at those they are configured with: below heads that hardly move a
     trunk cannot be judged. ``hold: configured`` holds all of them at the latter.
 
-    Departures: the loss at a rate is compared with that of the same updates with the group at rest (rate 0), since the
-    other groups learn meanwhile, and neither their descent nor an easy batch is to count for this group. With l the
-    judged loss and r that of the reference, on the batch that follows the update, the curve is log(l / r). The rate
-    that is suggested is where it falls most steeply on the logarithmic axis, before its minimum.
+    Departures: the paper raises the rate from update to update, so that what a high one does is laid to the lower ones
+    before it, or the other way round; here each rate has updates of its own. And the loss is compared with that of the
+    same updates with the group at rest (rate 0), since the other groups learn meanwhile, and neither their descent nor
+    an easy batch is to count for this group. With l the judged loss, and r that of the reference, both the mean over
+    the last third of the updates, each on a batch before its own update, the curve is log(l / r).
+    :func:`~mtl_lightning.lr_find.suggest` reads the rate off it.
 
     What judges a group: the tasks that own its parameters, by their losses, each divided by that of the best constant
     prediction, as for ``val/loss_normalised``; all tasks if it holds shared parameters. Learned weights of losses
@@ -61,7 +65,8 @@ class RateFinder(Ranged):
         groups: whose rates to sweep; of all groups with trained parameters by default.
         lowest: rate.
         highest: rate.
-        updates: of a sweep, and of its reference; more of them give smaller and surer rates.
+        updates: at each rate; more of them give smaller and surer rates.
+        per_decade: rates in a factor of 10.
         hold: the other groups at the rates ``found`` before, or at those ``configured``.
         folder: what :meth:`FoundRates.write` is given by the command line.
 
@@ -74,14 +79,17 @@ class RateFinder(Ranged):
         groups: list[str] | None = None,
         lowest: float = 1e-6,
         highest: float = 1e3,
-        updates: int = 120,
+        updates: int = 30,
+        per_decade: int = 2,
         hold: Literal["found", "configured"] = "found",
         folder: str = "lr_find",
     ) -> None:
         if not lowest < highest:
             raise ConfigurationError(f"lr-find: expected `lowest` below `highest`, found {lowest:g} and {highest:g}.")
         self.groups, self.hold, self.folder = groups, hold, Path(folder)
-        self.rates = [float(rate) for rate in np.geomspace(lowest, highest, updates)]
+        self.updates = updates
+        number = max(5, round(math.log10(highest / lowest) * per_decade) + 1)
+        self.rates = [float(rate) for rate in np.geomspace(lowest, highest, number)]
 
     def find(
         self,
@@ -106,7 +114,7 @@ class RateFinder(Ranged):
         """
         swept = copy.deepcopy(module)
         swept.plan.drop_schedulers()
-        sweeps = RateSweeps(self.rates, self.groups, self.hold, _say)
+        sweeps = RateSweeps(self.rates, self.updates, self.groups, self.hold, _say)
         with _as_before(data):
             made = _trainer({**(trainer or {})}, sweeps)
             if isinstance(data, LightningDataModule):

@@ -85,8 +85,8 @@ class FoundRates:
             writer = csv.writer(file)
             writer.writerow(_COLUMNS)
             for name, sweep in self.sweeps.items():
-                points = zip(sweep.rates, sweep.values, sweep.reference, sweep.gains, strict=False)
-                writer.writerows([name, *map(repr, point)] for point in points)
+                points = zip(sweep.rates, sweep.values, sweep.gains, strict=False)
+                writer.writerows([name, rate, value, sweep.reference, gain] for rate, value, gain in points)
         self.plot().savefig(made / "rates.png", dpi=120)
         return made
 
@@ -131,7 +131,7 @@ def check_plots() -> None:
 def _draw(panel: Any, name: str, sweep: Sweep) -> None:
     rates = sweep.rates[: len(sweep.gains)]
     floor = min([-0.05, *(gain for gain in sweep.gains if gain == gain)])
-    panel.plot(rates, [min(gain, -floor) for gain in sweep.gains], marker=".", markersize=3, linewidth=1)
+    panel.plot(rates, [min(gain, -floor) for gain in sweep.gains], marker=".")
     panel.axhline(0, color="grey", linewidth=0.8)
     panel.axvline(sweep.configured, color="grey", linestyle=":", label=f"now {sweep.configured:.2g}")
     rate = sweep.suggestion.rate

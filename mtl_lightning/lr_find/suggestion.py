@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_WIDTH = 0.15  # decades: the standard deviation of the window that smooths a curve
+_WIDTH = 0.25  # decades: the standard deviation of the window that smooths a curve
 _LEAST = 0.02  # a gain of 2 % of the loss: less is no descent
 _NOISE = 4.0  # standard deviations of the noise that a descent must exceed
-_MOST = 0.9  # of the descent: the steepest place is looked for until the curve has fallen so far
+_MOST = 0.8  # of the descent: the lowest rate that gets so far is suggested
 _TAIL, _STILL = 0.5, 0.25  # decades, and of the steepest slope: a curve whose tail is steeper still falls
 
 Curve = NDArray[np.float64]
@@ -23,7 +23,7 @@ class Suggestion:
     """A rate, or a reason why there is none.
 
     Attributes:
-        rate: where the curve falls most steeply on the logarithmic axis.
+        rate: the lowest that brings most of what any rate does.
         why: a sentence if there is no rate.
         descent: how far the smoothed curve falls, at least 0.
     """
@@ -34,9 +34,9 @@ class Suggestion:
 
 
 def suggest(rates: Sequence[float], gains: Sequence[float]) -> Suggestion:
-    """Return the rate of the steepest descent, on the logarithmic axis, before the curve's minimum.
+    """Return the lowest rate with 80 % of the best one's descent: in a longer run smaller steps do better.
 
-    The curve is smoothed with a Gaussian window of 0.15 decades. There is no suggestion without a descent (of less
+    The curve is smoothed with a Gaussian window of 0.25 decades. There is no suggestion without a descent (of less
     than 0.02, or less than 4 times the noise, which the differences from the smoothed curve tell), nor for one that
     begins before the lowest rate, or has not ended at the highest.
 
@@ -63,14 +63,14 @@ def suggest(rates: Sequence[float], gains: Sequence[float]) -> Suggestion:
             return Suggestion(None, "the loss is worse at every rate: lower `lowest`.", descent)
         return Suggestion(None, "the loss does not fall at any rate: this group matters little so far.", descent)
     slopes = np.gradient(smooth, x)
-    reached = int((smooth <= -_MOST * descent).argmax())  # what comes after is flat, and noise may decide
-    steepest = int(slopes[: reached + 1].argmin())
     if smooth[0] < -0.5 * descent:
         return Suggestion(None, "the loss has fallen at the lowest rate already: lower `lowest`.", descent)
-    last = x >= x[-1] - _TAIL
-    if last[end] and np.polyfit(x[last], raw[last], 1)[0] < _STILL * slopes[steepest]:
+    last = x >= x[-1] - _TAIL - 1e-9
+    if last[end] and np.polyfit(x[last], raw[last], 1)[0] < _STILL * slopes[: end + 1].min():
         return Suggestion(None, "the loss still falls at the highest rate: raise `highest`.", descent)
-    return Suggestion(float(10 ** x[steepest]), "", descent)
+    after = int((smooth <= -_MOST * descent).argmax())
+    place = np.interp(_MOST * descent, -smooth[after - 1 : after + 1], x[after - 1 : after + 1])
+    return Suggestion(float(10**place), "", descent)
 
 
 def _smoothed(x: Curve, values: Curve) -> Curve:

@@ -35,8 +35,9 @@ class Sweep:
         judged_by: what the values are.
         configured: the rate that the group has, and kept while others were swept.
         rates: (N,) that it was swept over, ascending.
-        values: (M,) the judged loss after an update at each of the first M rates; it diverged if M is less than N.
-        reference: (N,) the same after the same updates of all other groups, while this one was at rest.
+        values: (M,) the judged loss at the end of updates at each of the first M rates, the last of them infinite if M
+            is less than N: it diverged there.
+        reference: the same of the same updates of all other groups, while this one was at rest.
         gains: (M,) how far the values are above the reference, below 0 where the group helps: logarithms of ratios, or
             differences where losses may be negative.
         suggestion: a rate, or why there is none.
@@ -47,7 +48,7 @@ class Sweep:
     configured: float
     rates: tuple[float, ...]
     values: tuple[float, ...]
-    reference: tuple[float, ...]
+    reference: float
     gains: tuple[float, ...]
     suggestion: Suggestion
 
@@ -89,15 +90,21 @@ class RateSweeps(Callback):
 
     Args:
         rates: (N,) to sweep over.
+        updates: at each of them.
         groups: names of those to sweep; all that are trained by default.
         hold: the other groups at the rates ``found`` before, if any were, or at those ``configured``.
         say: is told of each sweep as it begins.
     """
 
     def __init__(
-        self, rates: Sequence[float], groups: Sequence[str] | None, hold: str, say: Callable[[str], None]
+        self,
+        rates: Sequence[float],
+        updates: int,
+        groups: Sequence[str] | None,
+        hold: str,
+        say: Callable[[str], None],
     ) -> None:
-        self.rates, self.groups, self.hold, self.say = tuple(rates), groups, hold, say
+        self.rates, self.updates, self.groups, self.hold, self.say = tuple(rates), updates, groups, hold, say
         self.sweeps: list[Sweep] = []
         self._record: RecordedWindows | None = None
         self._before = 0  # windows, at the epoch's start
@@ -111,7 +118,7 @@ class RateSweeps(Callback):
         """Begin to record, once everything is set up and an interrupted run is restored."""
         module = cast("MultiTaskModule", pl_module)
         if self._record is None:
-            self._record = module.accumulation = RecordedWindows(module, len(self.rates) + 1)
+            self._record = module.accumulation = RecordedWindows(module, self.updates + 1)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember what was recorded before this epoch."""
@@ -170,11 +177,16 @@ class RateSweeps(Callback):
             held: rates of other groups; that of the configuration where there is none.
         """
         self.say(f"{group}: {len(self.rates)} rates, judged by {judge.name}")
-        reference = self._values(module, group, judge, scales, [0.0] * len(self.rates), held, None)
-        values = self._values(module, group, judge, scales, self.rates, held, reference)
-        found = gains(values[1:], reference[1:], ratio=bool(judge.tasks))
+        at_rest = self._values(module, group, judge, scales, 0.0, held, None)
+        reference = _end(at_rest)
+        values: list[float] = []
+        for rate in self.rates:
+            values.append(_end(self._values(module, group, judge, scales, rate, held, at_rest)))
+            if math.isinf(values[-1]):
+                break
+        found = gains(values, [reference] * len(values), ratio=bool(judge.tasks))
         self._start.restore()
-        if any(map(math.isinf, reference)):
+        if math.isinf(reference):
             suggestion = Suggestion(None, "the other groups diverge at their own rates: lower these first.")
         else:
             suggestion = suggest(self.rates[: len(found)], found)
@@ -183,8 +195,8 @@ class RateSweeps(Callback):
             judge.name,
             rate_of(module.group_optimizers[group]),
             self.rates,
-            tuple(values[1:]),
-            tuple(reference[1:]),
+            tuple(values),
+            reference,
             tuple(found),
             suggestion,
         )
@@ -195,24 +207,23 @@ class RateSweeps(Callback):
         group: str,
         judge: Judge,
         scales: Sequence[float],
-        rates: Sequence[float],
+        rate: float,
         held: Mapping[str, float | None],
         reference: Sequence[float] | None,
     ) -> list[float]:
-        """Make an update at each rate; return the judged loss before any and after each, until it diverges."""
+        """Make updates at a rate; return the judged loss before each, and infinity as the last where it diverges."""
         assert self._record is not None  # `on_train_batch_end` has looked
         self._start.restore()
         for name, other in held.items():
             if other is not None:
                 set_rate(module.group_optimizers[name], other)
+        set_rate(module.group_optimizers[group], rate)
         values: list[float] = []
-        for index, rate in enumerate([*rates, rates[-1]]):
-            set_rate(module.group_optimizers[group], rate)
+        for index in range(self._record.wanted):
             losses, objective = update(module, self._record.window(index))
-            value = judge.value(losses, scales, objective)
-            values.append(value)
-            if reference is not None and _has_diverged(value, reference[0], reference[index], bool(judge.tasks)):
-                break
+            values.append(judge.value(losses, scales, objective))
+            if reference is not None and _has_diverged(values[-1], reference[0], reference[index], bool(judge.tasks)):
+                return [*values, math.inf]
         return values
 
     def _scales(self, module: MultiTaskModule) -> list[float]:
@@ -240,6 +251,14 @@ def update(module: MultiTaskModule, window: Window) -> tuple[list[float], float]
         _or_infinite(loss) if count else math.nan for loss, count in zip(found, window.counts.values(), strict=True)
     ]
     return losses, _or_infinite(objective)
+
+
+def _end(values: Sequence[float]) -> float:
+    """Return the mean of the last third, of those that are known."""
+    if values and math.isinf(values[-1]):
+        return math.inf
+    last = [value for value in values[-(-2 * len(values) // 3) :] if not math.isnan(value)]
+    return sum(last) / len(last) if last else math.nan
 
 
 def _or_infinite(value: float) -> float:

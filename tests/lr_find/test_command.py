@@ -17,7 +17,7 @@ QUICK = ("--data.init_args.n=100", "--model.architecture.init_args.encoder.init_
 def test_the_fragment_is_taken_by_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep = ("--lr_find.updates=30", "--lr_find.groups=[y2,balancer]")
+    sweep = ("--lr_find.updates=12", "--lr_find.groups=[y2,balancer]")
     run(monkeypatch, "lr-find", "--config", SYNTHETIC, *QUICK, *sweep)
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in printed if line.startswith(("y", "balancer"))] == ["y2", "balancer"]

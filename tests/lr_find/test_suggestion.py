@@ -10,6 +10,7 @@ import pytest
 from mtl_lightning.lr_find import suggest
 
 RATES = np.geomspace(1e-6, 1e2, 160)
+MOST = 10 ** (0.4 * math.log(4))  # how far above its middle a step of `descent` has gone four fifths of its way
 X = np.log10(RATES)
 
 
@@ -20,10 +21,10 @@ def descent(at: float, depth: float = 1.0, width: float = 0.4) -> np.ndarray:
 
 @pytest.mark.parametrize("at", [1e-4, 1e-2, 1.0])
 @pytest.mark.parametrize("depth", [0.1, 3.0])
-def test_the_steepest_place_is_suggested(at: float, depth: float) -> None:
-    rise = np.where(math.log10(at) + 1 < X, 10 * (X - math.log10(at) - 1), 0.0)
+def test_the_lowest_rate_with_most_of_the_descent_is_suggested(at: float, depth: float) -> None:
+    rise = np.where(math.log10(at) + 2 < X, 10 * (X - math.log10(at) - 2), 0.0)
     found = suggest(RATES.tolist(), (descent(at, depth) + rise).tolist())
-    assert found.rate == pytest.approx(at, rel=0.3)
+    assert found.rate == pytest.approx(MOST * at, rel=0.4)
     assert found.descent == pytest.approx(depth, rel=0.3)
     assert not found.why
 
@@ -33,7 +34,7 @@ def test_noise_moves_it_little(seed: int) -> None:
     noise = np.random.default_rng(seed).normal(0, 0.05, len(X)) * (X > -3)  # trajectories part as rates grow
     rate = suggest(RATES.tolist(), (descent(1e-2) + noise).tolist()).rate
     assert rate is not None
-    assert abs(math.log10(rate) + 2) < 0.7
+    assert abs(math.log10(rate / MOST) + 2) < 0.5
 
 
 @pytest.mark.parametrize("bad", [math.inf, 1e30])
@@ -41,13 +42,13 @@ def test_how_badly_it_diverges_does_not_matter(bad: float) -> None:
     curve = descent(1e-2)
     curve[-40:] = bad
     rate = suggest(RATES.tolist(), curve.tolist()).rate
-    assert rate == pytest.approx(1e-2, rel=0.3)
+    assert rate == pytest.approx(MOST * 1e-2, rel=0.4)
 
 
 def test_rates_without_a_label_are_left_out() -> None:
     curve = descent(1e-2)
     curve[::3] = math.nan
-    assert suggest(RATES.tolist(), curve.tolist()).rate == pytest.approx(1e-2, rel=0.3)
+    assert suggest(RATES.tolist(), curve.tolist()).rate == pytest.approx(MOST * 1e-2, rel=0.4)
 
 
 @pytest.mark.parametrize(
@@ -71,4 +72,4 @@ def test_no_rate_is_better_than_a_wrong_one(curve: np.ndarray, why: str) -> None
 
 def test_a_flat_end_needs_no_minimum() -> None:
     """Of learned weights of losses: any rate above some is as good for the objective."""
-    assert suggest(RATES.tolist(), descent(1e-2).tolist()).rate == pytest.approx(1e-2, rel=0.3)
+    assert suggest(RATES.tolist(), descent(1e-2).tolist()).rate == pytest.approx(MOST * 1e-2, rel=0.4)
