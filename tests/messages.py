@@ -16,7 +16,7 @@ from unittest import mock
 
 import yaml  # type: ignore[import-untyped]  # it ships no types
 
-from mtl_lightning.cli import MultiTaskCLI, main
+from mtl_lightning.cli import main
 
 LINES = 6
 """How many lines a message may have."""
@@ -44,14 +44,6 @@ CONFIG: dict[str, Any] = {
 """A run of two updates, to be spoilt."""
 GONE = object()
 """A value that takes its key away."""
-
-
-class Fit(MultiTaskCLI):
-    """A command line that does not make the parsers of the other subcommands, which takes most of a short run."""
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        return {"fit": MultiTaskCLI.subcommands()["fit"]}
 
 
 @dataclass(frozen=True)
@@ -106,7 +98,7 @@ def run_arguments(arguments: Sequence[str]) -> End:
     errors, shown, code = io.StringIO(), io.StringIO(), 0
     with _as_before(arguments), contextlib.redirect_stderr(errors), contextlib.redirect_stdout(shown):
         try:
-            main(cli=Fit if arguments[0] == "fit" else MultiTaskCLI)
+            main()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
             errors.write(end.code if isinstance(end.code, str) else "")

@@ -9,10 +9,10 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]  # it ships no types
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from mtl_lightning.core.update.best_validation import MONITOR
 from mtl_lightning.cli.command_line import MultiTaskCLI
 from mtl_lightning.cli.entries import read_base
 from mtl_lightning.cli.search import Place, Search, check_ranges, read_objectives
+from mtl_lightning.core.update.best_validation import MONITOR
 from mtl_lightning.study import found as findings
 from mtl_lightning.study import storage as databases
 from mtl_lightning.study.overrides import changed

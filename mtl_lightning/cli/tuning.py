@@ -9,8 +9,8 @@ from typing import Any
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from mtl_lightning.core.update.best_validation import MONITOR
 from mtl_lightning.cli.search import Place, Search, check_ranges, read_objectives
+from mtl_lightning.core.update.best_validation import MONITOR
 from mtl_lightning.study import found as findings
 from mtl_lightning.study.grid import Entry, single_task_config
 from mtl_lightning.study.overrides import changed
