@@ -66,6 +66,14 @@ def plain() -> tuple[dict[str, Tensor], Tensor]:
     return weights_of(module), torch.get_rng_state()
 
 
+@cache
+def ran(cls: Any) -> tuple[Any, Trainer]:
+    """A callback that has served a run, and the run's trainer."""
+    callback = cls()
+    _, trainer = run(callback, max_steps=60)
+    return callback, trainer
+
+
 def hooks_on(module: nn.Module) -> int:
     return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules())
 
@@ -91,8 +99,7 @@ def test_changes_nothing_of_a_run(cls: Any) -> None:
 
 @each
 def test_serves_several_runs_and_accumulation(cls: Any) -> None:
-    callback = cls()
-    run(callback, max_steps=60)
+    callback, _ = ran(cls)
     module, trainer = run(callback, max_steps=60, accumulate_grad_batches=2)
     assert trainer.global_step == 60
     assert hooks_on(module) == 0
@@ -128,16 +135,13 @@ def test_is_printed_in_a_config_that_can_be_read_again(cls: Any) -> None:
 @each
 def test_is_copied_and_pickled_before_and_after_a_run(cls: Any) -> None:
     """As strategies that spawn processes and tuners do."""
-    callback = cls()
-    for _ in range(2):
+    for callback in (cls(), ran(cls)[0]):
         assert type(pickle.loads(pickle.dumps(copy.deepcopy(callback)))) is cls
-        run(callback, max_steps=60)
 
 
 @each
 def test_its_state_is_plain_data(cls: Any, tmp_path: Path) -> None:
-    callback = cls()
-    _, trainer = run(callback, max_steps=60)
+    callback, trainer = ran(cls)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"].get(callback.state_key, {})
     fresh = cls()
@@ -145,10 +149,13 @@ def test_its_state_is_plain_data(cls: Any, tmp_path: Path) -> None:
     assert fresh.state_dict() == callback.state_dict() == saved
 
 
-@each
-def test_works_on_two_processes(cls: Any) -> None:
+@pytest.mark.parametrize(
+    "classes", [EXPORTED, *(pytest.param([cls], marks=pytest.mark.slow, id=cls.__name__) for cls in EXPORTED)]
+)
+def test_works_on_two_processes(classes: list[Any]) -> None:
+    """All at once by default, each alone under ``slow``."""
     data, module = TinyData(), make_module(heads={"default": MLPHead})
     options: dict[str, Any] = {"devices": 2, "strategy": "ddp_fork", "precision": "32-true", "max_steps": 51}
-    trainer = make_trainer(callbacks=[cls()], **{**options, "max_epochs": -1})
+    trainer = make_trainer(callbacks=[cls() for cls in classes], **{**options, "max_epochs": -1})
     trainer.fit(module, data)
     trainer.predict(module, data, return_predictions=False)
