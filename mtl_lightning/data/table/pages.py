@@ -47,7 +47,9 @@ def refuse_lying_pages(metadata: Any, file: Path) -> None:
 
 
 def _largest_claim(column: Any, content: mmap.mmap, file: Path) -> int:
-    """Return the largest size that a page of a column claims to unpack to."""
+    """Return the largest size that a page of a column claims to unpack to; of one without values none is read."""
+    if column.num_values <= 0:
+        return 0
     place = column.data_page_offset
     if column.has_dictionary_page and 0 < (column.dictionary_page_offset or 0) < place:
         place = column.dictionary_page_offset

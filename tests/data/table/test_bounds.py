@@ -123,6 +123,8 @@ def test_pages_of_every_kind_are_read(version: str, repeated: bool, tmp_path: Pa
     options = {"data_page_version": version, "use_dictionary": repeated, "write_page_checksum": repeated}
     pq.write_table(table, path, data_page_size=500, row_group_size=2000, write_statistics=not repeated, **options)
     assert ParquetSource([path]).rows == 5000
+    pq.write_table(table.slice(0, 0), path, **options)
+    assert ParquetSource([path]).rows == 0
 
 
 def test_a_header_without_end_is_refused(tmp_path: Path) -> None:
