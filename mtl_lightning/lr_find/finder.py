@@ -41,9 +41,9 @@ class RateFinder(Ranged):
     held. All start from the same weights, optimizer state and random state, and go through the same batches;
     schedulers rest.
 
-    Groups of single tasks come first, then those with shared parameters, the balancer last. Earlier groups are held at
-    the rates that were suggested for them, all others at those they are configured with: below heads that hardly move a
-    trunk cannot be judged. ``hold: configured`` holds all of them at the latter.
+    The others are held at the rates that they are configured with. With ``hold: found`` groups of single tasks come
+    first, then those with shared parameters, the balancer last, and earlier groups are held at the rates that were
+    suggested for them: for a trunk below heads that hardly move, of which there is no suggestion otherwise.
 
     Departures: the paper raises the rate from update to update, so that what a high one does is laid to the lower ones
     before it, or the other way round; here each rate has updates of its own. And the loss is compared with that of the
@@ -67,7 +67,7 @@ class RateFinder(Ranged):
         highest: rate.
         updates: at each rate; more of them give smaller and surer rates.
         per_decade: rates in a factor of 10.
-        hold: the other groups at the rates ``found`` before, or at those ``configured``.
+        hold: the other groups at the rates that are ``configured``, or at those ``found`` before.
         folder: what :meth:`FoundRates.write` is given by the command line.
 
     Raises:
@@ -81,7 +81,7 @@ class RateFinder(Ranged):
         highest: float = 1e3,
         updates: int = 30,
         per_decade: int = 2,
-        hold: Literal["found", "configured"] = "found",
+        hold: Literal["configured", "found"] = "configured",
         folder: str = "lr_find",
     ) -> None:
         if not lowest < highest:

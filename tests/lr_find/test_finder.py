@@ -88,7 +88,7 @@ def test_its_rates_beat_the_best_common_rate_on_both_tasks(seed: int) -> None:
         return values["val/loss_normalised"], values["val/loss/small"], values["val/loss/large"]
 
     found = RateFinder().find(two_heads(data), data, {"accelerator": "cpu"}).suggested
-    assert set(found) == {"shared", "small", "large"}
+    assert {"small", "large"} <= set(found)
     common = [trained(default=rate) for rate in (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)]
     _, small, large = trained(**found)
     _, *best = min(common)
