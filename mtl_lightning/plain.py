@@ -59,7 +59,7 @@ def other_kind(found: Any, own: Any, place: str, *, whole: bool = False) -> str 
             return f"`{place}` has {len(found)} entries"
         pairs = [(place, *pair) for pair in zip(found, own, strict=False)]
     elif own is None or _kind(found) == _kind(own):
-        odd = whole and isinstance(own, int) and found != int(found)
+        odd = whole and isinstance(own, int) and not float(found).is_integer()
         return f"`{place}` is {found:g}" if odd else None
     else:
         return f"`{place}` is a {type(found).__name__}"

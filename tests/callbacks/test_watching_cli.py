@@ -25,7 +25,7 @@ SHORT = ("--data.init_args.batch_size=4", "--trainer.max_epochs=1", "--trainer.a
 
 def watched(folder: Path) -> set[str]:
     """The kinds of `watch/<kind>/...` in the one event file below a folder."""
-    events = EventAccumulator(str(only(folder, "events.out.*").parent))
+    events = EventAccumulator(str(only(folder, "version_0/events.out.*").parent))
     events.Reload()
     return {tag.split("/")[1] for tag in events.Tags()["scalars"] if tag.startswith("watch/")}
 

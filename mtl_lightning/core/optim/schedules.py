@@ -137,8 +137,8 @@ class GroupScheduler:
         if isinstance(self.scheduler, ReduceLROnPlateau):
             if self.monitor not in metrics:
                 raise ConfigurationError(
-                    f"`schedulers.{self.name}` monitors {self.monitor!r}, which was not logged: found "
-                    f"{sorted(metrics)}.{did_you_mean(str(self.monitor), metrics)}"
+                    f"`schedulers.{self.name}` monitors {self.monitor!r}, which was not logged."
+                    f"{did_you_mean(str(self.monitor), metrics)} Found {sorted(metrics)}."
                 )
             self.scheduler.step(metrics[str(self.monitor)])
         else:

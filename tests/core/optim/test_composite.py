@@ -213,7 +213,7 @@ def test_a_plateau_by_step_reads_its_metric() -> None:
     schedule = Schedule(partial(ReduceLROnPlateau, patience=0, factor=0.5), interval="step", monitor="train/loss")
     assert rates(schedule, "step", 4, {"train/loss": torch.tensor(1.0)}) == [1, 1, 0.5, 0.25]
     with pytest.raises(
-        ConfigurationError, match=r"`schedulers\.trunk` monitors 'train/loss', .* found \['train/lass'\]"
+        ConfigurationError, match=r"`schedulers\.trunk` monitors 'train/loss', .* Found \['train/lass'\]"
     ):
         rates(schedule, "step", 1, {"train/lass": 1.0})
 

@@ -128,7 +128,7 @@ def test_a_plateau_may_watch_training() -> None:
 def test_a_metric_that_is_never_logged(validated: bool) -> None:
     module = make_module(schedulers={"number": Schedule(PLATEAU, monitor="val/lass")})
     found = "'val/loss'" if validated else "'train/loss'"
-    with pytest.raises(ConfigurationError, match=rf"`schedulers\.number` monitors 'val/lass', .* found \[.*{found}"):
+    with pytest.raises(ConfigurationError, match=rf"`schedulers\.number` monitors 'val/lass', .* Found \[.*{found}"):
         fit(module, TRAIN, VAL if validated else None)
 
 
