@@ -11,7 +11,7 @@ from typing import Any, Literal
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from mtl_lightning.cli.command_line import MultiTaskCLI
-from mtl_lightning.cli.entries import checked, read_base, run_cell, single_task
+from mtl_lightning.cli.entries import checked, read_base, read_entries, run_cell, single_task
 from mtl_lightning.cli.search import Place
 from mtl_lightning.cli.tuning import Tuning, tuned
 from mtl_lightning.study import figures, grid, results
@@ -26,7 +26,7 @@ __all__ = ["compare", "write"]
 
 def compare(
     base: str | dict[str, Any] | list[str | dict[str, Any]],
-    entries: dict[str, dict[str, Any] | None],
+    entries: dict[str, str | dict[str, Any] | None],
     baselines: bool | dict[str, Any] = True,
     seeds: PositiveInt | list[int] = 3,
     seed_keys: list[str] | None = None,
@@ -57,7 +57,8 @@ def compare(
         base: what all have in common: a config that `fit` takes, its path, or several of either, of which the later
             ones change the earlier.
         entries: changes to the base by the entry's name, as nested or dotted keys; another `class_path` brings its own
-            arguments. `seeds` and, for `tune`, `ranges` among them are the entry's own.
+            arguments. `seeds` and, for `tune`, `ranges` among them are the entry's own. Or the path of a file with
+            changes, such as the `split.yaml` of `TaskAffinity`.
         baselines: run each task alone as well: the base without the other tasks and without a balancer. A mapping
             holds changes to these runs.
         seeds: their number, or a list.
@@ -90,7 +91,7 @@ def compare(
         raise ConfigurationError(f"`confidence`: expected a number above 0 and below 1, found {confidence}.")
     config, files = read_base(base)
     chosen = grid.read_seeds(seeds)
-    declared = grid.read_entries(config, entries, chosen)
+    declared = read_entries(config, entries, chosen)
     tasks = checked(declared, cli, files)
     every = list(dict.fromkeys(seed for entry in declared for seed in entry.seeds))
     wanted = baselines is not False and len(tasks) > 1

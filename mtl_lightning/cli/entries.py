@@ -16,7 +16,7 @@ from mtl_lightning.study.overrides import changed
 from mtl_lightning.study.process import FailedError, LostError, run_apart
 from mtl_lightning.types import ConfigurationError
 
-__all__ = ["checked", "read_base", "run_cell", "single_task"]
+__all__ = ["checked", "read_base", "read_entries", "run_cell", "single_task"]
 
 
 def read_base(base: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
@@ -28,19 +28,34 @@ def read_base(base: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]])
     parts = [base] if isinstance(base, str | Mapping) else list(base)
     config: dict[str, Any] = {}
     for part in parts:
-        config = changed(config, part if isinstance(part, Mapping) else _read(part))
+        config = changed(config, part if isinstance(part, Mapping) else _read(part, "base"))
     return config, [part for part in parts if isinstance(part, str)]
 
 
-def _read(file: str) -> Mapping[str, Any]:
+def read_entries(
+    base: Mapping[str, Any], entries: Mapping[str, str | Mapping[str, Any] | None], seeds: Sequence[int]
+) -> list[grid.Entry]:
+    """Return the entries that a comparison declares; changes may be in a file, whose path is given.
+
+    Raises:
+        ConfigurationError: for files that cannot be read as a mapping, and for what is no entry.
+    """
+    given = {
+        name: _read(changes, f"entries.{name}") if isinstance(changes, str) else changes
+        for name, changes in entries.items()
+    }
+    return grid.read_entries(base, given, seeds)
+
+
+def _read(file: str, where: str) -> Mapping[str, Any]:
     try:
         content = get_loader("yaml")(Path(file).read_text(encoding="utf-8"))
     except Exception as error:  # of the system, or of the parser
         raise ConfigurationError(
-            f"`base`: expected a config in YAML at {file}, which cannot be read: {error!s:.300}"
+            f"`{where}`: expected a config in YAML at {file}, which cannot be read: {error!s:.300}"
         ) from error
     if not isinstance(content, Mapping):
-        raise ConfigurationError(f"`base`: expected a mapping of sections in {file}, found {content!r:.100}.")
+        raise ConfigurationError(f"`{where}`: expected a mapping of sections in {file}, found {content!r:.100}.")
     return content
 
 

@@ -60,7 +60,10 @@ def _study(command: str, arguments: Sequence[str], cli: type[MultiTaskCLI]) -> N
         config_files.check(file, [], parser.option_keys())
     config = parser.parse_args(list(arguments))
     options = {name: value for name, value in config.as_dict().items() if name != "config"}
-    options["base"] = _found(options["base"], [Path(file).parent for file in files])
+    folders = [Path(file).parent for file in files]
+    options["base"] = _found(options["base"], folders)
+    if options.get("entries"):
+        options["entries"] = {name: _found(given, folders) for name, given in options["entries"].items()}
     given = options["base"] if isinstance(options["base"], list) else [options["base"]]
     _find_modules([part for file in given if isinstance(file, str) for part in ("--config", file)])
     function(**options, cli=cli)

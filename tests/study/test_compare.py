@@ -18,7 +18,7 @@ from scipy import stats  # type: ignore[import-untyped]  # it ships no types
 from mtl_lightning.cli import main
 from mtl_lightning.cli.compare import compare, write
 from tests import programs
-from tests.cli import CONFIGS
+from tests.cli import CONFIGS, only, run
 
 Rows = list[dict[str, Any]]
 BASE: dict[str, Any] = {
@@ -306,6 +306,24 @@ def test_what_is_wrong_is_told_before_any_trial(
     assert len(str(end.value.code).splitlines()) <= 6
     assert not (tmp_path / "comparison" / "trials").exists()
     assert capsys.readouterr().out == ""
+
+
+def test_a_proposed_split_is_an_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file, which is looked for beside the comparison's, too."""
+    (tmp_path / "here").mkdir()
+    watched = {"callbacks": [{"class_path": "TaskAffinity", "init_args": {"every_n_steps": 1}}]}
+    base = {**BASE, "trainer": {**BASE["trainer"], **watched, "default_root_dir": str(tmp_path / "here")}}
+    (tmp_path / "here" / "base.yaml").write_text(yaml.safe_dump(base))
+    run(monkeypatch, "fit", "--config", str(tmp_path / "here" / "base.yaml"))
+    split = only(tmp_path / "here", "split.yaml").relative_to(tmp_path / "here")
+    changes = yaml.safe_load((tmp_path / "here" / split).read_text())
+    changes["model"]["architecture"]["init_args"]["groups"] = {"a": ["y1"], "b": ["y2"]}  # whatever it proposes
+    (tmp_path / "here" / split).write_text(yaml.safe_dump(changes))
+    settings = {**SETTINGS, "entries": {"one": None, "split": str(split)}, "baselines": False, "seeds": 1}
+    write_config(tmp_path / "here", settings)
+    run(monkeypatch, "compare", "--config", str(tmp_path / "here" / "compare.yaml"))
+    parameters = {row["entry"]: row["parameters"] for row in rows_of(tmp_path / "comparison")}
+    assert parameters["split"] > parameters["one"]
 
 
 def test_a_misspelt_option_of_the_comparison(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
