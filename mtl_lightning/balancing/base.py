@@ -35,8 +35,7 @@ class Balancer(Ranged, nn.Module):
         parts: into how many equal parts the core is to split each batch, for independent samples.
         tries_steps: whether it is a :class:`~mtl_lightning.balancing.lookahead.TriesSteps`.
         follows_epochs: whether :meth:`after_epoch` does anything.
-        least_loss: the smallest loss that its formula holds for, one number or one for each task; None if it takes any.
-            Training warns once of a task whose loss is below.
+        least_loss: the smallest loss (of each task) that its formula holds for, None if any; training warns once.
         epochs_to_start: how many epochs pass before its own formula begins; training warns of a run that is not longer.
     """
 
@@ -63,10 +62,7 @@ class Balancer(Ranged, nn.Module):
         self.num_tasks = num_tasks
 
     def bind(self, likelihoods: Mapping[str, Likelihood]) -> None:
-        """Tell the tasks' names and likelihoods, in order; called once, before the optimizers are made.
-
-        Not calling it means Gaussian losses and nameless tasks, so that ``Cls(num_tasks)`` works by itself.
-        """
+        """Tell names and likelihoods, before the optimizers are made; without it tasks are Gaussian and nameless."""
 
     def objective(self, losses: Tensor, present: Tensor) -> Tensor:
         """Map losses (T,), means over labelled elements, and present (T,) bool to the scalar () to minimise.
