@@ -39,7 +39,7 @@ FAULTS: dict[str, tuple[Related, int, dict[str, Any], str, list[str], str]] = {
         Related(),
         8,
         {"heads": HEADS, **rates(partial(SGD, lr=1e-2), partial(SGD, lr=1.0))},
-        "DeadUnits",
+        "DeadUnits|UpdateRatio",  # whichever sees it first: the other then leaves this group alone
         ["b"],
         "optimizers.b",
     ),
@@ -120,7 +120,7 @@ def check(
     data: Related, epochs: int, options: dict[str, Any], callback: str, about: list[str], key: str
 ) -> dict[str, float]:
     found, texts, trainer = watched(data, epochs, **options)
-    assert found == {callback: about}
+    assert found in [{name: about} for name in callback.split("|")]
     assert all(re.search(key, text) for text in texts), texts
     assert all(text.count("\n") == 0 and len(text) < 600 for text in texts)
     return {tag: float(value) for tag, value in trainer.callback_metrics.items()}
@@ -145,7 +145,7 @@ HEALTHY: dict[str, tuple[Related, dict[str, Any]]] = {
     "experts": (Related(["kind", "number"]), {"architecture": MIXTURE}),
     "pcgrad": (Related(["kind", "number"], noise=1.0), {"balancer": PCGrad, "heads": HEADS}),
     "fast": (Related(), {"optimizers": {"default": partial(Adam, lr=1e-2)}, "heads": HEADS}),
-    "sgd": (Related(noise=1.0), {"optimizers": {"default": partial(SGD, lr=0.05, momentum=0.9)}}),
+    "sgd": (Related(), {"optimizers": {"default": partial(SGD, lr=0.02, momentum=0.9)}}),
     "noise": (Related(noise=3.0), {"balancer": UncertaintyWeighting, "gradient_clip": {"shared": 1.0}}),
 }
 
