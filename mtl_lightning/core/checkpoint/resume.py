@@ -149,9 +149,12 @@ def _no_state(state: Any) -> str | None:
     groups = state["param_groups"]
     if not all(isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups):
         return "`optimizer_states` with groups without parameters"
-    parameters = [one for group in groups for one in group["params"]]  # numbers, or names where they are sharded
-    if parameters != [*range(len(parameters))] and not all(isinstance(one, str) for one in parameters):
-        return "`optimizer_states` with parameters that are not counted up"
+    lists = [group["params"] for group in groups]  # of numbers, or of names where parameters are sharded
+    numbers = [one for params in lists for one in params]
+    if not all(isinstance(one, str) for one in numbers):
+        whole = all(type(one) is int for one in numbers) and sorted(numbers) == [*range(len(numbers))]
+        if not whole or any(params != sorted(params) for params in lists):  # FSDP counts through the whole network
+            return "`optimizer_states` with parameters that are not counted up"
     return None if all(isinstance(one, dict) for one in state["state"].values()) else "a parameter's state that is none"
 
 

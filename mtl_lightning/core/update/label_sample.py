@@ -130,6 +130,10 @@ class Sample:
         rows = [*([] if state["kept"] is None else [state["kept"]]), *state["added"]]
         if wrong or state["every"] < 1 or not all(isinstance(part, list | tuple) for part in rows):
             raise TargetError(f"Expected a sample of labels, found {wrong or state['every']}.")
+        sizes = [*([] if state["kept"] is None else [2]), *(3 for _ in state["added"])]
+        whole = [len(part) for part in rows] == sizes and all(isinstance(part[1], Tensor | None) for part in rows)
+        if not whole or not all(isinstance(part[2], int | float) for part in state["added"]):
+            raise TargetError("Expected a sample of labels with their weights and numbers, found something else.")
         for target, *_ in rows:
             self.task.check(target)
 
