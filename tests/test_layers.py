@@ -47,6 +47,7 @@ LEVEL_0 = (
     "plain",
     "checkpoint_file",
     "rebuild",
+    "text_table",
     "trust",
     "version",
 )
@@ -99,6 +100,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "version": (),
     "nested": (),
+    "text_table": (),
     "ranges": ("errors", "nested"),
     "describe": ("errors", "ranges"),
     "types": ("errors", "describe"),

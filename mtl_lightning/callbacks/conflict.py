@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mtl_lightning.callbacks.diagnosis import Remembering, multi_task
-from mtl_lightning.callbacks.picture import write_picture
+from mtl_lightning.callbacks.picture import write_grey
 from mtl_lightning.core import MultiTaskModule
 from mtl_lightning.core.update.gradients.conflict import task_products, watched_parameters
 
@@ -236,7 +236,7 @@ class Conflict(Remembering):
             for (a, b), (total, number) in self._sums.items():
                 i, j = names.index(a), names.index(b)
                 picture[i, j] = picture[j, i] = total / number
-            write_picture("watch/cosines", (1 + picture) / 2, trainer)
+            write_grey("watch/cosines", (1 + picture) / 2, trainer)
         self._sums = {}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mtl_lightning.callbacks.activations import Layer, find_layers
-from mtl_lightning.callbacks.diagnosis import Diagnosis, multi_task, rate_of, title
+from mtl_lightning.callbacks.diagnosis import Diagnosis, multi_task, rate_of, take_off, title
 from mtl_lightning.core import MultiTaskModule
 from mtl_lightning.types import ConfigurationError
 
@@ -121,7 +121,7 @@ class DeadUnits(Diagnosis):
         """Take the hooks off and, at the end of a window, write what it has shown."""
         if not self._hooks:
             return
-        self._take_hooks_off()
+        take_off(self._hooks)
         if trainer.global_step < self._update:  # no update yet: the batch waits in an accumulation, or has no label
             return
         self._watched += 1
@@ -138,13 +138,8 @@ class DeadUnits(Diagnosis):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let go of the network, hooks included."""
-        self._take_hooks_off()
+        take_off(self._hooks)
         self._layers = []
-
-    def _take_hooks_off(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
 
     def _report(self, module: MultiTaskModule) -> None:
         """Write the fraction of dead units of each group, and warn of layers that have died."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.hooks import RemovableHandle
 
 from mtl_lightning.core import MultiTaskModule
 from mtl_lightning.ranges import Ranged
@@ -116,6 +117,12 @@ class Remembering(Diagnosis):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the state of an interrupted run."""
         self.seen = copy.deepcopy(dict(self.fresh)) | copy.deepcopy(state_dict)
+
+
+def take_off(hooks: list[RemovableHandle]) -> None:
+    """Take hooks off a network, and empty their list."""
+    while hooks:
+        hooks.pop().remove()
 
 
 def title(module: MultiTaskModule, group: str) -> str:

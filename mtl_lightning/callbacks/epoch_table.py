@@ -9,9 +9,9 @@ from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from mtl_lightning.callbacks.diagnosis import multi_task
-from mtl_lightning.callbacks.text_table import by_task, tables
 from mtl_lightning.core.update.best_validation import BestValidation
 from mtl_lightning.ranges import Ranged
+from mtl_lightning.text_table import by_task, tables
 
 _HIDDEN = ("labels",)
 

@@ -48,7 +48,7 @@ class ValidationFigures(Ranged, Spectator):
         every_n_validations: draws in every validation whose number this divides; 0 switches the callback off.
     """
 
-    def __init__(self, rows: int, every_n_validations: int) -> None:
+    def __init__(self, rows: int = 2000, every_n_validations: int = 1) -> None:
         self.rows, self.every_n_validations = rows, every_n_validations
         self._forget()
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mtl_lightning.architectures.base import Gating
-from mtl_lightning.callbacks.diagnosis import Remembering, multi_task
+from mtl_lightning.callbacks.diagnosis import Remembering, multi_task, take_off
 from mtl_lightning.core import MultiTaskModule
 
 _MORE = 4  # times the samples, of an expert that has been alive
@@ -82,7 +82,7 @@ class GateUse(Remembering):
         """Take the hooks off and, after the update, write and judge what they have seen."""
         if not self._hooks:
             return
-        self._take_hooks_off()
+        take_off(self._hooks)
         if trainer.global_step >= self._update:
             self._report(multi_task(pl_module, self))
             self._sums.clear()
@@ -93,13 +93,8 @@ class GateUse(Remembering):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let go of the network, hooks included."""
-        self._take_hooks_off()
+        take_off(self._hooks)
         self._gates, self._sums = {}, {}
-
-    def _take_hooks_off(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
 
     def _means(self, module: MultiTaskModule) -> dict[str, list[float]]:
         """Return the mean weights (E,) of each gate that has run, over all processes."""

@@ -29,9 +29,6 @@ class PRCurves(ValidationFigures):
         ConfigurationError: for options out of range; at ``setup`` for a module that is no ``MultiTaskModule``.
     """
 
-    def __init__(self, rows: int = 2000, every_n_validations: int = 1) -> None:
-        super().__init__(rows, every_n_validations)
-
     def serves(self, logger: Logger) -> bool:
         """TensorBoard alone."""
         return isinstance(logger, TensorBoardLogger)

@@ -34,9 +34,6 @@ class PredictedAgainstTrue(ValidationFigures):
         ConfigurationError: for options out of range; at ``setup`` for a module that is no ``MultiTaskModule``.
     """
 
-    def __init__(self, rows: int = 2000, every_n_validations: int = 1) -> None:
-        super().__init__(rows, every_n_validations)
-
     def take(self, task: Task, rows: Rows) -> tuple[Tensor, ...] | None:
         """Take true and predicted numbers (N, D), with nan for unknown ones."""
         predicted, target = rows.prediction, rows.target

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Literal
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from mtl_lightning.cli.command_line import MultiTaskCLI
-from mtl_lightning.cli.entries import checked, read_base, read_entries, run_cell, single_task
+from mtl_lightning.cli.entries import checked, read_base, read_entries, run_cell, say, single_task
 from mtl_lightning.cli.search import Place
 from mtl_lightning.cli.tuning import Tuning, tuned
 from mtl_lightning.study import figures, grid, results
@@ -104,11 +103,11 @@ def compare(
     ways, told = [*alone, *declared], dict[str, Any]()
     if tune is not None:
         tuning = Tuning(**tune) if isinstance(tune, Mapping) else tune
-        where = Place(place / "tune", url, cli, workers, threads, heartbeat, retry_failed, _say, f"{title} ")
+        where = Place(place / "tune", url, cli, workers, threads, heartbeat, retry_failed, say, f"{title} ")
         ways, told = tuned(tuning, ways, config, tasks, keys, where)
     cells = [cell for entry in ways for cell in entry.cells(keys)]
     study = databases.open_study(url, f"compare {title}", heartbeat)
-    queue = Queue(study, cells, partial(run_cell, cli, place, threads, keep_checkpoints), _say, 6.0 * heartbeat)
+    queue = Queue(study, cells, partial(run_cell, cli, place, threads, keep_checkpoints), say, 6.0 * heartbeat)
     if retry_failed:
         queue.forget_failures()
     trials = queue.work(workers)
@@ -127,7 +126,7 @@ def compare(
         "tuned": told,
     }
     path = write(place, results.table_of(cells, trials, settings))
-    _say(f"The report is {path}")
+    say(f"The report is {path}")
     return path
 
 
@@ -139,8 +138,3 @@ def write(folder: Path, table: Any) -> Path:
         analysis = analyse(rows, settings)
         path.write_text(report(analysis, figures.draw(analysis, folder)), encoding="utf-8")
     return path
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()

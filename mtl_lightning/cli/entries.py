@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from mtl_lightning.study.overrides import changed
 from mtl_lightning.study.process import FailedError, LostError, run_apart
 from mtl_lightning.types import ConfigurationError
 
-__all__ = ["checked", "read_base", "read_entries", "run_cell", "single_task"]
+__all__ = ["checked", "read_base", "read_entries", "run_cell", "say", "single_task"]
 
 
 def read_base(base: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
@@ -57,6 +58,12 @@ def _read(file: str, where: str) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise ConfigurationError(f"`{where}`: expected a mapping of sections in {file}, found {content!r:.100}.")
     return content
+
+
+def say(text: str) -> None:
+    """Tell whoever started the command, at once, also where the output is a file."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def checked(entries: Sequence[grid.Entry], cli: type[MultiTaskCLI], files: Sequence[str] = ()) -> list[str]:

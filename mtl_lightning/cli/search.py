@@ -111,7 +111,6 @@ class Search:
             f"tune {place.prefix}{self.name} {mark}",
             place.heartbeat,
             directions=["maximize" if way else "minimize" for way in self.higher_is_better],
-            sampler=optuna.samplers.TPESampler(constant_liar=True),
             pruner=optuna.pruners.MedianPruner(),
         )
         cells = [Slot(f"tune {self.name}", "", number, what) for number in range(self.trials)]

@@ -7,9 +7,9 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from mtl_lightning.callbacks import ConstantMetrics
-from mtl_lightning.callbacks.text_table import by_task, tables
 from mtl_lightning.core import MultiTaskModule
 from mtl_lightning.tasks.base import Task
+from mtl_lightning.text_table import by_task, tables
 
 
 def metrics_table(trainer: Trainer, module: MultiTaskModule) -> str:

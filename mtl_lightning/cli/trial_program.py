@@ -86,11 +86,6 @@ class Trial(MultiTaskCLI):
     files: tuple[str, ...] = ()
     added: tuple[Callback, ...] = ()
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Return ``fit`` alone: the parsers of others take most of the time of a short run."""
-        return {"fit": MultiTaskCLI.subcommands()["fit"]}
-
     def init_parser(self, **kwargs: Any) -> Any:
         """Make a parser that raises."""
         self.parser_class = TrialParser

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import yaml  # type: ignore[import-untyped]  # it ships no types
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from mtl_lightning.cli.command_line import MultiTaskCLI
-from mtl_lightning.cli.entries import read_base
+from mtl_lightning.cli.entries import read_base, say
 from mtl_lightning.cli.search import Place, Search, check_ranges, read_objectives
 from mtl_lightning.core.update.best_validation import MONITOR
 from mtl_lightning.study import found as findings
@@ -79,7 +78,7 @@ def tune(
     here.mkdir(parents=True, exist_ok=True)
     title = name or here.resolve().name
     url = databases.url_of(storage, here)
-    place = Place(here, url, cli, workers, threads, heartbeat, retry_failed, _say)
+    place = Place(here, url, cli, workers, threads, heartbeat, retry_failed, say)
     search = Search(title, config, allowed, objectives, ways, trials, seed, pruning)
     found = search.run(place)
     with databases.alone_in(here):  # several processes may end at once
@@ -89,10 +88,5 @@ def tune(
             path = here / (f"best_{number + 1}.yaml" if len(objectives) > 1 else "best.yaml")
             path.write_text(yaml.safe_dump(one, sort_keys=False, allow_unicode=True), encoding="utf-8")
         path = findings.write(found, objectives, ways, title, here)
-    _say(f"The report is {path}")
+    say(f"The report is {path}")
     return path
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()

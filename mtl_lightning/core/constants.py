@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from mtl_lightning.core.evaluation import Evaluation, update_metrics
+from mtl_lightning.core.evaluation import Evaluation, spread, update_metrics
 from mtl_lightning.core.network.network import Network, at_least_float32
 from mtl_lightning.core.update.batches import targets_of, weight_of
 from mtl_lightning.types import Batch
@@ -33,12 +33,7 @@ class ConstantEvaluation(Evaluation):
                 continue
             output, target, weight = at_least_float32(outputs[name]), targets[name], weight_of(batch, name)
             constant = constant.to(output.device, torch.float32 if output.device.type == "mps" else torch.float64)
-            lost = task.loss(_spread(task.trivial_output(constant), output), target, weight)
+            lost = task.loss(spread(task.trivial_output(constant), output), target, weight)
             self.losses.update(index, lost, lost, task.count(target, weight))
-            shown = _spread(task.typical_output(constant), output)
+            shown = spread(task.typical_output(constant), output)
             update_metrics(name, task, cast("MetricCollection", self.metrics[name]), shown, target, weight)
-
-
-def _spread(constant: Tensor, output: Tensor) -> Tensor:
-    """Return a constant (K,) in the shape and the dtype of outputs (B, K, *)."""
-    return torch.zeros_like(output) + constant.to(output.dtype).reshape(-1, *(1 for _ in output.shape[2:]))

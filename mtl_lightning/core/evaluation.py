@@ -98,8 +98,7 @@ class Evaluation(nn.Module):
         """Return the summed loss () of the trivial predictor in place of outputs (B, K, *); 0 if there is none."""
         if name not in self.trivial:
             return 0.0
-        constant = self.trivial[name].reshape(-1, *(1 for _ in output.shape[2:]))
-        return task.loss(torch.zeros_like(output) + constant.to(output.dtype), target, weight)
+        return task.loss(spread(self.trivial[name], output), target, weight)
 
     def compute(self, prefix: str, balancer: Balancer) -> dict[str, Tensor]:
         """Return ``<prefix>/loss`` and ``<prefix>/<what>/<task>`` of each task that has a label; then start afresh.
@@ -155,6 +154,11 @@ def trivial_outputs(network: Network, device: torch.device) -> dict[str, Tensor]
         if isinstance(prediction, Tensor) and prediction.shape == (task.output_size,):  # it may be from a checkpoint
             found[name] = task.trivial_output(prediction.to(device, dtype))
     return found
+
+
+def spread(constant: Tensor, output: Tensor) -> Tensor:
+    """Return a constant (K,) in the shape and the dtype of outputs (B, K, *)."""
+    return torch.zeros_like(output) + constant.to(output.dtype).reshape(-1, *(1 for _ in output.shape[2:]))
 
 
 def compared(losses: Tensor, trivial: Tensor) -> Tensor:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from mtl_lightning.core.evaluation import trivial_outputs
+from mtl_lightning.core.evaluation import spread, trivial_outputs
 from mtl_lightning.core.network.network import Network, at_least_float32
 from mtl_lightning.core.network.roles import Named
 from mtl_lightning.core.runtime import Runtime
@@ -90,14 +89,9 @@ def trivial_losses(network: Network, runtime: Runtime, windows: Sequence[Window]
         with runtime.full_precision():
             for index, (name, task) in enumerate(network.tasks.items()):
                 if name in targets and name in constants:
-                    output = _constant(at_least_float32(outputs[name]), constants[name])
+                    output = spread(constants[name], at_least_float32(outputs[name]))
                     target, weight = targets[name], weight_of(batch, name)
                     totals[0, index] += task.loss(output, target, weight)
                     totals[1, index] += task.count(target, weight)
     found: list[float] = (totals[0] / totals[1]).tolist()
     return found
-
-
-def _constant(output: Tensor, constant: Tensor) -> Tensor:
-    """Return a constant (K,) in the shape of an output (B, K, *)."""
-    return torch.zeros_like(output) + constant.reshape(-1, *(1 for _ in output.shape[2:])).to(output.dtype)

@@ -15,6 +15,7 @@ import yaml  # type: ignore[import-untyped]  # it ships no types
 from mtl_lightning.core.network.graph import BALANCER, DEFAULT
 from mtl_lightning.lr_find.judge import OBJECTIVE
 from mtl_lightning.lr_find.sweep import Sweep
+from mtl_lightning.text_table import tables
 from mtl_lightning.types import ConfigurationError
 
 _BY_DEFAULT = {DEFAULT: 1e-3, BALANCER: 1e-2}  # rates of Adam, where no optimizers are configured
@@ -41,17 +42,12 @@ class FoundRates:
 
     def table(self) -> str:
         """Return a line per group: what judged it, its rate, the suggested one, or why there is none."""
-        rows = [("group", "judged by", "rate", "suggested")]
-        for sweep in self.sweeps.values():
+        rows = {}
+        for name, sweep in self.sweeps.items():
             found = sweep.suggestion
             told = f"none: {found.why}" if found.rate is None else f"{found.rate:.2g}"
-            rows.append((sweep.group, sweep.judged_by, f"{sweep.configured:g}", told))
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        rows.insert(1, tuple("-" * width for width in [*widths, len(rows[0][3])]))  # type: ignore[arg-type]  # four of them
-        return "\n".join(
-            "  ".join([*(text.ljust(width) for text, width in zip(row[:3], widths, strict=True)), row[3]])
-            for row in rows
-        )
+            rows[name] = {"judged by": sweep.judged_by, "rate": f"{sweep.configured:g}", "suggested": told}
+        return tables(rows, "group")
 
     def fragment(self) -> str:
         """Return the optimizers as YAML to stand under ``model:``, each with its class and other arguments as before.

@@ -149,7 +149,7 @@ def _check_options(group: Mapping[str, Any], own: Mapping[str, Any], optimizer: 
     known = type(optimizer).__module__.startswith("torch.optim.")
     for name in own.keys() & (group.keys() | optimizer.defaults.keys()) - {"params"}:
         value = group.get(name)
-        if name not in group or not alike(value, own[name]):
+        if name not in group or not _alike(value, own[name]):
             found = f"{value!r:.100}" if name in group else "none"
             raise CheckpointError(f"an option {name!r} such as {own[name]!r}, found {found}")
         if known and isinstance(own[name], bool) and value is not own[name]:
@@ -158,14 +158,14 @@ def _check_options(group: Mapping[str, Any], own: Mapping[str, Any], optimizer: 
             raise CheckpointError(f"as {name!r} {allowed}, found {number:g}")
 
 
-def alike(found: Any, own: Any) -> bool:
+def _alike(found: Any, own: Any) -> bool:
     """Whether what a checkpoint holds is of the kind of one's own: a number, as many numbers, text, a dict."""
     if own is None:  # it may become something else in training
         return not isinstance(found, Mapping) and not (isinstance(found, Tensor) and found.numel() > 1)
     if isinstance(own, bool):
         return found is None or isinstance(found, bool)
     if isinstance(own, tuple | list):
-        return isinstance(found, tuple | list) and len(found) == len(own) and all(map(alike, found, own))
+        return isinstance(found, tuple | list) and len(found) == len(own) and all(map(_alike, found, own))
     if isinstance(own, int | float | Tensor):
         return not isinstance(found, bool) and (
             isinstance(found, int | float) or (isinstance(found, Tensor) and found.numel() == 1)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+import onnx
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 
 from mtl_lightning.architectures import SharedBottom, TabularEncoder
 from mtl_lightning.types import TableSpec
@@ -16,13 +17,15 @@ from tests.helpers import make_module
 SPEC = TableSpec(numeric=("a", "b"), categorical={"c": 5})
 
 
-def test_a_table(tmp_path: Path) -> None:
-    onnx: Any = pytest.importorskip("onnx")
-    reference: Any = pytest.importorskip("onnx.reference")
+@pytest.mark.filterwarnings("ignore")  # of torch's exporters, about themselves
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_a_table(dynamo: bool, tmp_path: Path) -> None:
+    """By both of PyTorch's exporters; the first is its default."""
     module = make_module(architecture=partial(SharedBottom, encoder=TabularEncoder), input_spec=SPEC).eval()
     inputs = {"numeric": torch.randn(3, 2), "categorical": torch.tensor([[1], [4], [0]])}
-    module.to_onnx(tmp_path / "table.onnx", inputs, dynamo=False, input_names=["numeric", "categorical"])
-    saved = reference.ReferenceEvaluator(onnx.load(tmp_path / "table.onnx"))
-    found = saved.run(None, {name: value.numpy() for name, value in inputs.items()})
-    for output, expected in zip(found, module(inputs).values(), strict=True):
+    names = {} if dynamo else {"input_names": ["numeric", "categorical"]}
+    module.to_onnx(tmp_path / "table.onnx", inputs, dynamo=dynamo, **names)
+    saved = ReferenceEvaluator(onnx.load(tmp_path / "table.onnx"))
+    given = dict(zip(saved.input_names, (value.numpy() for value in inputs.values()), strict=True))
+    for output, expected in zip(saved.run(None, given), module(inputs).values(), strict=True):
         torch.testing.assert_close(torch.as_tensor(output), expected.detach(), rtol=1e-5, atol=1e-5)
