@@ -30,7 +30,7 @@ FORMAT = 2
 
 _NEEDED = ("config", "by_code", "task_names", "input_spec", "processes")
 _KINDS: dict[str, type] = {
-    **dict.fromkeys(("config", "by_code", "input_spec", "schema", "data", "trivial_predictions"), dict),
+    **dict.fromkeys(("config", "by_code", "input_spec", "schema", "data", "trivial_predictions", "calibration"), dict),
     **dict.fromkeys(("task_names", "processes", "optimizers"), list),
     "validation_is_due": bool,
 }

@@ -90,7 +90,8 @@ class Evaluation(nn.Module):
                 target, weight = targets[name], weight_of(batch, name)
                 trivial = self._trivial_loss(name, task, output, target, weight)
                 self.losses.update(index, task.loss(output, target, weight), trivial, task.count(target, weight))
-                update_metrics(name, task, cast("MetricCollection", self.metrics[name]), output, target, weight)
+                shown = network.calibrated(name, output) if self.stage == "test" else output
+                update_metrics(name, task, cast("MetricCollection", self.metrics[name]), shown, target, weight)
 
     def _trivial_loss(
         self, name: str, task: Task, output: Tensor, target: Tensor, weight: Tensor | None

@@ -118,7 +118,7 @@ class MultiTaskModule(Described, Network, compat.ExportsDicts):
         """Refuse what cannot be right: strategies, tasks that the datamodule lacks; start with fresh metrics."""
         if stage == "fit":
             refuse_unsupported(self, self.trainer)
-            self.trained_on = self.trivial_predictions = None  # what comes next is trained on
+            self.trained_on = self.trivial_predictions = self.calibration = None  # what comes next is trained on
         resume.accept_schema(self.trainer, self.trained_on)
         compat.check_declared(self.tasks, self.trainer)
         self.evaluations.start_afresh()
@@ -197,6 +197,7 @@ class MultiTaskModule(Described, Network, compat.ExportsDicts):
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
         """Add a batch to the window and, when it is complete, make one update from it."""
         self.validations.start_batch()
+        self.calibration = None  # that of other weights
         batches = micro_batches(self.intake.take(batch, "train"), self.tasks)
         self.labels.update(batches, batch_idx)
         last = self.trainer.is_last_batch
@@ -290,6 +291,7 @@ class MultiTaskModule(Described, Network, compat.ExportsDicts):
         checkpoint.update(format_1.upgrade(checkpoint))
         saved = checkpoint.get(KEY, {})
         self.trained_on, self.trivial_predictions = saved.get("schema"), saved.get("trivial_predictions")
+        self.calibration = saving.calibration_of(saved, self.tasks, where)
         resume.accept_schema(self.trainer, self.trained_on)
         if self.trainer.precision == "64-true":
             self.double()  # the trainer loads them before it does so, and would round them

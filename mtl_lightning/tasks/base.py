@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,8 @@ class Task(Described, nn.Module, ABC):
 
     batchable: Hashable
     rescales: bool = False
+    calibrated_by: ClassVar[tuple[str, ...]] = ()
+    """The methods of calibration that suit the outputs, the usual one first; none unless a subclass says so."""
 
     def __init__(
         self,

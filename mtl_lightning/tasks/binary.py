@@ -25,6 +25,7 @@ class BinaryTask(RowTask):
     dtypes = "an integer, bool or floating-point dtype"
     values = f"0, 1, or a missing label ({MISSING} in integers, nan in floats)"
     pos_weight: Tensor | None
+    calibrated_by = ("platt", "isotonic")
 
     def __init__(
         self,

@@ -87,6 +87,7 @@ class MulticlassClassification(RowTask):
     """
 
     dtypes = "an integer dtype"
+    calibrated_by = ("temperature",)
     class_weights: Tensor | None
 
     def __init__(

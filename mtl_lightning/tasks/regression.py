@@ -71,6 +71,7 @@ class Regression(RowTask):
 
     dtypes = "a floating-point dtype"
     values = "finite numbers or nan for missing"
+    calibrated_by = ("conformal",)
     target_mean: Tensor
     target_std: Tensor
     target_variance: Tensor

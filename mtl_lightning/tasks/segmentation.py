@@ -42,6 +42,7 @@ class SemanticSegmentation(DenseTask):
     """
 
     dtypes = "an integer dtype"
+    calibrated_by = ("temperature",)
     class_weights: Tensor | None
 
     def __init__(

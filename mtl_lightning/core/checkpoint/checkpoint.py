@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from mtl_lightning.checkpoint_file import FORMAT, KEY, read
 from mtl_lightning.core.checkpoint.fine_tuning import describe_optimizers, load_what_stays
 from mtl_lightning.core.checkpoint.resume import Parts, states_of_processes
+from mtl_lightning.core.network.calibration import misfit
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.core.optim.plan import OptimizerPlan
@@ -24,6 +25,7 @@ from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.describe import Described, constructor_arguments, describe
 from mtl_lightning.errors import CheckpointError, MtlLightningError, MtlLightningWarning
 from mtl_lightning.rebuild import rebuild, unbuildable
+from mtl_lightning.tasks.base import Task
 from mtl_lightning.trust import Trust
 from mtl_lightning.types import ConfigurationError, NotDescribableError, input_spec_from_dict, input_spec_to_dict
 from mtl_lightning.version import __version__
@@ -115,6 +117,7 @@ def our_part(
         **described,
         "task_names": list(network.tasks),
         "trivial_predictions": network.trivial_predictions,
+        "calibration": network.calibration,
         "optimizers": [entry for one in composites for entry in describe_optimizers(one, plan.groups)],
         "input_spec": input_spec_to_dict(network.input_spec),
         **data_of(getattr(runtime.trainer, "datamodule", None)),
@@ -183,7 +186,26 @@ def load(
     module.trained_on = saved.get("schema")
     if "tasks" not in overrides:
         module.trivial_predictions = saved.get("trivial_predictions")
+    if strict and ("tasks" not in overrides or "tasks" in saved["by_code"]):  # else other weights, or another target
+        module.calibration = calibration_of(saved, module.tasks, path)
     return module
+
+
+def calibration_of(saved: Mapping[str, Any], tasks: Mapping[str, Task], where: str | Path) -> dict[str, Any] | None:
+    """Return the calibration of these tasks in our part of a checkpoint; None if there is none.
+
+    Raises:
+        CheckpointError: for one that cannot be theirs.
+    """
+    if saved.get("calibration") is None:
+        return None
+    found = {name: known for name, known in saved["calibration"].items() if name in tasks}
+    if wrong := misfit(found, tasks):
+        raise CheckpointError(
+            f"{where}: expected the calibration of its tasks, found {wrong}: something else has written or changed it. "
+            "Calibrate it anew: mtl-lightning calibrate --help."
+        )
+    return found
 
 
 def _what_to_pass(cls: type, config: Mapping[str, Any], trust: Trust, error: str) -> str:

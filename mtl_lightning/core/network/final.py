@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from mtl_lightning.core.network.network import Network, at_least_float32
+from mtl_lightning.core.network.network import Network
 from mtl_lightning.names import known_name
 
 PROBABILITY, LABEL = "probability", "label"
@@ -21,7 +21,8 @@ class FinalNetwork(nn.Module):
     (``torch.inference_mode()``).
 
     Args:
-        network: a network that is built, with weights and statistics of targets; not copied.
+        network: a network that is built, with weights, statistics of targets, and its calibration if it has one; not
+            copied.
         tasks: the tasks to predict, all by default; only they, and those that they read, are computed.
 
     Attributes:
@@ -43,8 +44,9 @@ class FinalNetwork(nn.Module):
     def forward(self, inputs: Any) -> dict[str, Tensor]:
         """Map inputs, as in a batch, to the final outputs of each task; see :func:`final_outputs`."""
         outputs, _ = self.network.run(inputs, self.tasks)
+        network = self.network
         return final_outputs(
-            {name: self.network.tasks[name].predict(at_least_float32(outputs[name])) for name in self.tasks}
+            {name: network.tasks[name].predict(network.calibrated(name, outputs[name])) for name in self.tasks}
         )
 
     def train(self, mode: bool = True) -> Self:

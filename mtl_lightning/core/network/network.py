@@ -21,6 +21,7 @@ from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.build import BalancerArgument, build_balancer
 from mtl_lightning.balancing.rows import GradientBalancer
 from mtl_lightning.core.network.arguments import check_arguments
+from mtl_lightning.core.network.calibration import calibrated
 from mtl_lightning.core.network.graph import (
     DEFAULT,
     Reads,
@@ -64,6 +65,9 @@ class Network(nn.Module):
     """The schema of the data, plain, of a network that was rebuilt from a checkpoint."""
     trivial_predictions: Mapping[str, Tensor] | None = None
     """What :meth:`~mtl_lightning.tasks.Task.trivial_prediction` found, for each task that had a label in training."""
+    calibration: Mapping[str, Mapping[str, Any]] | None = None
+    """Of each calibrated task how its outputs become calibrated ones, as plain data, fitted to these very weights; see
+    :mod:`~mtl_lightning.core.network.calibration`. Whoever changes the weights has to set it to None."""
 
     def __init__(
         self,
@@ -201,14 +205,19 @@ class Network(nn.Module):
     def predict(self, inputs: Any) -> dict[str, Any]:
         """Map inputs to what each task predicts: probabilities and labels, or values in original units.
 
-        Computed in evaluation mode and without gradients, whatever mode the network is in.
+        Computed in evaluation mode and without gradients, whatever mode the network is in, and calibrated where the
+        network knows how (:attr:`calibration`).
 
         Args:
             inputs: as in a batch; or a batch, whose targets are not looked at.
         """
         with torch.no_grad(), _evaluating(self):
             outputs = self(inputs_of(inputs))
-        return {name: task.predict(at_least_float32(outputs[name])) for name, task in self.tasks.items()}
+        return {name: task.predict(self.calibrated(name, outputs[name])) for name, task in self.tasks.items()}
+
+    def calibrated(self, task: str, output: Tensor) -> Tensor:
+        """Return outputs (B, K, *) of a task, calibrated where it is known how, in float32 or better."""
+        return calibrated(at_least_float32(output), (self.calibration or {}).get(task))
 
     def sigmas(self, original_units: bool = False) -> dict[str, float]:
         """Return the learned noise level of each task, a standard deviation; empty if the balancer learns none.
