@@ -109,6 +109,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "rebuild": ("errors", "describe", "trust"),
     **dict.fromkeys(("names", "plain"), ("types",)),
     "metrics": LEVEL_0,
+    "calibration": (*LEVEL_0, "tasks.base"),
     "tasks": (*LEVEL_0, "tasks.base"),
     "tasks.base": (*LEVEL_0, "tasks"),
     "architectures": (*LEVEL_0, "architectures.base"),
@@ -116,7 +117,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **DATA,
     **BALANCING,
     **CORE,
-    "callbacks": (*LEVEL_0, "metrics", *CORE, *BASES),
+    "callbacks": (*LEVEL_0, "metrics", "calibration", *CORE, *BASES),
     "study": (*LEVEL_0, "metrics"),
     "lr_find": (*LEVEL_0, *CORE, *BASES),
     "cli": (
@@ -124,6 +125,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "study",
         "lr_find",
         "metrics",
+        "calibration",
         "tasks",
         "architectures",
         *BALANCING,
@@ -139,7 +141,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 
 Tasks, balancers and architectures do not know each other; core and the callbacks know the bases alone.
 """
-NO_LIGHTNING = (*LEVEL_0, "study", "metrics", "tasks", "balancing", "architectures", "core.network")
+NO_LIGHTNING = (*LEVEL_0, "study", "metrics", "calibration", "tasks", "balancing", "architectures", "core.network")
 """Where nothing knows Lightning."""
 
 

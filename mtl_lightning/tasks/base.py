@@ -169,6 +169,14 @@ class Task(Described, nn.Module, ABC):
             last: the affine map that gives the outputs.
         """
 
+    def calibration_rows(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what a calibration is fitted to: outputs (N, K), targets (N, D), and which are labelled (N, D).
+
+        Outputs are logits, or numbers in original units; N is a multiple of B. Only asked of tasks with a method in
+        :attr:`calibrated_by`.
+        """
+        raise NotImplementedError
+
     # ------------------------------------------------------------------- the trivial predictor, to compare a loss with
     def trivial_prediction(self, rows: Tensor, weight: Tensor) -> Tensor:
         """Return the constant (K,) that predicts a sample of the training labels with the least loss.

@@ -146,12 +146,15 @@ class DenseTask(Task):
     def picked(self, target: Tensor) -> Tensor:
         """Return at most 1024 pixels of each picture, spread evenly over it: (N,), or (N, C)."""
         maps = self.maps(target)
-        pixels = maps.flatten(-2)
-        step = max(1, -(-pixels.shape[-1] // _PIXELS))
-        while gcd(step, maps.shape[-1]) > 1:  # or some columns of the picture would never be met
-            step += 1
-        chosen = pixels[..., ::step]
+        chosen = _some_pixels(maps)
         return (chosen if self.channels is None else chosen.movedim(1, -1)).flatten(0, 1)
+
+    def calibration_rows(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the outputs (N, K) and targets (N, D) of those pixels, and which are labelled (N, 1)."""
+        maps = self.maps(target)
+        outputs = _some_pixels(resized(self.outputs(output), (maps.shape[-2], maps.shape[-1])))
+        rows = self.picked(target)
+        return outputs.movedim(1, -1).flatten(0, 1), rows.reshape(len(rows), -1), self.has_label(rows).unsqueeze(1)
 
     def has_label(self, rows: Tensor) -> Tensor:
         """Map pixels (N,) or (N, C) to (N,) bool."""
@@ -203,6 +206,15 @@ class DenseTask(Task):
             found = self.for_metrics(resized(self.outputs(output.detach()), (maps.shape[-2], maps.shape[-1])))
             pair = (found, maps) if self.channels is None else (found.movedim(1, -1), maps.movedim(1, -1))
             feed(metrics, pair[0][mask], pair[1][mask], None if weights is None else weights[mask])
+
+
+def _some_pixels(maps: Tensor) -> Tensor:
+    """Return at most 1024 pixels (B, *, N) of maps (B, *, H, W)."""
+    pixels = maps.flatten(-2)
+    step = max(1, -(-pixels.shape[-1] // _PIXELS))
+    while gcd(step, maps.shape[-1]) > 1:  # or some columns of the picture would never be met
+        step += 1
+    return pixels[..., ::step]
 
 
 def resized(output: Tensor, size: tuple[int, int]) -> Tensor:

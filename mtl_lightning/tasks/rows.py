@@ -147,6 +147,10 @@ class RowTask(Task):
         columns = self.elements(rows).reshape(len(rows), -1)
         return columns, self.is_labelled(columns)
 
+    def calibration_rows(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return outputs (B, K), the target's columns (B, D) and which of their entries are labelled (B, D)."""
+        return (self.outputs(output), *self.columns_of(target))
+
     def elementwise_loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Map outputs (B, K) and a target to one loss per element."""
         elements = self.elements(target)
