@@ -7,6 +7,7 @@ import torch and lightning than most of them run. Only tests of the interpreter'
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import multiprocessing
 import os
 import runpy
@@ -15,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -22,10 +24,15 @@ from tempfile import TemporaryFile
 from typing import IO
 
 import torch
+from lightning.fabric.utilities import registry
 
 ROOT = Path(__file__).parent.parent
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.programs", "mtl_lightning.cli", "torch.distributed.tensor", "tests.helpers"])
+
+
+registry.entry_points = cache(importlib.metadata.entry_points)  # type: ignore[attr-defined]
+"""Lightning reads the names of all installed packages for every trainer: a tenth of a short run."""
 
 
 class Program:

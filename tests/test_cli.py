@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,6 +12,7 @@ import torch
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.data import MultiDigit
 from tests.cli import CONFIGS, SMALL, only, run
+from tests.programs import start
 
 MULTIDIGIT = str(CONFIGS / "multidigit.yaml")
 
@@ -98,9 +97,10 @@ def test_predict_writes_the_rows_in_order(trained: Path, tmp_path: Path, monkeyp
     assert module.sigmas() == pytest.approx(metadata["sigmas"] if "sigmas" in metadata else metadata["sigma"])
 
 
-def test_the_package_is_the_same_program(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mtl_lightning", "fit", "--help"]
-    shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+def test_the_package_is_the_same_program() -> None:
+    (program,) = start("mtl_lightning", "fit", "--help")
+    shown = program.stdout.read()
+    assert program.wait(60) == 0, program.errors()
     assert "--model.balancer" in shown
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,17 @@ def foreign(folder: Path, everywhere: bool) -> Imports:
     return found
 
 
+@cache
+def distributions() -> dict[str, list[str]]:
+    """The distributions that bring each package, by its name."""
+    return {top: [*brought] for top, brought in packages_distributions().items()}
+
+
 def undeclared(imports: Imports, declared: set[str]) -> list[str]:
     """Those that no declared distribution brings."""
-    distributions = packages_distributions()
 
     def brought(top: str) -> bool:
-        return any(name.replace("_", "-").lower() in declared for name in distributions.get(top, [top]))
+        return any(name.replace("_", "-").lower() in declared for name in distributions().get(top, [top]))
 
     return [f"{file} imports {top}" for top, file in sorted(imports.items()) if not brought(top)]
 

@@ -21,6 +21,7 @@ from mtl_lightning.balancing.rows import GradientBalancer
 
 TABLE = Workload((3,), 6, 3, partial(MLP, hidden=[5]), partial(MLPHead, hidden=[2]))
 METHODS = gradient_loops.names()
+OF_EACH_KIND = (EQUAL, RAW, FORWARD, "MGDA", f"MGDA{FEATURES}", rival("MGDA"), "UPGrad", rival("UPGrad"))
 RATIO = re.compile(r"\d+\.\d{3} \(\d+\.\d{3} to \d+\.\d{3}\)")
 MEBIBYTES = 1 << 20
 
@@ -57,7 +58,13 @@ def test_every_exported_gradient_method_takes_part() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # of the rivals' solvers, and Lightning's advice
-@pytest.mark.parametrize("name", gradient_loops.loops(TABLE, METHODS).all)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in OF_EACH_KIND else pytest.param(name, marks=pytest.mark.slow)
+        for name in gradient_loops.loops(TABLE, METHODS).all
+    ],
+)
 def test_every_loop_takes_its_steps_from_the_clocked_batches(name: str) -> None:
     batches = TimedBatches(TABLE.batches(), steps=2, warmup=1)
     gradient_loops.loops(TABLE, METHODS).all[name](batches)

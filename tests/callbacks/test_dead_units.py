@@ -240,7 +240,7 @@ def test_it_says_what_it_does_not_watch(capsys: pytest.CaptureFixture[str], capl
 
 
 # --------------------------------------------------------------------------------------------------------- what is said
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize("make_data", [SyntheticRegression, partial(MultiDigit, batch_size=64)])
 def test_a_head_at_a_thousand_times_its_rate_is_reported_by_name(make_data: Callable[[], Any], seed: int) -> None:
     data = make_data()

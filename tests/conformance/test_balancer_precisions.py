@@ -29,7 +29,6 @@ EXACT = 1e-5
 JUMPING = ("CosineGating", "GradDrop", "SDMGrad")
 """Methods that decide by signs, or whose weights descend in steps so long that they end anywhere: even in float32,
 inputs that differ by 0.0003 may reverse what SDMGrad makes of them. What they do to the trunk is not comparable."""
-every_case = pytest.mark.parametrize("case", OURS, ids=str)
 
 
 @pytest.fixture(autouse=True)
@@ -111,12 +110,19 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         assert (found[name].double() - value.double()).norm().item() <= EXACT * size, name
 
 
-@every_case
+@pytest.mark.parametrize(
+    "case", [case if case in WITH_DEFAULTS else pytest.param(case, marks=pytest.mark.slow) for case in OURS], ids=str
+)
 def test_a_scaler_alone_changes_nothing(case: Case) -> None:
     """It is divided out before a method that is not scale-free sees a loss or a gradient, and before state is kept."""
     assert_equal(train(case, **with_scaler(ScaledOnly)), in_float32(case.name))
 
 
-@pytest.mark.parametrize("case", WITH_DEFAULTS, ids=str)
+def _kind(case: tuple[Any, ...]) -> set[Hashable]:
+    """The classes that a balancer is, its own left out."""
+    return {*type(case[0].make(2)).__mro__[1:]}
+
+
+@pytest.mark.parametrize("case", covering([(case,) for case in WITH_DEFAULTS], _kind))
 def test_a_scaler_alone_changes_nothing_in_windows(case: Case) -> None:
     assert_equal(train(case, window=2, **with_scaler(ScaledOnly)), in_float32(case.name, 2))

@@ -187,13 +187,15 @@ def test_a_role_is_what_the_gradients_say(cls: Any, spec: InputSpec) -> None:
 COMPILED = {str(pair.id): pair.values for pair in ONE_OF_EACH}
 
 
-@pytest.mark.parametrize(("name", "training"), covering([*product(COMPILED, [True, False])], set))
-def test_a_compiled_architecture_gives_the_same(name: str, training: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "training", "backend"), covering([*product(COMPILED, [True, False], ["eager", "aot_eager"])], set)
+)
+def test_a_compiled_architecture_gives_the_same(name: str, training: bool, backend: str) -> None:
     cls, spec = COMPILED[name]
     torch.compiler.reset()
     plain, inputs = cls(spec, TASKS).train(training), rows(spec, 4)
     compiled = copy.deepcopy(plain)
-    compiled.compile(backend="aot_eager", fullgraph=True)
+    compiled.compile(backend=backend, fullgraph=True)
     found = []
     for network in (plain, compiled):
         torch.manual_seed(1)  # an architecture may draw while it trains

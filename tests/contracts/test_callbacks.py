@@ -27,6 +27,10 @@ EXPORTED: list[Any] = [
 ]
 UPDATES = 120  # more than twice the default distance of samples
 each = pytest.mark.parametrize("cls", EXPORTED)
+all_at_once = pytest.mark.parametrize(
+    "classes", [EXPORTED, *(pytest.param([cls], marks=pytest.mark.slow, id=cls.__name__) for cls in EXPORTED)]
+)
+"""All in one run by default, each alone under ``slow``."""
 
 
 class Foreign(LightningModule):
@@ -67,11 +71,11 @@ def plain() -> tuple[dict[str, Tensor], Tensor]:
 
 
 @cache
-def ran(cls: Any) -> tuple[Any, Trainer]:
-    """A callback that has served a run, and the run's trainer."""
-    callback = cls()
-    _, trainer = run(callback, max_steps=60)
-    return callback, trainer
+def ran() -> tuple[dict[Any, Any], Trainer]:
+    """Callbacks that have served a run, one of each class, and the run's trainer."""
+    made = {cls: cls() for cls in EXPORTED}
+    _, trainer = run(*made.values(), max_steps=60)
+    return made, trainer
 
 
 def hooks_on(module: nn.Module) -> int:
@@ -85,22 +89,22 @@ def test_needs_no_arguments_and_says_what_it_is(cls: Any) -> None:
     assert "Args:" in cls.__doc__
 
 
-@each
-def test_changes_nothing_of_a_run(cls: Any) -> None:
+@all_at_once
+def test_changes_nothing_of_a_run(classes: list[Any]) -> None:
     """Weights, learned uncertainties and the random state are the same bit for bit; nothing is left on the network."""
     weights, expected = plain()
     torch.manual_seed(0)
-    watched, _ = run(cls())
+    watched, _ = run(*(cls() for cls in classes))
     assert_same(weights_of(watched), weights)
     assert torch.equal(torch.get_rng_state(), expected)
     assert hooks_on(watched) == 0
     assert all(parameter.grad is None for parameter in watched.parameters())
 
 
-@each
-def test_serves_several_runs_and_accumulation(cls: Any) -> None:
-    callback, _ = ran(cls)
-    module, trainer = run(callback, max_steps=60, accumulate_grad_batches=2)
+@all_at_once
+def test_serves_several_runs_and_accumulation(classes: list[Any]) -> None:
+    made = [ran()[0][cls] for cls in classes]
+    module, trainer = run(*made, max_steps=60, accumulate_grad_batches=2)
     assert trainer.global_step == 60
     assert hooks_on(module) == 0
 
@@ -135,13 +139,14 @@ def test_is_printed_in_a_config_that_can_be_read_again(cls: Any) -> None:
 @each
 def test_is_copied_and_pickled_before_and_after_a_run(cls: Any) -> None:
     """As strategies that spawn processes and tuners do."""
-    for callback in (cls(), ran(cls)[0]):
+    for callback in (cls(), ran()[0][cls]):
         assert type(pickle.loads(pickle.dumps(copy.deepcopy(callback)))) is cls
 
 
 @each
 def test_its_state_is_plain_data(cls: Any, tmp_path: Path) -> None:
-    callback, trainer = ran(cls)
+    made, trainer = ran()
+    callback = made[cls]
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"].get(callback.state_key, {})
     fresh = cls()
@@ -149,11 +154,8 @@ def test_its_state_is_plain_data(cls: Any, tmp_path: Path) -> None:
     assert fresh.state_dict() == callback.state_dict() == saved
 
 
-@pytest.mark.parametrize(
-    "classes", [EXPORTED, *(pytest.param([cls], marks=pytest.mark.slow, id=cls.__name__) for cls in EXPORTED)]
-)
+@all_at_once
 def test_works_on_two_processes(classes: list[Any]) -> None:
-    """All at once by default, each alone under ``slow``."""
     data, module = TinyData(), make_module(heads={"default": MLPHead})
     options: dict[str, Any] = {"devices": 2, "strategy": "ddp_fork", "precision": "32-true", "max_steps": 51}
     trainer = make_trainer(callbacks=[cls() for cls in classes], **{**options, "max_epochs": -1})

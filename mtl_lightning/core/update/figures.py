@@ -54,7 +54,7 @@ def by_tag(tag: str, value: Any, names: Sequence[str]) -> Iterator[tuple[str, Te
 
 def check_shape(tag: str, metric: Metric) -> None:
     """Refuse a metric of which it can be seen before any batch that it gives nothing to log."""
-    metric.sync_on_compute = False
+    metric.distributed_available_fn = None  # there is nothing to gather from other processes
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that nothing has been seen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mtl_lightning import MultiTaskModule
 from tests.core.checkpoint.test_resume import EPOCHS, assert_same_end, build
+from tests.cover import covering
 from tests.helpers import fit, make_trainer
 
 
@@ -45,20 +47,19 @@ def callbacks_of(*others: Callback, **options: Any) -> list[Callback]:
     return [*others, EarlyStopping("val/loss", patience=3, min_delta=0.05), best]
 
 
-@pytest.mark.parametrize("save_last", [False, True, "link"])
-@pytest.mark.parametrize(
-    ("terminated", "step", "accumulate"),
-    [
-        pytest.param((11,), 11, 1, id="inside an epoch"),
-        pytest.param((10,), 4, 3, id="inside a window"),
-        pytest.param((16,), 16, 1, id="at an epoch's end"),
-        pytest.param((32,), 32, 1, id="at the very end"),
-        pytest.param((2, True), 16, 1, id="in a validation"),
-    ],
-)
-def test_the_run_is_resumed_where_it_was_left(
-    terminated: tuple[Any, ...], step: int, accumulate: int, save_last: Any
-) -> None:
+MOMENTS: dict[str, tuple[tuple[Any, ...], int, int]] = {
+    "inside an epoch": ((11,), 11, 1),
+    "inside a window": ((10,), 4, 3),
+    "at an epoch's end": ((16,), 16, 1),
+    "at the very end": ((32,), 32, 1),
+    "in a validation": ((2, True), 16, 1),
+}
+"""Where the run is terminated, the updates made by then, and the batches of an update."""
+
+
+@pytest.mark.parametrize(("moment", "save_last"), covering([*product(MOMENTS, [False, True, "link"])], set))
+def test_the_run_is_resumed_where_it_was_left(moment: str, save_last: Any) -> None:
+    terminated, step, accumulate = MOMENTS[moment]
     options: dict[str, Any] = {"max_epochs": EPOCHS, "accumulate_grad_batches": accumulate}
     module, data = build()
     whole = module, fit(module, data, callbacks=callbacks_of(), **options)

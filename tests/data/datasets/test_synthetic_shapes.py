@@ -134,7 +134,10 @@ def test_two_processes_measure_what_one_does() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- learning
-@pytest.mark.parametrize("name", ["segnet", "mtan", "deeplab"])
+ALL_THREE = ["segnet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mtan", "deeplab"))]
+
+
+@pytest.mark.parametrize("name", ALL_THREE)
 def test_each_architecture_learns_from_its_yaml_in_a_short_epoch(name: str) -> None:
     """After 40 steps better than the best that does not look: the wall everywhere, the mean depth."""
     options = {"data.init_args.sizes": "[320,8,40]", "data.init_args.batch_size": "8", "trainer.max_epochs": "1"}
