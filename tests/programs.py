@@ -31,7 +31,7 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.programs", "mtl_lightning.cli", "torch.distributed.tensor", "tests.helpers"])
 
 
-registry.entry_points = cache(importlib.metadata.entry_points)  # type: ignore[attr-defined]
+registry.entry_points = cache(importlib.metadata.entry_points)  # type: ignore[attr-defined,assignment]
 """Lightning reads the names of all installed packages for every trainer: a tenth of a short run."""
 
 
