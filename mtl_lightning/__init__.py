@@ -17,7 +17,36 @@
 ``Trainer().fit(module, data)`` trains it; ``mtl-lightning fit --config file.yaml`` does the same from the shell.
 """
 
-from mtl_lightning.core import Edge, MultiTaskModule, Network, NonFiniteError, Schedule
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from mtl_lightning.version import __version__
 
+if TYPE_CHECKING:
+    from mtl_lightning.core import Edge, MultiTaskModule, Network, NonFiniteError, Schedule
+
 __all__ = ["Edge", "MultiTaskModule", "Network", "NonFiniteError", "Schedule", "__version__"]
+
+_HOMES = dict.fromkeys(("Edge", "MultiTaskModule", "Network", "NonFiniteError", "Schedule"), "mtl_lightning.core")
+
+
+if not TYPE_CHECKING:  # which would take any name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        """Import what is asked for, so that what needs neither torch nor lightning waits for neither (PEP 562)."""
+        if name.startswith("_"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            if name in _HOMES:
+                globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+                return globals()[name]
+            return importlib.import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from error
+
+
+def __dir__() -> list[str]:
+    """Return the public names, imported or not."""
+    return sorted({*globals(), *__all__})

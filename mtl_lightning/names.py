@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.errors import ConfigurationError
 
-__all__ = ["did_you_mean", "known_arguments", "known_name", "made_by", "nearest"]
+__all__ = ["did_you_mean", "known_arguments", "known_name", "listed", "made_by", "nearest"]
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -33,6 +33,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the end of an error message, `` Did you mean 'x'?`` with the blank, or nothing where no name is near."""
     near = nearest(name, known)
     return "" if near is None else f" Did you mean {near!r}?"
+
+
+def listed(names: Sequence[str], most: int = 30) -> str:
+    """Return names as a text that stays short."""
+    return f"{list(names[:most])}" + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def known_name(name: str, known: Iterable[str], where: str) -> None:

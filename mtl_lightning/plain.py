@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.errors import ConfigurationError
 
 __all__ = ["check_plain", "is_plain", "other_kind"]
 

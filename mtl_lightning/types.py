@@ -126,6 +126,10 @@ class TargetSpec:
     names: tuple[str, ...] = ()
     units: str = ""
 
+    def named(self, number: int) -> list[str]:
+        """Return the names of so many classes, labels or outputs; ``"0"``, ``"1"``, ... where it has none of them."""
+        return [*self.names] if len(self.names) == number else [str(index) for index in range(number)]
+
 
 def as_spec(given: Any) -> InputSpec | None:
     """Return an input spec; a shape without the batch axis, ``(4,)`` or ``4``, is that of one tensor.

@@ -6,6 +6,8 @@ An import counts wherever it stands: at the top of a file, under ``TYPE_CHECKING
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import count
@@ -84,6 +86,10 @@ BALANCING = floors(
     "tools.seeded_generator|gramian",
     on=LEVEL_0,
 )
+ENCODING = floors(
+    "encoding", "encoder", "drift", "reader", "bounds", "pages|cells", "moments|notation|sizes", on=LEVEL_0
+)
+PREDICTOR = floors("predictor", "description", on=(*LEVEL_0, *ENCODING))
 DATA = floors(
     "data",
     "datasets",
@@ -94,7 +100,7 @@ DATA = floors(
     "rows",
     "seeding|files",
     "archives",
-    on=(*LEVEL_0, "tasks", "tasks.base"),
+    on=(*LEVEL_0, *ENCODING, "tasks", "tasks.base"),
 )
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
@@ -107,13 +113,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "trust": ("errors",),
     "checkpoint_file": ("errors",),
     "rebuild": ("errors", "describe", "trust"),
-    **dict.fromkeys(("names", "plain"), ("types",)),
+    **dict.fromkeys(("names", "plain"), ("errors",)),
     "metrics": LEVEL_0,
     "calibration": (*LEVEL_0, "tasks.base"),
     "tasks": (*LEVEL_0, "tasks.base"),
     "tasks.base": (*LEVEL_0, "tasks"),
     "architectures": (*LEVEL_0, "architectures.base"),
     "architectures.base": (*LEVEL_0, "architectures"),
+    **ENCODING,
+    **PREDICTOR,
     **DATA,
     **BALANCING,
     **CORE,
@@ -129,6 +137,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "tasks",
         "architectures",
         *BALANCING,
+        *ENCODING,
+        *PREDICTOR,
         *DATA,
         *CORE,
         "callbacks",
@@ -143,6 +153,8 @@ Tasks, balancers and architectures do not know each other; core and the callback
 """
 NO_LIGHTNING = (*LEVEL_0, "study", "metrics", "calibration", "tasks", "balancing", "architectures", "core.network")
 """Where nothing knows Lightning."""
+TORCH_FREE = ("", "errors", "names", "nested", "ranges", "trust", "text_table", "version", "encoding", "predictor")
+"""What can be imported where neither torch nor Lightning is installed."""
 
 
 # --------------------------------------------------------------------------------------------------- what is imported
@@ -163,6 +175,14 @@ def imported(path: Path) -> frozenset[str]:
             assert node.level == 0, f"{path}: relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return frozenset(names)
+
+
+def at_import(path: Path) -> set[str]:
+    """Return the full names that a file imports when it is imported itself, not in a function that is called later."""
+    top = ast.parse(path.read_text()).body
+    found = [node for node in top if isinstance(node, ast.Import | ast.ImportFrom)]
+    modules = [alias.name for node in found if isinstance(node, ast.Import) for alias in node.names]
+    return {*modules, *(node.module or "" for node in found if isinstance(node, ast.ImportFrom))}
 
 
 def arrows(root: Path) -> Arrows:
@@ -249,6 +269,31 @@ def test_only_the_upper_layers_know_lightning() -> None:
         and {"lightning", "pytorch_lightning"} & {name.partition(".")[0] for name in imported(path)}
     ]
     assert not wrong
+
+
+def test_what_is_free_of_torch_imports_only_what_is_free_of_torch() -> None:
+    found = files(ROOT)
+    free = {module for module in found if room_of(module, dict.fromkeys(TORCH_FREE)) or not module}
+    for module in free:
+        for name in at_import(found[module]):
+            package, _, own = name.partition(".")
+            assert package not in ("torch", "lightning", "pytorch_lightning", "torchmetrics"), module
+            assert package != ROOT.name or room_of(own, dict.fromkeys(TORCH_FREE)) in free, f"{module}: {name}"
+
+
+@pytest.mark.parametrize("module", ["mtl_lightning", "mtl_lightning.encoding", "mtl_lightning.predictor.description"])
+def test_neither_torch_nor_lightning_is_imported(module: str) -> None:
+    code = f"import sys, {module}; print({{'torch', 'lightning', 'torchmetrics'}} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_the_package_gives_its_names_when_they_are_asked_for() -> None:
+    assert {*mtl_lightning.__all__} <= {*dir(mtl_lightning)}
+    assert mtl_lightning.MultiTaskModule.__module__ == "mtl_lightning.core.module"
+    assert mtl_lightning.tasks.__name__ == "mtl_lightning.tasks"
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        getattr(mtl_lightning, "nothing")  # noqa: B009  # there is none
 
 
 def test_core_names_no_concrete_part() -> None:

@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, NamedTuple
 
-from mtl_lightning.types import ConfigurationError, DataError
+from mtl_lightning.encoding.sizes import most_bytes
+from mtl_lightning.errors import ConfigurationError, DataError
 
 _CHUNK = 1 << 20  # bytes copied at a time
-_FREE, _RATIO = 1 << 28, 250  # an archive may unpack to so many bytes, and beyond that to so many times its own size
 _BLOCK = 512  # bytes of a block of a tar file, which ends with blocks of zeros
 _TARS = {
     ".tar": "r:",
@@ -53,11 +53,6 @@ class _Member(NamedTuple):
     name: str
     kind: str  # "file", "folder", or what else it is, in words
     open: Callable[[], IO[bytes] | None]
-
-
-def most_bytes(source: Path) -> int:
-    """Return how many bytes a packed file may unpack to: 256 MiB, and 250 times its own size beyond that."""
-    return _FREE + _RATIO * source.stat().st_size
 
 
 def unpack(archive: str | Path, into: str | Path) -> Path:

@@ -177,6 +177,16 @@ class Task(Described, nn.Module, ABC):
         """
         raise NotImplementedError
 
+    def decoding(self) -> dict[str, Any]:
+        """Return how final outputs become answers, as plain data, so that answering needs no task.
+
+        ``{"form": "binary", "names": [no, yes]}``, ``{"form": "classes", "names": [...]}`` and ``{"form": "labels",
+        "names": [...]}`` for probabilities (B,), (B, K) and (B, M); ``{"form": "values", "names": [...], "units":
+        ...}`` for numbers (B,), whose names are empty, or (B, D); ``{"form": "arrays"}``, by default, for what is
+        given as it is. Where names are not known, they are ``"0"``, ``"1"``, ...
+        """
+        return {"form": "arrays"}
+
     # ------------------------------------------------------------------- the trivial predictor, to compare a loss with
     def trivial_prediction(self, rows: Tensor, weight: Tensor) -> Tensor:
         """Return the constant (K,) that predicts a sample of the training labels with the least loss.

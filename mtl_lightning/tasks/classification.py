@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +62,10 @@ class BinaryClassification(BinaryTask):
         )
         if type(self) is BinaryClassification and pos_weight is None:
             self.batchable = (BinaryClassification, label_smoothing)
+
+    def decoding(self) -> dict[str, Any]:
+        """Return that outputs are the probability of a yes."""
+        return {"form": "binary", "names": self.spec.named(2)}
 
     def default_metrics(self) -> MetricFactories:
         """Return accuracy, area under the ROC curve (exact, so it keeps an epoch's predictions) and F1."""
@@ -149,6 +154,10 @@ class MulticlassClassification(RowTask):
         """Metrics see probabilities."""
         return self.precise(output).softmax(-1)
 
+    def decoding(self) -> dict[str, Any]:
+        """Return that outputs are probabilities of classes."""
+        return {"form": "classes", "names": self.spec.named(self.output_size)}
+
     def default_metrics(self) -> MetricFactories:
         """Return the accuracy over rows and the mean F1 over classes."""
         size = self.output_size
@@ -203,6 +212,10 @@ class MultilabelClassification(BinaryTask):
             reduction=reduction,
             metrics=metrics,
         )
+
+    def decoding(self) -> dict[str, Any]:
+        """Return that outputs are a probability for each label."""
+        return {"form": "labels", "names": self.spec.named(self.output_size)}
 
     def default_metrics(self) -> MetricFactories:
         """Return the accuracy over entries, and the means over labels of the area under the ROC curve and of F1."""

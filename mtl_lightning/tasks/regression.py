@@ -228,6 +228,11 @@ class Regression(RowTask):
         values = values * std + mean
         return values[:, 0] if self.columns is None else values
 
+    def decoding(self) -> dict[str, Any]:
+        """Return that outputs are numbers, what they are called and their units."""
+        names = [] if self.columns is None else self.spec.named(self.columns)
+        return {"form": "values", "names": names, "units": self.spec.units}
+
     def estimate(self, output: Tensor) -> Tensor:
         """Map outputs (B, K) to themselves: the numbers in the units of the loss."""
         return self.outputs(output)

@@ -181,7 +181,7 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
 def test_an_archive_that_grows_out_of_proportion_is_refused(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mtl_lightning.data.archives._FREE", 1 << 16)
+    monkeypatch.setattr("mtl_lightning.encoding.sizes._FREE", 1 << 16)
     zeros = bytes(1 << 24)
     if kind in KINDS:
         archive = pack(tmp_path / f"all.{kind}", {"a": zeros, "b": zeros})
@@ -197,7 +197,7 @@ def test_an_archive_that_grows_out_of_proportion_is_refused(
 
 
 def test_headers_alone_may_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtl_lightning.data.archives._FREE", 1 << 16)
+    monkeypatch.setattr("mtl_lightning.encoding.sizes._FREE", 1 << 16)
     archive = pack(tmp_path / "all.tar.xz", {}, *(tar_entry("same") for _ in range(5000)))
     with pytest.raises(DataError, match="it unpacks to far more bytes"):
         unpack(archive, tmp_path / "into")

@@ -195,14 +195,18 @@ class Network(nn.Module):
 
     def forward(self, inputs: Any) -> dict[str, Tensor]:
         """Map inputs to the outputs (B, K, *) of every task: logits and standardised values, see :meth:`predict`."""
+        self.check_built()
+        return self.run(inputs, list(self.tasks))[0]
+
+    def check_built(self) -> None:
+        """Refuse to run while the sizes of the inputs are not known."""
         if not self.is_built:
             raise ConfigurationError(
                 "The network waits for the sizes of its inputs: expected an `input_spec`, found none. Pass it to the "
                 "constructor, or call `build(input_spec)`; a trainer reads it off the first batch."
             )
-        return self.run(inputs, list(self.tasks))[0]
 
-    def predict(self, inputs: Any) -> dict[str, Any]:
+    def predict(self, inputs: Any, tasks: Sequence[str] | None = None) -> dict[str, Any]:
         """Map inputs to what each task predicts: probabilities and labels, or values in original units.
 
         Computed in evaluation mode and without gradients, whatever mode the network is in, and calibrated where the
@@ -210,10 +214,21 @@ class Network(nn.Module):
 
         Args:
             inputs: as in a batch; or a batch, whose targets are not looked at.
+            tasks: the tasks to predict, all by default; only they, and those that they read, are computed.
+
+        Raises:
+            ConfigurationError: for a task that the network does not have.
         """
+        for name in tasks or ():
+            known_name(name, self.tasks, "tasks")
+        wanted = [name for name in self.tasks if tasks is None or name in tasks]
         with torch.no_grad(), _evaluating(self):
-            outputs = self(inputs_of(inputs))
-        return {name: task.predict(self.calibrated(name, outputs[name])) for name, task in self.tasks.items()}
+            if tasks is None:
+                outputs = self(inputs_of(inputs))
+            else:
+                self.check_built()
+                outputs = self.run(inputs_of(inputs), wanted)[0]
+        return {name: self.tasks[name].predict(self.calibrated(name, outputs[name])) for name in wanted}
 
     def calibrated(self, task: str, output: Tensor) -> Tensor:
         """Return outputs (B, K, *) of a task, calibrated where it is known how, in float32 or better."""

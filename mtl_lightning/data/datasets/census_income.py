@@ -12,8 +12,8 @@ from mtl_lightning.data.base import TaskOverrides
 from mtl_lightning.data.datasets.table import TableData
 from mtl_lightning.data.files import check_sha256, download, unpack
 from mtl_lightning.data.table.columns import TargetColumn
-from mtl_lightning.data.table.reader import TableFiles
 from mtl_lightning.data.table.split import SPLITS
+from mtl_lightning.encoding.reader import TableFiles
 from mtl_lightning.types import DataError
 
 NUMERIC = [

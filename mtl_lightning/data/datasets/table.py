@@ -18,17 +18,17 @@ from mtl_lightning.data.streaming.loader import StreamLoader
 from mtl_lightning.data.streaming.rows import StreamedRows
 from mtl_lightning.data.streaming.split import StreamSplit
 from mtl_lightning.data.streaming.table import Streaming, TableStream
-from mtl_lightning.data.table.cells import CellError
 from mtl_lightning.data.table.columns import TableColumns, TargetColumn
 from mtl_lightning.data.table.drift import Drift, Drifts
 from mtl_lightning.data.table.encoder import TableEncoder
 from mtl_lightning.data.table.pieces import Selected, placed, select
-from mtl_lightning.data.table.reader import As, TableFiles, UnreadableNumberError, find_files
 from mtl_lightning.data.table.rows import RowsBuilder, TableRows
 from mtl_lightning.data.table.schema import TableFitter, what_matters
 from mtl_lightning.data.table.split import NONE, SPLITS, TableSplit, shares_of_train, table_of, without_rows
 from mtl_lightning.data.table.targets import declared_targets, declared_task
 from mtl_lightning.data.table.words import described
+from mtl_lightning.encoding.cells import CellError
+from mtl_lightning.encoding.reader import As, TableFiles, UnreadableNumberError, find_files
 from mtl_lightning.tasks.regression import Regression
 from mtl_lightning.types import ConfigurationError, DataError, TargetSpec
 
@@ -61,7 +61,7 @@ class TableData(MultiTaskDataModule):
 
     Args:
         path: the rows that are divided into those splits that have no path of their own: a file, a folder, a pattern
-            such as ``logs/*.csv.gz``, or a list of such (:class:`~mtl_lightning.data.table.reader.TableFiles`).
+            such as ``logs/*.csv.gz``, or a list of such (:class:`~mtl_lightning.encoding.reader.TableFiles`).
         train: the rows for training, where they are in files of their own.
         val: the rows for validation, likewise; or a share of the training rows, drawn by chance: ``0.1 of train``.
         test: the rows for test, likewise.

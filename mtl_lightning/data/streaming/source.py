@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mtl_lightning.data.table.bounds import refuse_absurd_sizes, refuse_too_many_columns
-from mtl_lightning.data.table.cells import CellError
-from mtl_lightning.data.table.columns import listed
-from mtl_lightning.data.table.reader import stripped
-from mtl_lightning.names import did_you_mean
+from mtl_lightning.encoding.bounds import refuse_absurd_sizes, refuse_too_many_columns
+from mtl_lightning.encoding.cells import CellError
+from mtl_lightning.encoding.reader import stripped
+from mtl_lightning.names import did_you_mean, listed
 from mtl_lightning.types import ConfigurationError, DataError
 
 _READ_AHEAD = 1 << 20  # bytes of each column's chunk that are read at a time

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from mtl_lightning.data.seeding import mixed_seed
 from mtl_lightning.data.streaming.source import Slice
-from mtl_lightning.data.table.cells import texts
 from mtl_lightning.data.table.split import NONE, TableSplit
+from mtl_lightning.encoding.cells import texts
 from mtl_lightning.types import ConfigurationError
 
 _BITS = 53  # of a drawn number: as many as a float64 holds

@@ -12,8 +12,8 @@ from mtl_lightning.data.streaming.scan import remembered, scan
 from mtl_lightning.data.streaming.source import ParquetSource
 from mtl_lightning.data.streaming.split import InSplit, StreamSplit
 from mtl_lightning.data.table.columns import TableColumns
-from mtl_lightning.data.table.reader import is_parquet
 from mtl_lightning.data.table.schema import TableFitter
+from mtl_lightning.encoding.reader import is_parquet
 from mtl_lightning.ranges import Ranged
 from mtl_lightning.types import ConfigurationError
 

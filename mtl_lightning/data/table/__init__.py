@@ -11,7 +11,7 @@ What is fitted is a schema of plain data; with it, rows become a batch without a
 >>> batch["inputs"]["categorical"].flatten().tolist(), batch["targets"]["price"].tolist()
 ([2, 1, 2], [1.0, 2.0, 4.0])
 
-Files are read by :class:`~mtl_lightning.data.table.reader.TableFiles` and divided as :class:`TableSplit` says. The
+Files are read by :class:`~mtl_lightning.encoding.reader.TableFiles` and divided as :class:`TableSplit` says. The
 datamodule of a table is :class:`~mtl_lightning.data.TableData`, which can also stream one.
 """
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
-from mtl_lightning.data.table.notation import BOOLS, ISO, ISO_DATES, PLAIN, USUAL, Notation, declared
-from mtl_lightning.names import did_you_mean
+from mtl_lightning.encoding.notation import BOOLS, ISO, ISO_DATES, PLAIN, USUAL, Notation, declared
+from mtl_lightning.names import did_you_mean, listed
 from mtl_lightning.ranges import Ranged
 from mtl_lightning.types import ConfigurationError
 
@@ -183,11 +183,6 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
     """Return the names that a name or a pattern stands for."""
     names = list(names)
     return [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
-
-
-def listed(names: Sequence[str], most: int = 30) -> str:
-    """Return names as a text that stays short."""
-    return f"{list(names[:most])}" + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def in_order(values: Iterable[str]) -> list[str]:

@@ -7,26 +7,20 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from mtl_lightning.data.table.cells import CellError, numbers, texts
-from mtl_lightning.data.table.columns import listed
-from mtl_lightning.data.table.drift import Drift
-from mtl_lightning.data.table.moments import logarithmic
-from mtl_lightning.data.table.notation import PLAIN, Notation
-from mtl_lightning.names import did_you_mean
+from mtl_lightning.encoding.cells import CellError
+from mtl_lightning.encoding.drift import DriftCounts
+from mtl_lightning.encoding.encoder import RowEncoder
 from mtl_lightning.tasks.rows import MISSING, needs_float64
-from mtl_lightning.types import Batch, DataError
+from mtl_lightning.types import Batch
 
 
-class TableEncoder:
-    """Turns rows of a table into what a network reads, by a schema that :class:`TableFitter` has fitted; it can be
+class TableEncoder(RowEncoder):
+    """Turns rows of a table into a batch of tensors, by a schema that :class:`TableFitter` has fitted; it can be
     pickled.
 
-    Numeric columns become standardised float32, nan where a number is missing. The values of a categorical column
-    become codes 1, 2, ..., and 0 where one is missing or was not met in training. The order of the table's columns
-    does not matter, nor do columns that the schema does not know.
+    Features are encoded as of :class:`~mtl_lightning.encoding.RowEncoder`: numbers standardised, categories as codes.
 
     Args:
         schema: as of :meth:`TableFitter.finish`.
@@ -34,13 +28,9 @@ class TableEncoder:
     """
 
     def __init__(self, schema: Mapping[str, Any], missing: Mapping[str, int] | None = None) -> None:
-        self.schema = dict(schema)
+        super().__init__(schema)
         self.missing = dict.fromkeys(schema["targets"], MISSING) if missing is None else dict(missing)
         self.targets = {task: known for task, known in schema["targets"].items() if task in self.missing}
-        self._spellings = frozenset(schema["missing_values"])
-        reads = schema.get("reads", {})  # none before version 0.2
-        self._notations = {name: Notation.from_dict(read) for name, read in reads.items()}
-        self._codes = {name: {value: i + 1 for i, value in enumerate(v)} for name, v in schema["categorical"].items()}
         weights = schema["weights"]
         if isinstance(weights, Mapping):
             weights = {task: column for task, column in weights.items() if task in self.missing}
@@ -48,15 +38,15 @@ class TableEncoder:
 
     def needed(self, *, targets: bool) -> dict[str, Literal["number", "text"]]:
         """Return the columns that :meth:`encode` looks at, and as what they are best read from a text file."""
+        if not targets:
+            return self.features()
         kinds: dict[str, Literal["number", "text"]] = dict.fromkeys(self.schema["numeric"], "number")
-        spelled = {name for name, notation in self._notations.items() if not notation.is_plain}
-        if targets:
-            for known in self.targets.values():
-                kinds[known["column"]] = "number" if known["kind"] in ("number", "at_least") else "text"
-            kinds |= dict.fromkeys(self._weight_columns(), "number")
-            # A column that is read in two ways is read as text.
-            kinds |= dict.fromkeys((k["column"] for k in self.targets.values() if k["kind"] in _TEXT), "text")
-        return kinds | dict.fromkeys([*self.schema["categorical"], *(kinds.keys() & spelled)], "text")
+        for known in self.targets.values():
+            kinds[known["column"]] = "number" if known["kind"] in ("number", "at_least") else "text"
+        kinds |= dict.fromkeys(self._weight_columns(), "number")
+        # A column that is read in two ways is read as text.
+        kinds |= dict.fromkeys((k["column"] for k in self.targets.values() if k["kind"] in _TEXT), "text")
+        return self._as_text(kinds)
 
     def _weight_columns(self) -> list[str]:
         if self._weights is None:
@@ -64,7 +54,7 @@ class TableEncoder:
         return [self._weights] if isinstance(self._weights, str) else list(self._weights.values())
 
     def encode(
-        self, batch: Any, *, targets: bool = True, drift: Drift | None = None, counted: Any = slice(None)
+        self, batch: Any, *, targets: bool = True, drift: DriftCounts | None = None, counted: Any = slice(None)
     ) -> Batch:
         """Encode rows.
 
@@ -83,23 +73,8 @@ class TableEncoder:
             DataError: for a column that is not there.
             CellError: for a cell that cannot be read, and for a class that training did not have; it knows its row.
         """
-        if drift is not None:
-            drift.begin(len(np.arange(batch.num_rows)[counted]))
-        numeric = np.empty((batch.num_rows, len(self.schema["numeric"])), dtype=np.float32)
-        for place, (name, known) in enumerate(self.schema["numeric"].items()):
-            found = self._numbers(batch, name)
-            if drift is not None:
-                drift.numbers(place, name, found[counted])
-            found = logarithmic(found) if known["log1p"] else found
-            numeric[:, place] = (found - known["mean"]) / known["std"]
-        categorical = np.empty((batch.num_rows, len(self._codes)), dtype=np.int64)
-        for place, (name, codes) in enumerate(self._codes.items()):
-            indices, values = self._texts(batch, name)
-            categorical[:, place] = np.array([*(codes.get(value, 0) for value in values), 0], dtype=np.int64)[indices]
-            if drift is not None:
-                drift.categories(place, name, categorical[counted, place], indices[counted], values)
-        inputs = {"numeric": torch.from_numpy(numeric), "categorical": torch.from_numpy(categorical)}
-        encoded: Batch = {"inputs": inputs}
+        inputs = self.inputs(batch, drift, counted)
+        encoded: Batch = {"inputs": {name: torch.from_numpy(array) for name, array in inputs.items()}}
         if targets:
             encoded["targets"] = {task: self._target(batch, task) for task in self.targets}
             if drift is not None:
@@ -112,7 +87,7 @@ class TableEncoder:
                 )
         return encoded
 
-    def _count_missing(self, targets: Mapping[str, Tensor], drift: Drift, counted: Any) -> None:
+    def _count_missing(self, targets: Mapping[str, Tensor], drift: DriftCounts, counted: Any) -> None:
         """Count the missing cells of the targets' columns, each of which may be that of several tasks."""
         for column, task in {known["column"]: task for task, known in self.targets.items()}.items():
             target = targets[task].numpy()
@@ -152,29 +127,5 @@ class TableEncoder:
             raise CellError(f"column {name!r}: expected a weight of at least 0, found {found[where]}", where)
         return torch.from_numpy(found.astype(np.float32))
 
-    def _numbers(self, batch: Any, name: str) -> NDArray[np.float64]:
-        try:
-            return numbers(_column(batch, name), self._spellings, self._notations.get(name, PLAIN))
-        except CellError as error:
-            raise CellError(f"column {name!r}: {error}", error.row) from error
-
-    def _texts(self, batch: Any, name: str) -> tuple[NDArray[np.int64], list[str]]:
-        try:
-            indices, values = texts(_column(batch, name), self._spellings)
-            notation = self._notations.get(name)
-            return indices, [value.lower() for value in values] if notation and notation.bools else values
-        except CellError as error:
-            raise CellError(f"column {name!r}: {error}", error.row) from error
-
 
 _TEXT = ("classes", "positive")
-
-
-def _column(batch: Any, name: str) -> Any:
-    names = batch.schema.names
-    if name not in names:
-        raise DataError(
-            f"Expected a column {name!r}, as the model was trained with, found {listed(names)}."
-            f"{did_you_mean(name, names)}"
-        )
-    return batch.column(name)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from mtl_lightning.data.table.columns import listed
 from mtl_lightning.data.table.profile import FEW, Kind, Profile
+from mtl_lightning.names import listed
 from mtl_lightning.types import DataError
 
 _ROWS = 10  # a value, in the mean, that categories need to be learned

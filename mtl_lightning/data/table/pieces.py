@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mtl_lightning.data.table.cells import CellError
-from mtl_lightning.data.table.reader import Piece
+from mtl_lightning.encoding.cells import CellError
+from mtl_lightning.encoding.reader import Piece
 from mtl_lightning.types import DataError
 
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mtl_lightning.data.table.cells import CellError, texts
-from mtl_lightning.data.table.notation import BOOLS, USUAL, Notation
 from mtl_lightning.data.table.readings import Locate, Reading, Readings
+from mtl_lightning.encoding.cells import CellError, texts
+from mtl_lightning.encoding.notation import BOOLS, USUAL, Notation
 
 Kind = Literal["number", "category"]
 

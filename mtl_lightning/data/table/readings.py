@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mtl_lightning.data.table.cells import LARGEST, cast, cast_text, is_text, one, texts
-from mtl_lightning.data.table.moments import Moments, logarithmic
-from mtl_lightning.data.table.notation import BOOLS, COMMAS, ISO_DATES, PLAIN, Notation
+from mtl_lightning.encoding.cells import LARGEST, cast, cast_text, is_text, one, texts
+from mtl_lightning.encoding.moments import Moments, logarithmic
+from mtl_lightning.encoding.notation import BOOLS, COMMAS, ISO_DATES, PLAIN, Notation
 
 Locate: TypeAlias = Callable[[int], str]
 """Says where a row of a batch is, for people: the file and its row there."""

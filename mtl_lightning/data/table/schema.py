@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from mtl_lightning.data.table.cells import CellError
-from mtl_lightning.data.table.columns import ColumnRoles, TableColumns, TargetColumn, in_order, listed, matching
+from mtl_lightning.data.table.columns import ColumnRoles, TableColumns, TargetColumn, in_order, matching
 from mtl_lightning.data.table.guess import Guess, guess_feature, guess_target, outweighed
 from mtl_lightning.data.table.profile import Kind, Profile
 from mtl_lightning.data.table.readings import Locate
 from mtl_lightning.data.table.words import refuse_spoiled
+from mtl_lightning.encoding.cells import CellError
+from mtl_lightning.names import listed
 from mtl_lightning.types import ConfigurationError, DataError, TableSpec, input_spec_to_dict
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mtl_lightning.data.base import Split
 from mtl_lightning.data.seeding import mixed_seed
-from mtl_lightning.data.table.cells import CellError, is_text, numbers, texts
+from mtl_lightning.encoding.cells import CellError, is_text, numbers, texts
 from mtl_lightning.ranges import Ranged
 from mtl_lightning.types import ConfigurationError
 

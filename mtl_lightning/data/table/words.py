@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mtl_lightning.data.table.columns import listed
 from mtl_lightning.data.table.profile import Profile
+from mtl_lightning.names import listed
 from mtl_lightning.types import DataError
 
 _MOST = 12  # columns of a kind that are printed

@@ -142,3 +142,14 @@ def test_the_files_of_the_network_run_without_lightning() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout == "(5,)\n", done.stderr
+
+
+def test_a_prediction_of_some_tasks_computes_them_and_those_they_read() -> None:
+    plain, ran = network(reads={"kind": ["number"]}), []
+    for name, head in plain.heads.items():
+        head.register_forward_hook(lambda *_, name=name: ran.append(name))
+    found = plain.predict(X, tasks=["kind"])
+    assert (list(found), ran) == (["kind"], ["number", "kind"])
+    torch.testing.assert_close(found["kind"]["probability"], plain.predict(X)["kind"]["probability"], rtol=0, atol=0)
+    with pytest.raises(ConfigurationError, match="Did you mean 'kind'"):
+        plain.predict(X, tasks=["knd"])

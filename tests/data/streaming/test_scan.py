@@ -14,8 +14,8 @@ from mtl_lightning.data.streaming.rows import Block, StreamedRows, Stride
 from mtl_lightning.data.streaming.scan import remembered, scan
 from mtl_lightning.data.streaming.source import ParquetSource
 from mtl_lightning.data.streaming.split import InSplit, StreamSplit
-from mtl_lightning.data.table.cells import CellError, numbers
 from mtl_lightning.data.table.split import TableSplit
+from mtl_lightning.encoding.cells import CellError, numbers
 from mtl_lightning.types import Batch, ConfigurationError, DataError
 
 ROWS = 4_000

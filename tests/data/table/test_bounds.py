@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mtl_lightning.data.streaming.source import ParquetSource
-from mtl_lightning.data.table.reader import TableFiles
+from mtl_lightning.encoding.reader import TableFiles
 from mtl_lightning.types import DataError
 
 FREE = 1 << 16  # in place of 256 MiB
@@ -23,7 +23,7 @@ FREE = 1 << 16  # in place of 256 MiB
 
 @pytest.fixture(autouse=True)
 def little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtl_lightning.data.archives._FREE", FREE)
+    monkeypatch.setattr("mtl_lightning.encoding.sizes._FREE", FREE)
 
 
 def count(path: Path) -> int:

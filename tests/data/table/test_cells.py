@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mtl_lightning.data.table.cells import CellError, numbers, texts
+from mtl_lightning.encoding.cells import CellError, numbers, texts
 
 
 def read(column: Any, missing: list[str] | None = None) -> list[str | None]:

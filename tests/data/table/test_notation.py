@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from mtl_lightning.data import TableColumns, TableEncoder, TableFitter, TargetColumn
-from mtl_lightning.data.table.notation import (
+from mtl_lightning.encoding.notation import (
     BOOLS,
     COMMAS,
     ISO_DATES,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mtl_lightning.data.table.reader import As, TableFiles, find_files
+from mtl_lightning.encoding.reader import As, TableFiles, find_files
 from mtl_lightning.types import ConfigurationError, DataError
 
 

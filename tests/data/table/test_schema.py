@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from mtl_lightning.data import TableColumns, TableEncoder, TableFitter, TargetColumn
-from mtl_lightning.data.table.cells import CellError
 from mtl_lightning.data.table.words import described
+from mtl_lightning.encoding.cells import CellError
 from mtl_lightning.plain import check_plain
 from mtl_lightning.types import ConfigurationError, DataError, TableSpec, input_spec_from_dict
 

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pytest
 
 from mtl_lightning.data import TableSplit
-from mtl_lightning.data.table.cells import CellError
+from mtl_lightning.encoding.cells import CellError
 from mtl_lightning.types import ConfigurationError
 
 

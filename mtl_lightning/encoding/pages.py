@@ -10,8 +10,8 @@ import mmap
 from pathlib import Path
 from typing import Any
 
-from mtl_lightning.data.archives import most_bytes
-from mtl_lightning.types import DataError
+from mtl_lightning.encoding.sizes import most_bytes
+from mtl_lightning.errors import DataError
 
 _LARGEST = 1 << 31  # what a header can claim: its sizes have 32 bits
 _DEPTH = 8  # of structs in structs; the deepest that are meant are 3

@@ -14,11 +14,10 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
-from mtl_lightning.data.table.bounds import Bounded, refuse_absurd_sizes, refuse_too_many_columns
-from mtl_lightning.data.table.cells import is_text
-from mtl_lightning.data.table.columns import listed
-from mtl_lightning.names import did_you_mean
-from mtl_lightning.types import ConfigurationError, DataError
+from mtl_lightning.encoding.bounds import Bounded, refuse_absurd_sizes, refuse_too_many_columns
+from mtl_lightning.encoding.cells import is_text
+from mtl_lightning.errors import ConfigurationError, DataError
+from mtl_lightning.names import did_you_mean, listed
 
 Paths: TypeAlias = str | Path | Sequence[str | Path]
 As: TypeAlias = Literal["number", "text"]
@@ -66,7 +65,7 @@ class TableFiles:
     Raises:
         ConfigurationError: for a delimiter of several characters, and an unknown encoding.
         DataError: if there is no file; later for files of sizes that no table has
-            (:mod:`~mtl_lightning.data.table.bounds`).
+            (:mod:`~mtl_lightning.encoding.bounds`).
     """
 
     def __init__(

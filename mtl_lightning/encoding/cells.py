@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mtl_lightning.data.table.notation import PLAIN, Notation
-from mtl_lightning.types import DataError
+from mtl_lightning.encoding.notation import PLAIN, Notation
+from mtl_lightning.errors import DataError
 
 LARGEST = 1e38  # of numbers, which a network takes as float32
 

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any
 
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.errors import ConfigurationError
 
 ISO = "iso"
 _CODES = "USD|EUR|GBP|CHF|JPY|CNY|INR|KRW|SEK|NOK|DKK|PLN|CZK|HUF|AUD|CAD|NZD|BRL|ZAR|kr|zł"

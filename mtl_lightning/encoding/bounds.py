@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mtl_lightning.data.archives import most_bytes
-from mtl_lightning.data.table.pages import refuse_lying_pages
-from mtl_lightning.types import DataError
+from mtl_lightning.encoding.pages import refuse_lying_pages
+from mtl_lightning.encoding.sizes import most_bytes
+from mtl_lightning.errors import DataError
 
 _COLUMNS = 100_000  # of the widest table
 _HELD = 4  # bytes that a cell takes at least, once its row is in memory

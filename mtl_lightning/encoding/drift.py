@@ -1,0 +1,138 @@
+"""What rows hold that the training rows did not: values never met, numbers far outside, more missing cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BEYOND = 0.1  # of the width of the training rows' range, beyond which a number is far outside of it
+_ERRORS = 3  # standard errors of a share of missing cells that are no chance
+_SHOWN = 3  # values that are quoted
+_NEW, _MISSING = range(2)
+
+
+class Strange(NamedTuple):
+    """A column with cells unlike those of training: the share of all rows, the same in words, the cells and their kind.
+
+    ``kind`` is ``"unseen"`` for categories, ``"outside"`` for numbers, ``"missing"`` for more gaps than in training.
+    """
+
+    column: str
+    share: float
+    words: str
+    cells: int = 0
+    kind: str = ""
+
+
+class DriftCounts:
+    """Counts, while rows are encoded, the cells of each column that training never saw.
+
+    These are categories that were not met in training (or too seldom, see ``min_count``), numbers that lie outside of
+    the training rows' range by more than a tenth of its width, and missing cells, those of targets too, beyond their
+    share in training by more than chance would have it.
+
+    Args:
+        schema: as of :meth:`~mtl_lightning.data.TableFitter.finish`. Of one that does not know ranges, or how many
+            cells were missing, as of version 0.1, these are not counted.
+    """
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        self._numeric, self._categorical = list(schema["numeric"]), list(schema["categorical"])
+        ranges: Mapping[str, Sequence[float]] = schema.get("ranges", {})
+        self._bounds = {name: _widened(*ranges[name]) for name in self._numeric if name in ranges}
+        self._ranges = ranges
+        features = (*self._numeric, *self._categorical)
+        targets = dict.fromkeys(target["column"] for target in schema["targets"].values())
+        self._targets = [name for name in targets if name not in features]
+        absent, names = schema.get("missing"), (*features, *self._targets)
+        self._usual = {} if absent is None else {name: absent.get(name, 0) / schema["rows"] for name in names}
+        self._rows, self._cells = self._counters(len(names))
+        self._examples: dict[str, list[str]] = {}  # of this process
+
+    def _counters(self, columns: int) -> tuple[Any, Any]:
+        """Return zeros: for each process its rows (P,), and the new and the missing cells (P, columns, 2)."""
+        return np.zeros(1, dtype=np.int64), np.zeros((1, columns, 2), dtype=np.int64)
+
+    def _place(self) -> int:
+        """Return the number of this process among those that count."""
+        return 0
+
+    @property
+    def rows(self) -> int:
+        """How many rows were counted."""
+        return int(self._rows.sum())
+
+    def begin(self, rows: int) -> None:
+        """Count rows, whose cells follow."""
+        self._rows[self._place()] += rows
+
+    def numbers(self, place: int, name: str, cells: NDArray[np.float64]) -> None:
+        """Count cells (N,) of the numeric column that is in this place, nan where one is missing."""
+        counts = self._cells[self._place(), place]
+        counts[_MISSING] += int(np.isnan(cells).sum())
+        if name in self._bounds:
+            low, high = self._bounds[name]
+            counts[_NEW] += int(((cells < low) | (cells > high)).sum())
+
+    def categories(
+        self, place: int, name: str, codes: NDArray[np.int64], indices: NDArray[np.int64], values: Sequence[str]
+    ) -> None:
+        """Count cells (N,) of the categorical column that is in this place, by their codes and by their values."""
+        counts = self._cells[self._place(), len(self._numeric) + place]
+        counts[_MISSING] += int((indices < 0).sum())
+        new = (codes == 0) & (indices >= 0)
+        if number := int(new.sum()):
+            counts[_NEW] += number
+            shown = self._examples.setdefault(name, [])
+            if len(shown) < _SHOWN:
+                found = dict.fromkeys([*shown, *(values[index] for index in np.unique(indices[new])[:_SHOWN].tolist())])
+                shown[:] = list(found)[:_SHOWN]
+
+    def labels(self, name: str, missing: NDArray[np.bool_]) -> None:
+        """Count which cells (N,) of a target's column are missing, if it is no feature as well."""
+        if name in self._targets:
+            place = len(self._numeric) + len(self._categorical) + self._targets.index(name)
+            self._cells[self._place(), place, _MISSING] += int(missing.sum())
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._rows[:] = 0
+        self._cells[:] = 0
+
+    def found(self) -> list[Strange]:
+        """Return the columns with cells unlike those of training, the most of them first."""
+        rows = max(self.rows, 1)
+        strange: list[Strange] = []
+        names = [*self._numeric, *self._categorical, *self._targets]
+        for place, (name, (new, missing)) in enumerate(zip(names, self._cells.sum(0).tolist(), strict=True)):
+            if new:
+                kind = "outside" if place < len(self._numeric) else "unseen"
+                how = self._outside(name) if kind == "outside" else self._unmet(name)
+                strange.append(Strange(name, new / rows, f"{percent(new / rows)} {how}", new, kind))
+            usual = self._usual.get(name, 1.0)
+            if (more := missing / rows - usual) > _ERRORS * (max(usual * (1 - usual), 1 / rows) / rows) ** 0.5:
+                how = f"are missing, {percent(usual)} of the training rows"
+                strange.append(Strange(name, more, f"{percent(missing / rows)} {how}", missing, "missing"))
+        return sorted(strange, key=lambda one: -one.share)
+
+    def _outside(self, name: str) -> str:
+        low, high = self._ranges[name]
+        return f"are far outside of {low:g} .. {high:g}, the range in training"
+
+    def _unmet(self, name: str) -> str:
+        examples = self._examples.get(name, [])
+        shown = ", ".join(repr(value if len(value) <= 40 else f"{value[:37]}...") for value in examples)
+        return "were not met in training" + (f", such as {shown}" if shown else "")
+
+
+def _widened(low: float, high: float) -> tuple[float, float]:
+    margin = _BEYOND * (high - low)
+    return low - margin, high + margin
+
+
+def percent(share: float) -> str:
+    """Return a share in words."""
+    return "under 0.1 %" if 0 < share < 0.001 else f"{100 * share:.3g} %"

@@ -1,0 +1,103 @@
+"""Applies a table's schema to its features: record batches to arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtl_lightning.encoding.cells import CellError, numbers, texts
+from mtl_lightning.encoding.drift import DriftCounts
+from mtl_lightning.encoding.moments import logarithmic
+from mtl_lightning.encoding.notation import PLAIN, Notation
+from mtl_lightning.errors import DataError
+from mtl_lightning.names import did_you_mean, listed
+
+
+class RowEncoder:
+    """Turns the features of rows into what a network reads, by a schema that a
+    :class:`~mtl_lightning.data.TableFitter` has fitted; it can be pickled.
+
+    Numeric columns become standardised float32, nan where a number is missing. The values of a categorical column
+    become codes 1, 2, ..., and 0 where one is missing or was not met in training. The order of the table's columns
+    does not matter, nor do columns that the schema does not know.
+
+    Args:
+        schema: as of :meth:`~mtl_lightning.data.TableFitter.finish`.
+    """
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        self.schema = dict(schema)
+        self._spellings = frozenset(schema["missing_values"])
+        reads = schema.get("reads", {})  # none before version 0.2
+        self._notations = {name: Notation.from_dict(read) for name, read in reads.items()}
+        self._codes = {name: {value: i + 1 for i, value in enumerate(v)} for name, v in schema["categorical"].items()}
+
+    def features(self) -> dict[str, Literal["number", "text"]]:
+        """Return the columns of features, and as what they are best read from a text file."""
+        return self._as_text(dict.fromkeys(self.schema["numeric"], "number"))
+
+    def _as_text(self, kinds: dict[str, Literal["number", "text"]]) -> dict[str, Literal["number", "text"]]:
+        """Return columns with those as text that are categories, or numbers spelled in a way that Arrow cannot read."""
+        spelled = {name for name, notation in self._notations.items() if not notation.is_plain}
+        return kinds | dict.fromkeys([*self.schema["categorical"], *(kinds.keys() & spelled)], "text")
+
+    def inputs(
+        self, batch: Any, drift: DriftCounts | None = None, counted: Any = slice(None)
+    ) -> dict[str, NDArray[Any]]:
+        """Encode the features of rows.
+
+        Args:
+            batch: an Arrow record batch or table (N rows) with at least the columns of :meth:`features`.
+            drift: counts what training never saw.
+            counted: those of the rows (N,) that it looks at, by default all.
+
+        Returns:
+            ``numeric`` (N, Dn) float32 and ``categorical`` (N, Dc) int64.
+
+        Raises:
+            DataError: for a column that is not there.
+            CellError: for a cell that cannot be read; it knows its row.
+        """
+        if drift is not None:
+            drift.begin(len(np.arange(batch.num_rows)[counted]))
+        numeric = np.empty((batch.num_rows, len(self.schema["numeric"])), dtype=np.float32)
+        for place, (name, known) in enumerate(self.schema["numeric"].items()):
+            found = self._numbers(batch, name)
+            if drift is not None:
+                drift.numbers(place, name, found[counted])
+            found = logarithmic(found) if known["log1p"] else found
+            numeric[:, place] = (found - known["mean"]) / known["std"]
+        categorical = np.empty((batch.num_rows, len(self._codes)), dtype=np.int64)
+        for place, (name, codes) in enumerate(self._codes.items()):
+            indices, values = self._texts(batch, name)
+            categorical[:, place] = np.array([*(codes.get(value, 0) for value in values), 0], dtype=np.int64)[indices]
+            if drift is not None:
+                drift.categories(place, name, categorical[counted, place], indices[counted], values)
+        return {"numeric": numeric, "categorical": categorical}
+
+    def _numbers(self, batch: Any, name: str) -> NDArray[np.float64]:
+        try:
+            return numbers(_column(batch, name), self._spellings, self._notations.get(name, PLAIN))
+        except CellError as error:
+            raise CellError(f"column {name!r}: {error}", error.row) from error
+
+    def _texts(self, batch: Any, name: str) -> tuple[NDArray[np.int64], list[str]]:
+        try:
+            indices, values = texts(_column(batch, name), self._spellings)
+            notation = self._notations.get(name)
+            return indices, [value.lower() for value in values] if notation and notation.bools else values
+        except CellError as error:
+            raise CellError(f"column {name!r}: {error}", error.row) from error
+
+
+def _column(batch: Any, name: str) -> Any:
+    names = batch.schema.names
+    if name not in names:
+        raise DataError(
+            f"Expected a column {name!r}, as the model was trained with, found {listed(names)}."
+            f"{did_you_mean(name, names)}"
+        )
+    return batch.column(name)
