@@ -46,3 +46,7 @@ class TargetError(BatchError):
 
 class NotDescribableError(MtlLightningError, TypeError):
     """A part that plain data cannot rebuild: an instance, a lambda, a local class."""
+
+
+class ExportError(ConfigurationError, RuntimeError):
+    """A network cannot be exported, or an exported folder is damaged or does not fit; says which part, or file."""

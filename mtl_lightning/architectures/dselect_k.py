@@ -130,7 +130,7 @@ class _Selectors(nn.Module):
     def forward(self, read: Tensor) -> tuple[Tensor, Tensor]:
         z = self.code(read)
         z = z.float() if z.dtype.itemsize < 4 else z  # half precision could hold no penalty of a code near to none
-        ones = smooth_step(z, self.gamma).view(len(read), self.selected, 1, -1)  # (B, k, 1, m)
+        ones = smooth_step(z, self.gamma).view(read.shape[0], self.selected, 1, -1)  # (B, k, 1, m)
         chosen = torch.where(self.bits, ones, 1 - ones).prod(-1)  # (B, k, E)
         weights = (self.share(read).softmax(-1).unsqueeze(-1) * chosen).sum(1)
         penalty = -(chosen * (chosen + _TINY).log()).sum(-1)

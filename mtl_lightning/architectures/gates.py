@@ -27,7 +27,7 @@ class Pool(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, D, *) to a vector per row."""
         if features.dim() <= 2:
-            return features.reshape(len(features), -1)
+            return features.reshape(features.shape[0], -1)
         if self.cells == 1:
             return features.flatten(2).mean(-1)
         pools = {3: F.adaptive_avg_pool1d, 4: F.adaptive_avg_pool2d, 5: F.adaptive_avg_pool3d}

@@ -130,7 +130,7 @@ class DepthEstimation(DenseTask):
 
     def for_metrics(self, output: Tensor) -> Tensor:
         """Metrics see what users see."""
-        values = self.number.predict(output.reshape(-1, 1)).reshape(len(output), *output.shape[2:])
+        values = self.number.predict(output.reshape(-1, 1)).reshape(output.shape[0], *output.shape[2:])
         return values.exp() if self.is_log else values
 
     def default_metrics(self) -> MetricFactories:
