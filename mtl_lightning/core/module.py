@@ -35,7 +35,7 @@ from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import InputSpec
 
 
-class MultiTaskModule(Described, Network, compat.ExportsDicts):
+class MultiTaskModule(Described, Network, compat.Exports):
     """A network with many tasks, trained with manual optimization: one gradient, then a step of every group.
 
     Args:

@@ -1,7 +1,7 @@
 """Everything that outwits Lightning, one file per trick; each names the symbol of Lightning that it relies on."""
 
 from mtl_lightning.core.compat.checkpoint_path import checkpoint_path, part_file
-from mtl_lightning.core.compat.onnx import ExportsDicts
+from mtl_lightning.core.compat.onnx import Exports
 from mtl_lightning.core.compat.process_group import destroy_at_exit
 from mtl_lightning.core.compat.termination import Termination
 from mtl_lightning.core.compat.trainer_arguments import TrainerArguments, own_callbacks
@@ -9,7 +9,7 @@ from mtl_lightning.core.compat.trainer_data import build_for_data, check_declare
 from mtl_lightning.core.compat.validations import Validations, plan_validation
 
 __all__ = [
-    "ExportsDicts",
+    "Exports",
     "Termination",
     "TrainerArguments",
     "Validations",

@@ -37,6 +37,7 @@ _KNOWN_WORD = re.compile(
 )
 _SIGNS = re.compile(r"[A-Za-z0-9_+\-*/%(), <>=&|~.]*")
 _NAME = re.compile(r"[\w .+\-]*")  # of tensors and nodes, which become names in code that PyTorch makes
+_ARGUMENT = re.compile(r"[\w .,>+\-]*")  # of an operator, such as the equation of an `einsum`
 _CONTAINERS = {"builtins.tuple", "builtins.list", "builtins.dict"}
 
 
@@ -85,7 +86,9 @@ def _check_document(path: str | Path, document: Any) -> None:
             _check_document(path, json.loads(text))
         elif key == "type" and "." in text and text not in _CONTAINERS:
             _refuse(path, f"a container of type {value!r:.60}")
-        elif key not in ("target", "expr_str") and not _NAME.fullmatch(text):
+        elif key == "as_string" and not _ARGUMENT.fullmatch(text):
+            _refuse(path, f"the argument {value!r:.60}")
+        elif key not in ("target", "expr_str", "as_string") and not _NAME.fullmatch(text):
             _refuse(path, f"the name {value!r:.60}")
         elif key != "target" and not _NAME.fullmatch(key):
             _refuse(path, f"the name {key!r:.60}")

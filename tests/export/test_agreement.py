@@ -1,0 +1,144 @@
+"""What is exported gives the answers of `predict`: all architectures and encoders, tables, pictures, dicts."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mtl_lightning import Network
+from mtl_lightning.architectures import (
+    MLP,
+    PLE,
+    CrossStitch,
+    Encoder,
+    LeNet,
+    MMoE,
+    Product,
+    SegNet,
+    SharedBottom,
+)
+from mtl_lightning.export import Exported, export_network
+from mtl_lightning.exported import ExportedFolder
+from mtl_lightning.types import InputSpec, TargetSpec, TensorSpec
+from tests.contracts.architecture_cases import ARCHITECTURES, ENCODERS, ONE_OF_EACH
+from tests.export.networks import SMALL, TABLE, TWO_INPUTS, Tags, TwoInputs, maps, network, on_a_table, yes_or_no
+
+FORMATS: list[Any] = ["onnx", "pt2"]
+
+
+class Own(nn.Module):
+    """A user's encoder of a table, with a normalisation and a residual."""
+
+    out_features = (6,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.LazyLinear(6), nn.BatchNorm1d(6), nn.Linear(6, 6)
+        self.first(torch.zeros(2, 5))
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        numbers = torch.where(inputs["numeric"].isnan(), 0.0, inputs["numeric"])
+        hidden = self.norm(self.first(torch.cat([numbers, inputs["categorical"] / 4], dim=1)))
+        result: torch.Tensor = hidden + self.second(hidden).relu()
+        return result
+
+
+ON_TABLES = {
+    "SharedBottom": lambda: on_a_table(reads={"price": ["sold", "kind"]}),
+    "MMoE": lambda: on_a_table(partial(MMoE, encoder=SMALL, num_experts=2)),
+    "PLE": lambda: on_a_table(partial(PLE, encoder=partial(MLP, hidden=(6,)), trunk=SMALL)),
+    "CrossStitch": lambda: on_a_table(partial(CrossStitch, encoder=SMALL)),
+    "Product": lambda: network(yes_or_no(), partial(Product, architecture=partial(SharedBottom, encoder=SMALL)), TABLE),
+    "own": lambda: on_a_table(partial(SharedBottom, encoder=Own())),
+}
+
+
+def agreed(made: Network, folder: Path, format: Any, rows: Any = None) -> Exported:
+    """Export, and run what was written on rows of its own, among them one alone."""
+    found = export_network(made, folder, format, rows)
+    assert max(one.size for one in found.differences.values()) <= 1e-5
+    assert found.rows >= 2
+    return found
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("name", ON_TABLES)
+def test_tables_with_gaps_and_unknown_values(name: str, format: Any, tmp_path: Path) -> None:
+    made = ON_TABLES[name]()
+    assert agreed(made, tmp_path / "out", format).rows == 500
+    random = np.random.default_rng(1)  # other rows than those that it was compared on
+    rows = {
+        "numeric": random.normal(size=(500, 3)).astype(np.float32),
+        "categorical": np.stack([random.integers(0, n, 500) for n in (9, 4)], 1),
+    }
+    rows["numeric"][random.random((500, 3)) < 0.2] = np.nan
+    found = ExportedFolder(tmp_path / "out").model.run(rows)
+    predicted = made.predict({name: torch.from_numpy(part) for name, part in rows.items()})
+    assert list(found) == list(made.tasks)
+    for task, values in predicted.items():
+        of_a_kind = values["probability"] if isinstance(values, dict) else values
+        scale = 100.0 if task in ("price", "when") else 1.0
+        np.testing.assert_allclose(found[task], of_a_kind.numpy(), rtol=0, atol=1e-5 * scale)
+        assert found[task].dtype == (np.float64 if task == "when" else np.float32)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_pictures_and_maps(format: Any, tmp_path: Path) -> None:
+    agreed(
+        network(
+            yes_or_no(),
+            partial(SharedBottom, encoder=partial(LeNet, channels=(4, 6), width=8)),
+            TensorSpec((1, 16, 16)),
+        ),
+        tmp_path / "pictures",
+        format,
+    )
+    if format == "pt2":  # ONNX under slow
+        agreed(
+            network(
+                maps((33, 40)), partial(SharedBottom, encoder=partial(SegNet, channels=(2, 3))), TensorSpec((3, 33, 40))
+            ),
+            tmp_path / "maps",
+            format,
+        )
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_dicts_with_sizes_that_vary_and_a_task_of_ones_own(format: Any, tmp_path: Path) -> None:
+    made = network({"tags": Tags(TargetSpec(classes=3))}, partial(SharedBottom, encoder=TwoInputs()), {**TWO_INPUTS})
+    agreed(made, tmp_path / "out", format)
+    model = ExportedFolder(tmp_path / "out").model
+    assert list(model.inputs) == ["picture", "words"]
+    assert list(model.outputs) == ["tags.probability", "tags.label", "tags.logits"]
+    rows = {"picture": torch.randn(3, 3, 20, 13), "words": torch.randint(0, 20, (3, 5))}
+    found = model.run({name: part.numpy() for name, part in rows.items()}, ["tags.logits"])
+    np.testing.assert_allclose(found["tags.logits"], made(rows)["tags"].detach(), atol=1e-5)
+
+
+def picked(factory: Any, spec: InputSpec) -> Network:
+    """A network with tasks that fit the features."""
+    made = Network(yes_or_no(), factory, spec)
+    sizes = made.architecture.feature_sizes.values()
+    dense = [size for size in sizes if len(size) == 3]
+    return network(maps(dense[0][1:]) if dense else yes_or_no(), factory, spec)
+
+
+@pytest.mark.parametrize(("factory", "spec"), ONE_OF_EACH)
+def test_every_architecture(factory: Any, spec: InputSpec, tmp_path: Path) -> None:
+    agreed(picked(factory, spec), tmp_path / "out", "pt2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(("factory", "spec"), [*ARCHITECTURES, *ENCODERS])
+def test_every_architecture_and_encoder_on_everything(
+    factory: Any, spec: InputSpec, format: Any, tmp_path: Path
+) -> None:
+    is_encoder = isinstance(factory, type) and issubclass(factory, Encoder)
+    agreed(picked(partial(SharedBottom, encoder=factory) if is_encoder else factory, spec), tmp_path / "out", format)
