@@ -125,14 +125,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **DATA,
     **BALANCING,
     **CORE,
-<<<<<<< HEAD
-    "callbacks": (*LEVEL_0, "metrics", "calibration", *CORE, *BASES),
-=======
     **{room: (*CORE[room], "export") for room in ("core", "core.module", "core.compat")},
     "exported": ("errors",),
-    "export": (*LEVEL_0, "exported", "core.network", *BASES),
-    "callbacks": (*LEVEL_0, "metrics", *CORE, *BASES),
->>>>>>> 63c4e71 (wip2)
+    "export": (*LEVEL_0, "exported", "predictor.description", "core.network", *BASES),
+    "callbacks": (*LEVEL_0, "metrics", "calibration", *CORE, *BASES),
     "study": (*LEVEL_0, "metrics"),
     "lr_find": (*LEVEL_0, *CORE, *BASES),
     "cli": (
@@ -158,23 +154,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 
 Tasks, balancers and architectures do not know each other; core and the callbacks know the bases alone.
 """
-<<<<<<< HEAD
 NO_LIGHTNING = (*LEVEL_0, "study", "metrics", "calibration", "tasks", "balancing", "architectures", "core.network")
-=======
-NO_LIGHTNING = (
-    *LEVEL_0,
-    "exported",
-    "export",
-    "study",
-    "metrics",
-    "tasks",
-    "balancing",
-    "architectures",
-    "core.network",
-)
->>>>>>> 63c4e71 (wip2)
+NO_LIGHTNING = (*NO_LIGHTNING, "export", "exported")
 """Where nothing knows Lightning."""
 TORCH_FREE = ("", "errors", "names", "nested", "ranges", "trust", "text_table", "version", "encoding", "predictor")
+TORCH_FREE = (*TORCH_FREE, *(f"exported.{name}" for name in ("folder", "model", "onnx_model", "opened", "pt2_file")))
 """What can be imported where neither torch nor Lightning is installed."""
 
 

@@ -1,4 +1,4 @@
-"""What ``schema.json`` says of a network, beside its file: columns, answers, calibration, versions."""
+"""What ``schema.json`` says of a network, beside its file."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ import numpy as np
 import torch
 
 from mtl_lightning.core.network.network import Network
+from mtl_lightning.predictor.description import make_description
 from mtl_lightning.types import input_spec_to_dict
-from mtl_lightning.version import __version__
 
 
-def description(network: Network, schema: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return it as plain data."""
-    return {
-        "schema": schema,
-        "input_spec": input_spec_to_dict(network.input_spec),
-        "tasks": {},
-        "calibration": network.calibration,
-        "versions": versions(),
-    }
+def description(
+    network: Network, schema: Mapping[str, Any] | None, text: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the description of a predictor with this network; its ``versions`` are those of what made it, too.
 
-
-def versions() -> dict[str, str]:
-    """Return what this was made with."""
-    return {
-        "mtl_lightning": __version__,
+    Args:
+        network: the network.
+        schema: of its data, plain.
+        text: arguments of its datamodule, of which those about text files are kept.
+    """
+    known = make_description(
+        tasks={name: task.decoding() for name, task in network.tasks.items()},
+        schema=schema,
+        input_spec=input_spec_to_dict(network.input_spec),
+        calibration=network.calibration,
+        text=text,
+    )
+    made_with = {
         "torch": str(torch.__version__),
         "lightning": version("lightning"),
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
+    return {**known, "versions": {**known["versions"], **made_with}}

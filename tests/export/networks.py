@@ -36,6 +36,11 @@ def row_tasks() -> dict[str, Task]:
     return {"price": price, "when": when, "sold": BinaryClassification(TargetSpec()), "kind": kind}
 
 
+def two_tasks() -> dict[str, Task]:
+    """A price, and yes or no."""
+    return {name: task for name, task in row_tasks().items() if name in ("price", "sold")}
+
+
 def yes_or_no() -> dict[str, Task]:
     """Three of one kind, which every architecture takes."""
     return {name: BinaryClassification(TargetSpec()) for name in "abc"}
@@ -43,7 +48,7 @@ def yes_or_no() -> dict[str, Task]:
 
 def maps(size: tuple[int, int]) -> dict[str, Task]:
     """Depths, classes and normals of pixels."""
-    depth = DepthEstimation(TargetSpec(shape=size), log=True)
+    depth = DepthEstimation(TargetSpec(shape=size))
     segments = SemanticSegmentation(TargetSpec(shape=size, classes=3))
     return {"a": depth, "b": segments, "c": SurfaceNormals(TargetSpec(shape=(3, *size)))}
 
@@ -63,9 +68,9 @@ def network(
     return made
 
 
-def on_a_table(architecture: Any = None, **options: Any) -> Network:
-    """Four tasks on a table."""
-    return network(row_tasks(), architecture or partial(SharedBottom, encoder=SMALL), TABLE, **options)
+def on_a_table(architecture: Any = None, tasks: Mapping[str, Task] | None = None, **options: Any) -> Network:
+    """Tasks on a table, four by default."""
+    return network(tasks or row_tasks(), architecture or partial(SharedBottom, encoder=SMALL), TABLE, **options)
 
 
 class TwoInputs(nn.Module):

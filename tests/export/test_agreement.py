@@ -13,7 +13,6 @@ from torch import nn
 
 from mtl_lightning import Network
 from mtl_lightning.architectures import (
-    MLP,
     PLE,
     CrossStitch,
     Encoder,
@@ -27,7 +26,18 @@ from mtl_lightning.export import Exported, export_network
 from mtl_lightning.exported import ExportedFolder
 from mtl_lightning.types import InputSpec, TargetSpec, TensorSpec
 from tests.contracts.architecture_cases import ARCHITECTURES, ENCODERS, ONE_OF_EACH
-from tests.export.networks import SMALL, TABLE, TWO_INPUTS, Tags, TwoInputs, maps, network, on_a_table, yes_or_no
+from tests.export.networks import (
+    SMALL,
+    TABLE,
+    TWO_INPUTS,
+    Tags,
+    TwoInputs,
+    maps,
+    network,
+    on_a_table,
+    two_tasks,
+    yes_or_no,
+)
 
 FORMATS: list[Any] = ["onnx", "pt2"]
 
@@ -51,11 +61,11 @@ class Own(nn.Module):
 
 ON_TABLES = {
     "SharedBottom": lambda: on_a_table(reads={"price": ["sold", "kind"]}),
-    "MMoE": lambda: on_a_table(partial(MMoE, encoder=SMALL, num_experts=2)),
-    "PLE": lambda: on_a_table(partial(PLE, encoder=partial(MLP, hidden=(6,)), trunk=SMALL)),
-    "CrossStitch": lambda: on_a_table(partial(CrossStitch, encoder=SMALL)),
+    "MMoE": lambda: on_a_table(partial(MMoE, encoder=SMALL, num_experts=2), tasks=two_tasks()),
+    "PLE": lambda: on_a_table(partial(PLE, encoder=SMALL), tasks=two_tasks()),
+    "CrossStitch": lambda: on_a_table(partial(CrossStitch, encoder=SMALL), tasks=two_tasks()),
     "Product": lambda: network(yes_or_no(), partial(Product, architecture=partial(SharedBottom, encoder=SMALL)), TABLE),
-    "own": lambda: on_a_table(partial(SharedBottom, encoder=Own())),
+    "own": lambda: on_a_table(partial(SharedBottom, encoder=Own()), tasks=two_tasks()),
 }
 
 
@@ -67,13 +77,17 @@ def agreed(made: Network, folder: Path, format: Any, rows: Any = None) -> Export
     return found
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("name", ON_TABLES)
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [(name, "onnx") for name in ON_TABLES]
+    + [("SharedBottom", "pt2")]
+    + [pytest.param(name, "pt2", marks=pytest.mark.slow) for name in ON_TABLES if name != "SharedBottom"],
+)
 def test_tables_with_gaps_and_unknown_values(name: str, format: Any, tmp_path: Path) -> None:
     made = ON_TABLES[name]()
     assert agreed(made, tmp_path / "out", format).rows == 500
     random = np.random.default_rng(1)  # other rows than those that it was compared on
-    rows = {
+    rows: dict[str, Any] = {
         "numeric": random.normal(size=(500, 3)).astype(np.float32),
         "categorical": np.stack([random.integers(0, n, 500) for n in (9, 4)], 1),
     }
@@ -89,24 +103,14 @@ def test_tables_with_gaps_and_unknown_values(name: str, format: Any, tmp_path: P
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_pictures_and_maps(format: Any, tmp_path: Path) -> None:
-    agreed(
-        network(
-            yes_or_no(),
-            partial(SharedBottom, encoder=partial(LeNet, channels=(4, 6), width=8)),
-            TensorSpec((1, 16, 16)),
-        ),
-        tmp_path / "pictures",
-        format,
-    )
-    if format == "pt2":  # ONNX under slow
-        agreed(
-            network(
-                maps((33, 40)), partial(SharedBottom, encoder=partial(SegNet, channels=(2, 3))), TensorSpec((3, 33, 40))
-            ),
-            tmp_path / "maps",
-            format,
-        )
+def test_pictures(format: Any, tmp_path: Path) -> None:
+    digits = partial(SharedBottom, encoder=partial(LeNet, channels=(4, 6), width=8))
+    agreed(network(yes_or_no(), digits, TensorSpec((1, 16, 16))), tmp_path / "out", format)
+
+
+def test_maps_of_pixels(tmp_path: Path) -> None:
+    pixels = partial(SharedBottom, encoder=partial(SegNet, widths=(2, 3)))
+    agreed(network(maps((33, 40)), pixels, TensorSpec((3, 33, 40))), tmp_path / "out", "pt2")  # ONNX under slow
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -129,16 +133,22 @@ def picked(factory: Any, spec: InputSpec) -> Network:
     return network(maps(dense[0][1:]) if dense else yes_or_no(), factory, spec)
 
 
-@pytest.mark.parametrize(("factory", "spec"), ONE_OF_EACH)
-def test_every_architecture(factory: Any, spec: InputSpec, tmp_path: Path) -> None:
+OTHERS = [pair for pair in ARCHITECTURES if str(pair.id).endswith("-8") and str(pair.id)[:-2] not in ON_TABLES]
+
+
+@pytest.mark.parametrize(("factory", "spec"), OTHERS)
+def test_every_other_architecture(factory: Any, spec: InputSpec, tmp_path: Path) -> None:
     agreed(picked(factory, spec), tmp_path / "out", "pt2")
+
+
+def test_no_architecture_is_left_out() -> None:
+    tried = {str(pair.id)[:-2] for pair in OTHERS} | {*ON_TABLES} - {"own"}
+    assert tried == {str(pair.id).partition("-")[0] for pair in ONE_OF_EACH}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(("factory", "spec"), [*ARCHITECTURES, *ENCODERS])
-def test_every_architecture_and_encoder_on_everything(
-    factory: Any, spec: InputSpec, format: Any, tmp_path: Path
-) -> None:
+def test_every_part_on_everything(factory: Any, spec: InputSpec, format: Any, tmp_path: Path) -> None:
     is_encoder = isinstance(factory, type) and issubclass(factory, Encoder)
     agreed(picked(partial(SharedBottom, encoder=factory) if is_encoder else factory, spec), tmp_path / "out", format)
