@@ -21,6 +21,7 @@ from mtl_lightning.architectures import (
     Product,
     SegNet,
     SharedBottom,
+    TabularEncoder,
 )
 from mtl_lightning.export import Exported, export_network
 from mtl_lightning.exported import ExportedFolder
@@ -62,7 +63,7 @@ class Own(nn.Module):
 ON_TABLES = {
     "SharedBottom": lambda: on_a_table(reads={"price": ["sold", "kind"]}),
     "MMoE": lambda: on_a_table(partial(MMoE, encoder=SMALL, num_experts=2), tasks=two_tasks()),
-    "PLE": lambda: on_a_table(partial(PLE, encoder=SMALL), tasks=two_tasks()),
+    "PLE": lambda: on_a_table(partial(PLE, encoder=partial(TabularEncoder, hidden=(4,))), tasks=two_tasks()),
     "CrossStitch": lambda: on_a_table(partial(CrossStitch, encoder=SMALL), tasks=two_tasks()),
     "Product": lambda: network(yes_or_no(), partial(Product, architecture=partial(SharedBottom, encoder=SMALL)), TABLE),
     "own": lambda: on_a_table(partial(SharedBottom, encoder=Own()), tasks=two_tasks()),
