@@ -154,11 +154,32 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 
 Tasks, balancers and architectures do not know each other; core and the callbacks know the bases alone.
 """
-NO_LIGHTNING = (*LEVEL_0, "study", "metrics", "calibration", "tasks", "balancing", "architectures", "core.network")
-NO_LIGHTNING = (*NO_LIGHTNING, "export", "exported")
+NO_LIGHTNING = (
+    *LEVEL_0,
+    "study",
+    "metrics",
+    "calibration",
+    "tasks",
+    "balancing",
+    "architectures",
+    "core.network",
+    "export",
+    "exported",
+)
 """Where nothing knows Lightning."""
-TORCH_FREE = ("", "errors", "names", "nested", "ranges", "trust", "text_table", "version", "encoding", "predictor")
-TORCH_FREE = (*TORCH_FREE, *(f"exported.{name}" for name in ("folder", "model", "onnx_model", "opened", "pt2_file")))
+TORCH_FREE = (
+    "",
+    "errors",
+    "names",
+    "nested",
+    "ranges",
+    "trust",
+    "text_table",
+    "version",
+    "encoding",
+    "predictor",
+    *(f"exported.{name}" for name in ("folder", "model", "onnx_model", "opened", "pt2_file")),
+)
 """What can be imported where neither torch nor Lightning is installed."""
 
 
