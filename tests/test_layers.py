@@ -135,6 +135,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *LEVEL_0,
         "study",
         "lr_find",
+        "export",
+        "exported",
         "metrics",
         "calibration",
         "tasks",

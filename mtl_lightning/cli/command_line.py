@@ -48,7 +48,8 @@ from mtl_lightning.types import ConfigurationError, InputSpec
 
 _ALSO = (
     "Beside these: `lr-find` sweeps each group's learning rate, `compare` says which of several ways to train is "
-    "better, and how sure that is, `tune` which values of a config's keys are. See mtl-lightning compare --help."
+    "better, and how sure that is, `tune` which values of a config's keys are, `export` writes a checkpoint as ONNX. "
+    "See mtl-lightning compare --help."
 )
 
 

@@ -70,7 +70,9 @@ def card(
         "Metrics": _metrics(network, facts),
         "Calibration": _calibration(network),
         "The network": _network(network, declared, differences, compared),
-        "Versions": _table(("package", "version"), known["versions"].items()),
+        "Versions": _table(
+            ("package", "version"), ((name, one) for name, one in known["versions"].items() if name != "format")
+        ),
         "Configuration": _config(facts),
     }
     notes = "".join(f"\n- {note}" for note in facts.notes)
@@ -128,6 +130,7 @@ def _metrics(network: Network, facts: Facts) -> str:
         (name, metric, f"{value:.4g}", f"{compared[name][metric]:.4g}" if metric in compared.get(name, {}) else "-")
         for name, values in found.items()
         for metric, value in values.items()
+        if metric != "labels"
     ]
     if not lines:
         return _UNKNOWN

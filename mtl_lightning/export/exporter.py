@@ -53,6 +53,7 @@ def export_network(
     source: str = "",
     facts: Facts | None = None,
     schema: Mapping[str, Any] | None = None,
+    text: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Write a network as a folder, after it was compared with the network.
 
@@ -64,6 +65,7 @@ def export_network(
         source: where the rows are from, in words.
         facts: what the model card tells of data and metrics.
         schema: of the data, plain; by default the one that came with a checkpoint.
+        text: arguments of the datamodule, of which those about text files are kept.
 
     Raises:
         ExportError: for a part that cannot be exported, for answers that differ, and for a folder that is not ours.
@@ -77,7 +79,7 @@ def export_network(
     given = some_rows.of_dtype(given, _dtype(final))
     traced = program.trace(final, _two_at_least(given), network.input_spec)
     declared = formats.declared(traced, format)
-    known = description(network, network.trained_on if schema is None else schema)
+    known = description(network, network.trained_on if schema is None else schema, text)
     facts = facts or Facts()
     found: dict[str, Difference] = {}
 

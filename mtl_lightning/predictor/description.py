@@ -16,7 +16,7 @@ from typing import Any
 from mtl_lightning.errors import CheckpointError
 from mtl_lightning.version import __version__
 
-__all__ = ["FORMAT", "FORMS", "check_description", "make_description", "names_from_schema"]
+__all__ = ["FORMAT", "FORMS", "check_description", "is_table", "make_description", "names_from_schema"]
 
 FORMAT = 1
 FORMS = ("binary", "classes", "labels", "values", "arrays")

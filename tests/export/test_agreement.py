@@ -60,8 +60,18 @@ class Own(nn.Module):
         return result
 
 
+def calibrated(made: Network) -> Network:
+    """A network with a calibration of every kind."""
+    made.calibration = {
+        "kind": {"method": "temperature", "temperature": 3.0},
+        "sold": {"method": "isotonic", "x": [[-1.0, 0.0, 2.0]], "y": [[0.1, 0.3, 0.9]]},
+        "price": {"method": "conformal", "coverage": 0.9, "half_width": [20.0], "by": None, "groups": {}},
+    }
+    return made
+
+
 ON_TABLES = {
-    "SharedBottom": lambda: on_a_table(reads={"price": ["sold", "kind"]}),
+    "SharedBottom": lambda: calibrated(on_a_table(reads={"price": ["sold", "kind"]})),
     "MMoE": lambda: on_a_table(partial(MMoE, encoder=SMALL, num_experts=2), tasks=two_tasks()),
     "PLE": lambda: on_a_table(partial(PLE, encoder=partial(TabularEncoder, hidden=(4,))), tasks=two_tasks()),
     "CrossStitch": lambda: on_a_table(partial(CrossStitch, encoder=SMALL), tasks=two_tasks()),
