@@ -24,10 +24,14 @@ from mtl_lightning.version import __version__
 
 if TYPE_CHECKING:
     from mtl_lightning.core import Edge, MultiTaskModule, Network, NonFiniteError, Schedule
+    from mtl_lightning.predictor import Predictor
 
-__all__ = ["Edge", "MultiTaskModule", "Network", "NonFiniteError", "Schedule", "__version__"]
+__all__ = ["Edge", "MultiTaskModule", "Network", "NonFiniteError", "Predictor", "Schedule", "__version__"]
 
-_HOMES = dict.fromkeys(("Edge", "MultiTaskModule", "Network", "NonFiniteError", "Schedule"), "mtl_lightning.core")
+_HOMES = {
+    **dict.fromkeys(("Edge", "MultiTaskModule", "Network", "NonFiniteError", "Schedule"), "mtl_lightning.core"),
+    "Predictor": "mtl_lightning.predictor",
+}
 
 
 if not TYPE_CHECKING:  # which would take any name for one of ours

@@ -15,6 +15,7 @@ from mtl_lightning.encoding.notation import PLAIN, Notation
 from mtl_lightning.errors import DataError
 
 LARGEST = 1e38  # of numbers, which a network takes as float32
+_INTEGERS = 2.0**63  # of 64 bits, below
 
 
 class CellError(DataError):
@@ -54,7 +55,7 @@ def texts(column: Any, missing: Collection[str] = ()) -> tuple[NDArray[np.int64]
     """
     encoded = one(column)
     if pa.types.is_floating(encoded.type):
-        encoded = _whole(encoded)
+        encoded = pc.if_else(pc.is_nan(encoded), pa.scalar(None, encoded.type), encoded)
     if not pa.types.is_dictionary(encoded.type):
         _check_kind(encoded.type)
         encoded = encoded.dictionary_encode()
@@ -106,6 +107,30 @@ def numbers(column: Any, missing: Collection[str] = (), notation: Notation = PLA
     return found
 
 
+def readable_numbers(
+    column: Any, missing: Collection[str] = (), notation: Notation = PLAIN
+) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
+    """Read a column as :func:`numbers` does, but with nan where a cell is no number.
+
+    Returns:
+        The numbers (N,), and which cells (N,) are none; None where all of them are, or are missing.
+    """
+    try:
+        return numbers(column, missing, notation), None
+    except CellError:
+        array = one(column)
+    if is_text(array):
+        indices, values = texts(array, missing)
+        found = np.array([*(notation.parse(value)[0] for value in values), np.nan])[indices]
+    else:
+        try:
+            found = cast(array, missing)
+        except CellError:  # of lists and the like
+            found = np.where(array.is_null().to_numpy(zero_copy_only=False), np.nan, np.inf)
+    failed = np.abs(found) > LARGEST
+    return np.where(failed, np.nan, found), failed
+
+
 def is_text(column: Any) -> bool:
     """Whether a column's cells are text, which may spell numbers."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
@@ -125,7 +150,16 @@ def one(column: Any) -> Any:
 
 def _spelled(values: Any) -> list[str]:
     _check_kind(values.type)
-    return [_spelling(value) for value in values.cast(pa.string()).to_pylist()]
+    found = [spelling(value) for value in values.cast(pa.string()).to_pylist()]
+    if pa.types.is_floating(values.type):  # one by one, so that no value changes how another is spelled
+        exact = values.cast(pa.float64()).to_pylist()
+        return [text if value is None else whole(value) or text for value, text in zip(exact, found, strict=True)]
+    return found
+
+
+def whole(value: float) -> str | None:
+    """Return how a number without a fraction is spelled, as an integer; None for any other."""
+    return str(int(value)) if value.is_integer() and abs(value) < _INTEGERS else None
 
 
 def _check_kind(kind: Any) -> None:
@@ -133,19 +167,11 @@ def _check_kind(kind: Any) -> None:
         raise CellError(f"expected numbers, text, bools or times, found {kind}")
 
 
-def _spelling(value: str | None) -> str:
+def spelling(value: str | None) -> str:
+    """Return a text without the blanks around it, ``3.0`` as ``3``."""
     value = "" if value is None else value.strip()
-    whole, point, fraction = value.partition(".")
-    return whole if point and fraction.strip("0") == "" and whole.removeprefix("-").isdecimal() else value
-
-
-def _whole(array: Any) -> Any:
-    """Turn floats without a fraction into integers; nan becomes null."""
-    array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
-    try:
-        return array.cast(pa.int64())
-    except pa.ArrowInvalid:
-        return array
+    before, point, fraction = value.partition(".")
+    return before if point and fraction.strip("0") == "" and before.removeprefix("-").isdecimal() else value
 
 
 def cast_text(array: Any, missing: Collection[str]) -> NDArray[np.float64] | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 _BEYOND = 0.1  # of the width of the training rows' range, beyond which a number is far outside of it
 _ERRORS = 3  # standard errors of a share of missing cells that are no chance
@@ -86,10 +88,37 @@ class DriftCounts:
         new = (codes == 0) & (indices >= 0)
         if number := int(new.sum()):
             counts[_NEW] += number
-            shown = self._examples.setdefault(name, [])
-            if len(shown) < _SHOWN:
-                found = dict.fromkeys([*shown, *(values[index] for index in np.unique(indices[new])[:_SHOWN].tolist())])
-                shown[:] = list(found)[:_SHOWN]
+            self.show(name, [values[index] for index in np.unique(indices[new])[:_SHOWN].tolist()])
+
+    def show(self, name: str, values: Sequence[str]) -> None:
+        """Note values that were not met in training, a few of which are told."""
+        shown = self._examples.setdefault(name, [])
+        if len(shown) < _SHOWN:
+            shown[:] = list(dict.fromkeys([*shown, *values]))[:_SHOWN]
+
+    def add(self, first: int, new: NDArray[np.int64], missing: NDArray[np.int64]) -> None:
+        """Count new and missing cells (C,) of C columns from the ``first`` on, of all of which numbers come first."""
+        cells = self._cells[self._place(), first : first + len(new)]
+        cells[:, _NEW] += new
+        cells[:, _MISSING] += missing
+
+    def bounds(self, low: float, high: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return between what numbers of each numeric column (Dn,) are not far outside; ``low`` and ``high`` where
+        that is not known.
+        """
+        found = [self._bounds.get(name, (low, high)) for name in self._numeric]
+        return np.array([one[0] for one in found]), np.array([one[1] for one in found])
+
+    def any(self) -> bool:
+        """Whether any cell was counted as new or missing."""
+        return bool(self._cells.any())
+
+    def afresh(self) -> Self:
+        """Return one that has counted nothing yet."""
+        other = copy(self)
+        other._rows, other._cells = self._counters(self._cells.shape[1])
+        other._examples = {}
+        return other
 
     def labels(self, name: str, missing: NDArray[np.bool_]) -> None:
         """Count which cells (N,) of a target's column are missing, if it is no feature as well."""
@@ -104,6 +133,8 @@ class DriftCounts:
 
     def found(self) -> list[Strange]:
         """Return the columns with cells unlike those of training, the most of them first."""
+        if not self.any():
+            return []
         rows = max(self.rows, 1)
         strange: list[Strange] = []
         names = [*self._numeric, *self._categorical, *self._targets]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -61,18 +61,35 @@ class RowEncoder:
             DataError: for a column that is not there.
             CellError: for a cell that cannot be read; it knows its row.
         """
+        return self._encoded(
+            batch.num_rows,
+            lambda name: self._numbers(batch, name),
+            lambda name: self._texts(batch, name),
+            drift,
+            counted,
+        )
+
+    def _encoded(
+        self,
+        rows: int,
+        of_numbers: Callable[[str], NDArray[np.float64]],
+        of_texts: Callable[[str], tuple[NDArray[np.int64], list[str]]],
+        drift: DriftCounts | None,
+        counted: Any = slice(None),
+    ) -> dict[str, NDArray[Any]]:
+        """Encode columns that are read by name."""
         if drift is not None:
-            drift.begin(len(np.arange(batch.num_rows)[counted]))
-        numeric = np.empty((batch.num_rows, len(self.schema["numeric"])), dtype=np.float32)
+            drift.begin(len(np.arange(rows)[counted]))
+        numeric = np.empty((rows, len(self.schema["numeric"])), dtype=np.float32)
         for place, (name, known) in enumerate(self.schema["numeric"].items()):
-            found = self._numbers(batch, name)
+            found = of_numbers(name)
             if drift is not None:
                 drift.numbers(place, name, found[counted])
             found = logarithmic(found) if known["log1p"] else found
             numeric[:, place] = (found - known["mean"]) / known["std"]
-        categorical = np.empty((batch.num_rows, len(self._codes)), dtype=np.int64)
+        categorical = np.empty((rows, len(self._codes)), dtype=np.int64)
         for place, (name, codes) in enumerate(self._codes.items()):
-            indices, values = self._texts(batch, name)
+            indices, values = of_texts(name)
             categorical[:, place] = np.array([*(codes.get(value, 0) for value in values), 0], dtype=np.int64)[indices]
             if drift is not None:
                 drift.categories(place, name, categorical[counted, place], indices[counted], values)
@@ -86,11 +103,14 @@ class RowEncoder:
 
     def _texts(self, batch: Any, name: str) -> tuple[NDArray[np.int64], list[str]]:
         try:
-            indices, values = texts(_column(batch, name), self._spellings)
-            notation = self._notations.get(name)
-            return indices, [value.lower() for value in values] if notation and notation.bools else values
+            return self._lowered(name, *texts(_column(batch, name), self._spellings))
         except CellError as error:
             raise CellError(f"column {name!r}: {error}", error.row) from error
+
+    def _lowered(self, name: str, indices: NDArray[np.int64], values: list[str]) -> tuple[NDArray[np.int64], list[str]]:
+        """Return texts of a column, those of true and false in small letters."""
+        notation = self._notations.get(name)
+        return indices, [value.lower() for value in values] if notation and notation.bools else values
 
 
 def _column(batch: Any, name: str) -> Any:

@@ -1,0 +1,95 @@
+"""Raw rows of a table as the network's inputs, and what of them is unlike training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtl_lightning.encoding.drift import DriftCounts
+from mtl_lightning.encoding.lenient import Faults, LenientEncoder
+from mtl_lightning.encoding.reader import As
+from mtl_lightning.predictor.arrays import Inputs, as_inputs, rows_of
+from mtl_lightning.predictor.report import Report, report_of
+from mtl_lightning.predictor.tables import pieces_of
+
+__all__ = ["ArrayIntake", "Encoded", "TableIntake", "intake_of"]
+
+
+class Encoded(NamedTuple):
+    """Inputs of N rows, what is said of them, and by name the texts of columns that answers depend on."""
+
+    inputs: Inputs
+    rows: int
+    report: Report
+    groups: Mapping[str, list[str | None]]
+
+
+class TableIntake:
+    """Encodes rows of a table.
+
+    Args:
+        schema: the table's.
+        text: how text files are read.
+        groups: columns whose texts are needed as well.
+    """
+
+    def __init__(self, schema: Mapping[str, Any], text: Mapping[str, Any], groups: Iterable[str] = ()) -> None:
+        self._encoder = LenientEncoder(schema)
+        self._missing = schema["missing_values"]
+        self._text, self._groups = dict(text), list(groups)
+        self._columns: dict[str, As] = {
+            **self._encoder.features(),
+            **dict.fromkeys(self._groups, "text"),
+        }
+
+    def __call__(self, given: Any) -> Encoded:
+        """Encode rows; see :func:`~mtl_lightning.predictor.tables.pieces_of` for what they may be."""
+        drift, faults = self._encoder.counts(), Faults()
+        groups: dict[str, list[str | None]] = {name: [] for name in self._groups}
+        found: list[dict[str, NDArray[Any]]] = []
+        for piece in pieces_of(given, self._columns, self._text, self._missing):
+            found.append(self._piece(piece, drift, faults))
+            for name, texts in groups.items():
+                texts += self._encoder.texts(piece, name)
+        inputs = (
+            found[0] if len(found) == 1 else {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+        )
+        rows = drift.rows
+        return Encoded(inputs, rows, report_of(drift, faults) if drift.any() or faults else Report(rows), groups)
+
+    def _piece(self, piece: Any, drift: DriftCounts, faults: Faults) -> dict[str, NDArray[Any]]:
+        before, own = drift.rows, Faults()
+        encode = self._encoder.rows if isinstance(piece, list | tuple) else self._encoder.table
+        inputs = encode(piece, drift, own)
+        if own:
+            faults.add(own, before)
+        return inputs
+
+
+class ArrayIntake:
+    """Takes arrays as they are, checked against an input spec.
+
+    Args:
+        spec: as plain data; None if it is not known.
+    """
+
+    def __init__(self, spec: Mapping[str, Any] | None) -> None:
+        self._spec = spec
+
+    def __call__(self, given: Any) -> Encoded:
+        """Return arrays as the network takes them; see :func:`~mtl_lightning.predictor.arrays.as_inputs`."""
+        inputs = as_inputs(given, self._spec)
+        rows = rows_of(inputs)
+        return Encoded(inputs, rows, Report(rows), {})
+
+
+def intake_of(description: Mapping[str, Any]) -> TableIntake | ArrayIntake:
+    """Return what takes the rows of the data that a description is of."""
+    if description["schema"] is None:
+        return ArrayIntake(description["input_spec"])
+    calibration: Mapping[str, Any] = description["calibration"] or {}
+    groups = dict.fromkeys(known["by"] for known in calibration.values() if known.get("by") is not None)
+    return TableIntake(description["schema"], description.get("text") or {}, groups)
