@@ -42,7 +42,7 @@ def encoded(schema: dict[str, Any], rows: list[Row]) -> tuple[np.ndarray[Any, An
 
 
 def same(left: Any, right: Any) -> bool:
-    return left.shape == right.shape and left.dtype == right.dtype and left.tobytes() == right.tobytes()
+    return bool(left.shape == right.shape and left.dtype == right.dtype and left.tobytes() == right.tobytes())
 
 
 # ---------------------------------------------------------------------- as Arrow encodes the columns
@@ -198,7 +198,12 @@ def test_values_of_a_parquet_file_are_encoded_alike_as_python(tmp_path: Path, va
 def test_frames_are_encoded_as_the_table_that_they_are() -> None:
     from mtl_lightning.predictor.intake import TableIntake
 
-    columns = {"n": [1.5, None, 3.0], "i": [1, 2, None], "c": ["a", None, "b"], "t": ["1", "2", "3"]}
+    columns: dict[str, list[Any]] = {
+        "n": [1.5, None, 3.0],
+        "i": [1, 2, None],
+        "c": ["a", None, "b"],
+        "t": ["1", "2", "3"],
+    }
     schema = fitted(columns, numeric=["n", "i"], categorical=["c", "t"])
     intake = TableIntake(schema, {})
     wanted = intake(pa.table(columns)).inputs

@@ -139,7 +139,8 @@ def test_answers_are_rows_for_json_and_a_table(run: tuple[Path, Any, Any]) -> No
         "kind": "string",
         "kind.probability": "fixed_size_list<element: float>[3]",
     }
-    for none in ([], {"area": [], "town": [], "rooms": []}, table().slice(0, 0)):
+    nothing: list[Any] = [[], {"area": [], "town": [], "rooms": []}, table().slice(0, 0)]
+    for none in nothing:
         empty = predictor(none)
         assert (len(empty), empty.to_list(), empty.to_arrow().num_rows) == (0, [], 0)
         assert empty.to_arrow().schema == found.schema
@@ -168,10 +169,8 @@ def test_what_is_unlike_training_is_reported_and_warned_of(run: tuple[Path, Any,
 def test_rows_unlike_training_may_be_refused_or_passed_over(run: tuple[Path, Any, Any]) -> None:
     strict = Predictor.from_checkpoint(run[0] / "best.ckpt", on_unknown="raise")
     rows = [{"area": 70.0, "town": "Ulm", "rooms": 2}, {"area": "large", "town": "Ulm", "rooms": 9}]
-    with pytest.raises(
     message = r"'area': 50 % cannot be read, such as 'large' in row 2.*'rooms': 50 % were not met"
     with pytest.raises(DataError, match=message):
-    ):
         strict(rows)
     strict(table())  # gaps as in training are none
     with warnings.catch_warnings():
@@ -248,7 +247,7 @@ def test_inputs_by_name_and_several_labels() -> None:
     spec = {"a": TensorSpec((2,)), "b": TensorSpec((1,))}
     task = MultilabelClassification(TargetSpec(classes=2, names=("x", "y")))
     predictor = Predictor(Network({"labels": task}, Sum(), spec))
-    inputs = {"a": np.ones((3, 2)), "b": np.zeros((3, 1), dtype=np.float32)}
+    inputs: dict[str, Any] = {"a": np.ones((3, 2)), "b": np.zeros((3, 1), dtype=np.float32)}
     answers = predictor(inputs)
     assert answers["labels"]["probability"].shape == (3, 2)
     row = answers.to_list()[0]["labels"]
