@@ -18,9 +18,12 @@ Task affinity measures which tasks help each other, and proposes which to train 
 >>> from mtl_lightning.callbacks import TaskAffinity
 >>> trainer = Trainer(callbacks=[TaskAffinity(max_networks=2)])
 
-Figures of a validation (``PRCurves``, ``ConfusionMatrices``, ``PredictedAgainstTrue``, ``DensePanels``) and texts of a
-run (``RunText``) are for TensorBoard, ``EpochTable`` is for the terminal, and ``ConstantMetrics`` says what a test's
-figures are to be held against.
+``Calibration`` fits probabilities and intervals that hold to each validation, ``CalibrationMetrics`` says in a test
+whether they do.
+
+Figures of a validation (``PRCurves``, ``ConfusionMatrices``, ``ReliabilityDiagrams``, ``PredictedAgainstTrue``,
+``DensePanels``) and texts of a run (``RunText``) are for TensorBoard, ``EpochTable`` is for the terminal, and
+``ConstantMetrics`` says what a test's figures are to be held against.
 
 The command line adds all but ``TaskAffinity`` to every run and takes their options under keys such as ``dead_units``,
 ``conflict``, ``predictions``, ``pr_curves`` (``--help`` lists them); in a YAML for another program they are chosen
@@ -29,6 +32,8 @@ it changes nothing of a run.
 """
 
 from mtl_lightning.callbacks.baselines import BaselineWriter
+from mtl_lightning.callbacks.calibration import Calibration
+from mtl_lightning.callbacks.calibration_metrics import CalibrationMetrics
 from mtl_lightning.callbacks.conflict import Conflict
 from mtl_lightning.callbacks.confusion_matrices import ConfusionMatrices
 from mtl_lightning.callbacks.constant_metrics import ConstantMetrics
@@ -42,6 +47,7 @@ from mtl_lightning.callbacks.overfitting import Overfitting
 from mtl_lightning.callbacks.pr_curves import PRCurves
 from mtl_lightning.callbacks.predicted_against_true import PredictedAgainstTrue
 from mtl_lightning.callbacks.prediction_writer import PredictionWriter
+from mtl_lightning.callbacks.reliability import ReliabilityDiagrams
 from mtl_lightning.callbacks.run_text import RunText
 from mtl_lightning.callbacks.task_affinity import TaskAffinity
 from mtl_lightning.callbacks.unsettled_sigma import UnsettledSigma
@@ -49,6 +55,8 @@ from mtl_lightning.callbacks.update_ratio import UpdateRatio
 
 __all__ = [
     "BaselineWriter",
+    "Calibration",
+    "CalibrationMetrics",
     "Conflict",
     "ConfusionMatrices",
     "ConstantMetrics",
@@ -62,6 +70,7 @@ __all__ = [
     "PRCurves",
     "PredictedAgainstTrue",
     "PredictionWriter",
+    "ReliabilityDiagrams",
     "RunText",
     "TaskAffinity",
     "UnsettledSigma",

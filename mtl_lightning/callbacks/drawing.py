@@ -19,7 +19,7 @@ _LETTER = 7  # and about so many a letter is wide
 _PLOT = 224  # pixels of a side of a plot
 _NAMES, _COUNTS = 32, 16  # so many classes at most have their names, or counts, written
 _SCALE = torch.tensor([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]).float()
-_RED = (200, 40, 40)
+_RED, _BLUE = (200, 40, 40), (30, 95, 185)
 
 
 def heat(counts: Tensor, rows: Sequence[str], columns: Sequence[str], title: str) -> Picture:
@@ -70,16 +70,37 @@ def points(truth: Tensor, predicted: Tensor, title: str) -> Picture:
     plot[_PLOT - 1 - diagonal, diagonal] = np.where(
         density.numpy()[_PLOT - 1 - diagonal, diagonal, None] > 0, plot[_PLOT - 1 - diagonal, diagonal], _RED
     )
+    return _with_axes(plot, title, "true", "predicted", (f"{low:.4g}", f"{high:.4g}"))
+
+
+def reliability(said: Tensor, met: Tensor, share: Tensor, title: str) -> Picture:
+    """Draw of each bin the share of rows that met it (N,), upwards, at the probability said (N,), rightwards.
+
+    On the diagonal both are equal. Below, in grey, each bin's share of all rows (N,).
+    """
+    plot = np.full((_PLOT, _PLOT, 3), 255, dtype=np.uint8)
+    diagonal = np.arange(_PLOT)
+    plot[_PLOT - 1 - diagonal, diagonal] = _RED
+    half = 4
+    for x, y, part in zip(said.tolist(), met.tolist(), share.tolist(), strict=True):
+        right, up = (round(min(max(value, 0.0), 1.0) * (_PLOT - 1)) for value in (x, y))
+        columns = slice(max(0, right - half), right + half + 1)
+        plot[_PLOT - round(part * _PLOT / 4) :, columns] = (205, 205, 205)  # a quarter of the height is all rows
+        plot[max(0, _PLOT - 1 - up - half) : _PLOT - up + half, columns] = _BLUE
+    return _with_axes(plot, title, "said", "met", ("0", "1"))
+
+
+def _with_axes(plot: Picture, title: str, right: str, up: str, ends: tuple[str, str]) -> Picture:
+    """Put a frame around a plot, and words at its sides."""
     framed = np.pad(plot, ((1, 1), (1, 1), (0, 0)), constant_values=160)
     picture = np.pad(framed, ((_LINE + 2, _LINE + 2), (4, 4), (0, 0)), constant_values=255)
-    ends = f"{low:.4g}", f"{high:.4g}"
     bottom = picture.shape[0] - _LINE - 1
     words = [
         (4, 0, title, (0, 0, 0)),
         (4, bottom, ends[0], (0, 0, 0)),
-        (picture.shape[1] // 2 - 14, bottom, "true", (0, 0, 0)),
+        (picture.shape[1] // 2 - 14, bottom, right, (0, 0, 0)),
         (picture.shape[1] - 4 - _LETTER * len(ends[1]), bottom, ends[1], (0, 0, 0)),
-        (8, _LINE + 4, "predicted", (110, 110, 110)),
+        (8, _LINE + 4, up, (110, 110, 110)),
     ]
     return _written(picture, words)
 

@@ -17,6 +17,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mtl_lightning.callbacks import (
     BaselineWriter,
+    Calibration,
+    CalibrationMetrics,
     Conflict,
     ConfusionMatrices,
     ConstantMetrics,
@@ -30,6 +32,7 @@ from mtl_lightning.callbacks import (
     PRCurves,
     PredictedAgainstTrue,
     PredictionWriter,
+    ReliabilityDiagrams,
     RunText,
     UnsettledSigma,
     UpdateRatio,
@@ -48,8 +51,8 @@ from mtl_lightning.types import ConfigurationError, InputSpec
 
 _ALSO = (
     "Beside these: `lr-find` sweeps each group's learning rate, `compare` says which of several ways to train is "
-    "better, and how sure that is, `tune` which values of a config's keys are, `export` writes a checkpoint as ONNX. "
-    "See mtl-lightning compare --help."
+    "better, and how sure that is, `tune` which values of a config's keys are, `calibrate` fits a checkpoint's "
+    "probabilities and intervals to labelled rows, `export` writes a checkpoint as ONNX. See mtl-lightning compare --help."
 )
 
 
@@ -120,6 +123,9 @@ class MultiTaskCLI(LightningCLI):
         parser.add_lightning_class_args(BaselineWriter, "baseline_writer")
         parser.add_lightning_class_args(EpochTable, "epoch_table")
         parser.add_lightning_class_args(ConstantMetrics, "constant_metrics")
+        parser.add_lightning_class_args(Calibration, "calibration")
+        parser.add_lightning_class_args(CalibrationMetrics, "calibration_metrics")
+        parser.add_lightning_class_args(ReliabilityDiagrams, "reliability")
         parser.add_lightning_class_args(PRCurves, "pr_curves")
         parser.add_lightning_class_args(ConfusionMatrices, "confusion_matrices")
         parser.add_lightning_class_args(PredictedAgainstTrue, "predicted_against_true")

@@ -50,7 +50,8 @@ class Parser(LightningArgumentParser):
     classes: Mapping[str, type] = MappingProxyType({})
     """The classes that sections of a configuration are the arguments of."""
     command: str | None = None
-    """What the program was called to do, where that is no subcommand of its own: these options are ``fit``'s."""
+    """What the program was called to do, where that is no subcommand of its own: these options are ``fit``'s, or
+    ``validate``'s."""
     instantiators: tuple[tuple[Any, type, bool], ...] = ()
     """Functions that make classes in a way of their own, each with its class and whether it makes subclasses too."""
 
@@ -69,7 +70,7 @@ class Parser(LightningArgumentParser):
     @property
     def _program(self) -> str:
         name = str(self.prog).replace(" [options]", "").replace("__main__.py", "mtl-lightning")
-        return name if self.command is None else f"{name.removesuffix(' fit')} {self.command}"
+        return name if self.command is None else f"{name.removesuffix(' fit').removesuffix(' validate')} {self.command}"
 
     def add_instantiator(self, instantiator: Any, class_type: Any, subclasses: bool = True, **options: Any) -> None:
         """Let a function make a class."""

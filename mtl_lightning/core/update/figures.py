@@ -93,7 +93,8 @@ def write_picture(logger: Logger, tag: str, picture: np.ndarray[Any, Any], step:
         height, width, *colours = picture.shape
         space = 3 if colours else 1
         image = Summary.Image(height=height, width=width, colorspace=space, encoded_image_string=png(picture))
-        logger.experiment.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+        writer = logger.experiment._get_file_writer()  # `file_writer` is None in a test that follows a fit
+        writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
     else:
         logger.log_image(key=tag, images=[picture], step=step)  # type: ignore[attr-defined]  # see `takes_pictures`
 
