@@ -34,7 +34,7 @@ def test_fit_ends_with_a_table_and_the_line_that_starts_tensorboard(
 ) -> None:
     run(monkeypatch, "fit", "--config", MULTIDIGIT, *SMALL)
     *before, header, rule, left, right, note, blank, last = capsys.readouterr().out.splitlines()
-    assert header.split() == ["task", "labels", "loss", "accuracy", "f1", "sigma"]
+    assert header.split() == ["task", "labels", "loss", "accuracy", "f1", "ece", "brier", "sigma"]
     assert set(rule) == {"-", " "}
     assert (left.split()[:2], right.split()[:2], blank) == (["left", "128"], ["right", "128"], "")
     assert all(0 <= float(value.strip("()")) < 10 for line in (left, right) for value in line.split()[2:])
@@ -87,12 +87,11 @@ def test_predict_writes_the_rows_in_order(trained: Path, tmp_path: Path, monkeyp
     module = MultiTaskModule.load_from_checkpoint(checkpoint).eval()
     data = MultiDigit(sizes=(512, 128, 128))
     inputs = torch.cat([batch["inputs"] for batch in data.predict_dataloader()])
-    with torch.no_grad():
-        outputs = module(inputs)
+    predicted = module.predict(inputs)
     for task in ("left", "right"):
-        assert table[task].to_pylist() == outputs[task].argmax(1).tolist()
+        assert table[task].to_pylist() == predicted[task]["label"].tolist()
         probabilities = torch.tensor(table[f"{task}.probability"].to_pylist())
-        torch.testing.assert_close(probabilities, outputs[task].softmax(1))
+        torch.testing.assert_close(probabilities, predicted[task]["probability"])
     metadata = json.loads(table.schema.metadata[b"mtl_lightning"])
     assert module.sigmas() == pytest.approx(metadata["sigmas"] if "sigmas" in metadata else metadata["sigma"])
 

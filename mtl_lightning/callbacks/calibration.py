@@ -37,17 +37,19 @@ class Calibration(Ranged, Spectator):
     papers). Sample weights count, missing labels do not. A task with too few labels has no calibration, which the last
     line of a fit says.
 
+    With ``by``, rows with the same value of a column of categories get intervals of their own, of the same coverage
+    (Mondrian), where there are ``least`` labels or more; others get that of all rows. Where inputs are no table, it is
+    an entry of them that holds one integer a row. Isotonic regression can follow any curve, and needs some 1,000 rows.
+
     It costs no pass over the data, memory for the rows' outputs, and a fit of some 10 ms a task after each validation.
 
     Args:
-        enabled: whether anything is fitted.
-        binary: of yes-or-no labels: ``platt``, or ``isotonic``, which can follow any curve and needs some 1,000 rows.
+        enabled: false: fits nothing.
+        binary: of yes-or-no labels: a line, or any rising curve.
         coverage: of intervals of numbers.
-        by: a column of categories; rows with the same value of it get intervals of their own, of the same coverage
-            (Mondrian), where at least ``least`` labels are. Others get that of all rows. Without a table: an entry of
-            the inputs that holds one integer a row.
-        rows: of a larger split, about so many labelled rows of each task are used, spread evenly.
-        least: tasks, and labels of a task, with fewer labelled rows are left as they are.
+        by: a column, for intervals by its values.
+        rows: so many of each task are used, spread evenly.
+        least: with fewer labelled rows a task is left as it is.
 
     Attributes:
         reasons: after a validation, why tasks have no calibration, by task; the same on all processes.

@@ -28,22 +28,22 @@ _Measure: TypeAlias = ExpectedCalibrationError | BrierScore | IntervalCoverage |
 class CalibrationMetrics(Ranged, DerivedMetrics, Spectator):
     """Adds to a test, of each task, how far what it says can be believed; and draws it.
 
-    ``test/ece/<task>``, the expected calibration error, and ``test/brier/<task>``, the Brier score, of classes and of
-    yes-or-no labels; ``test/coverage/<task>`` and ``test/interval_width/<task>`` (in the target's units) of numbers
-    whose network is calibrated. All of calibrated outputs, where there is a calibration, with sample weights, over all
-    dataloaders and processes. ``test/reliability/<task>`` is a picture: the share of rows in which a probability is
-    met, against the probability. Of pictures with a class per pixel, at most 1,024 pixels each are looked at.
+    ``test/ece/<task>``, the expected calibration error in 15 bins, and ``test/brier/<task>``, the Brier score, of
+    classes and of yes-or-no labels; ``test/coverage/<task>`` and ``test/interval_width/<task>`` (in the target's units)
+    of numbers whose network is calibrated. All are of calibrated outputs, where there is a calibration, with sample
+    weights, over all dataloaders and processes. ``test/reliability/<task>`` is a picture: the share of rows in which a
+    probability is met, against the probability. Of pictures with a class per pixel, at most 1,024 pixels each are
+    looked at.
 
     Args:
-        enabled: whether anything is computed.
-        bins: of the expected calibration error.
+        enabled: false: computes nothing.
 
     Raises:
-        ConfigurationError: for options out of range; at ``setup`` for a module that is no ``MultiTaskModule``.
+        ConfigurationError: at ``setup`` for a module that is no ``MultiTaskModule``.
     """
 
-    def __init__(self, enabled: bool = True, bins: int = 15) -> None:
-        self.enabled, self.bins = enabled, int(bins)
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
         self._metrics: dict[str, dict[str, _Measure]] = {}
         self._found: dict[str, Tensor] = {}
 
@@ -61,7 +61,7 @@ class CalibrationMetrics(Ranged, DerivedMetrics, Spectator):
         methods, options = module.tasks[name].calibrated_by, {"sync_on_compute": False}  # all at once, below
         made: dict[str, _Measure] = {}
         if "conformal" not in methods:
-            made = {"ece": ExpectedCalibrationError(self.bins, **options), "brier": BrierScore(**options)}
+            made = {"ece": ExpectedCalibrationError(**options), "brier": BrierScore(**options)}
         elif name in (module.calibration or {}):
             made = {"coverage": IntervalCoverage(**options), "interval_width": IntervalWidth(**options)}
         return {key: metric.to(module.device) for key, metric in made.items() if methods}
