@@ -99,13 +99,13 @@ def platt(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> tuple
         gradient = columns.T @ (share * (chance - wanted))
         curvature = columns.T @ ((share * chance * (1 - chance)).unsqueeze(1) * columns)
         direction = torch.linalg.solve(curvature + 1e-12 * torch.eye(2, dtype=torch.float64), -gradient)
+        if float(-gradient @ direction) < 1e-14:  # twice what the loss can still fall by
+            break
         fraction = 1.0
         while fraction > 1e-10 and loss(line + fraction * direction) > value + 1e-4 * fraction * gradient @ direction:
             fraction /= 2
         line = line + fraction * direction
         value = loss(line)
-        if float(gradient.abs().max()) < 1e-10:
-            break
     slope = float(line[0] / spread)
     if slope <= 0:
         raise NotCalibratedError("its labels there do not rise with its logits")

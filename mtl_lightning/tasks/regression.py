@@ -239,7 +239,7 @@ class Regression(RowTask):
 
     def calibration_rows(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return predictions (B, K) and targets (B, K), in the target's units, and which are labelled (B, K)."""
-        return (self.predict(output).reshape(len(output), -1), *self.columns_of(target))
+        return (self.for_metrics(output).reshape(len(output), -1), *self.columns_of(target))
 
     def for_metrics(self, output: Tensor) -> Tensor:
         """Metrics see what users see."""
