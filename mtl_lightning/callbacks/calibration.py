@@ -77,6 +77,7 @@ class Calibration(Ranged, Spectator):
         self.of_any_validation = False
         self.reasons: dict[str, str] = {}
         self._fitted = False  # since the start of the run
+        self._versions = 0  # of the weights then
         self._samples: dict[str, Sample] | None = None  # of the validation under way, if it counts
         self._groups: Groups | None = None
 
@@ -121,7 +122,7 @@ class Calibration(Ranged, Spectator):
             if rows is not None:
                 self._fit(name, module.tasks[name], rows, found)
         calibration, self.reasons = trainer.strategy.broadcast(found)
-        module.calibration = calibration or None
+        module.calibration, self._versions = calibration or None, _versions(module)
 
     def _fit(self, name: str, task: Task, rows: Rows, found: tuple[dict[str, Any], dict[str, str]]) -> None:
         calibration, reasons = found
@@ -131,23 +132,43 @@ class Calibration(Ranged, Spectator):
         except NotCalibratedError as reason:
             reasons[name] = str(reason)
 
+    def _forget_of_others(self, module: MultiTaskModule) -> None:
+        """Drop a calibration of weights that something has changed since, such as a mean of several epochs'."""
+        if self._fitted and self._versions != _versions(module):
+            module.calibration = None
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drop what is of other weights."""
+        self._forget_of_others(multi_task(pl_module, self))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Drop what is of other weights, before the module writes it."""
+        self._forget_of_others(multi_task(pl_module, self))
+
     # -------------------------------------------------------------------------------------------------- what is said
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what the last weights' calibration is, and of which tasks there is none."""
+        self._forget_of_others(multi_task(pl_module, self))
         if self._fitted:
             rank_zero_info(self.summary(multi_task(pl_module, self)))
 
     def summary(self, module: MultiTaskModule) -> str:
         """Say in a line what the module's calibration is, and of which tasks there is none, and why."""
         known = module.calibration or {}
+        if module.calibration is None and not self.reasons:
+            return "Calibration: none, since these weights have had no validation."
         parts = [f"{name}: {described(known[name], module.tasks[name].spec.units)}" for name in known]
         parts += [f"{name}: none, since {why}" for name, why in self.reasons.items() if name not in known]
-        what = "; ".join(parts) or "none, since these weights have had no validation"
-        return f"Calibration, on the rows of the validation: {what}."
+        return f"Calibration, on the rows of the validation: {'; '.join(parts)}."
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let go of what was seen."""
         self._samples = None
+
+
+def _versions(module: MultiTaskModule) -> int:
+    """Return how often weights were written to, in all."""
+    return sum(parameter._version for parameter in module.parameters())
 
 
 def _of_all_processes(rows: Rows, trainer: Trainer) -> Rows | None:

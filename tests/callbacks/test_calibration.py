@@ -30,6 +30,9 @@ FACTORS = (1.5, 3.0, 6.0)
 """By which logits are too large in each epoch."""
 
 
+NAME = "architecture.network.factor"
+
+
 class TooSure(nn.Module):
     """Gives its inputs, which are the right answers, as outputs: logits times a factor."""
 
@@ -48,10 +51,9 @@ class TooSure(nn.Module):
 class Grow(Callback):
     """Moves the factor on, an epoch at a time."""
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        factor = [parameter for name, parameter in pl_module.named_parameters() if name.endswith("factor")]
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         with torch.no_grad():
-            factor[0].fill_(FACTORS[min(trainer.current_epoch + 1, len(FACTORS) - 1)])
+            pl_module.get_parameter(NAME).fill_(FACTORS[min(trainer.current_epoch, len(FACTORS) - 1)])
 
 
 def tasks() -> dict[str, Task]:
@@ -121,6 +123,21 @@ def test_one_between_validations_has_none(tmp_path: Path) -> None:
     assert module.calibration is not None
 
 
+class Average(Callback):
+    """Puts other weights in place of the last ones, as means over epochs are put there."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        with torch.no_grad():
+            pl_module.get_parameter(NAME).mul_(0.5)
+
+
+def test_weights_that_no_validation_has_seen_have_none(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        module, _ = run(Calibration(), Average(), max_epochs=1)
+    assert module.calibration is None
+    assert "Calibration: none, since these weights have had no validation." in caplog.text
+
+
 def test_it_is_switched_off_by_one_key_and_a_fit_forgets_an_older_one(tmp_path: Path) -> None:
     module, trainer = run(Calibration(enabled=False))
     assert module.calibration is None
@@ -147,7 +164,7 @@ def test_a_test_of_a_checkpoint_is_calibrated(whole: Any) -> None:
     for path in (whole[1].last_model_path, None):
         module = make_module(tasks=tasks(), architecture=TooSure)
         with torch.no_grad():
-            module.get_parameter("architecture.network.factor").fill_(FACTORS[-1])
+            module.get_parameter(NAME).fill_(FACTORS[-1])
         trainer = make_trainer(callbacks=[CalibrationMetrics()])
         (found,) = trainer.test(module, loader_of(rows(2)), ckpt_path=path, verbose=False)
         figures.append(found)
