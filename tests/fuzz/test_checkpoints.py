@@ -25,6 +25,10 @@ from tests.helpers import TinyData, fit, make_module
 FILE = Path("model.ckpt")
 FLIPPED = object()
 """What is true where that was false, and another number where that was one; the same elsewhere."""
+CALIBRATION = {
+    "kind": {"method": "temperature", "temperature": 1.5},
+    "number": {"method": "conformal", "coverage": 0.9, "half_width": [2.0], "by": "city", "groups": {"Bern": [1.0]}},
+}
 VALUES: list[Any] = [
     FLIPPED, None, True, -1, 0, 2**70, float("nan"), "", "text", "os.mkdir", "tests.fuzz.canary.Canary", [], {},
     [1, [2]],
@@ -49,6 +53,8 @@ class SavedInTheMiddle(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         if trainer.fit_loop.batch_idx == 4:
+            module: Any = trainer.lightning_module
+            module.calibration = CALIBRATION
             trainer.save_checkpoint(FILE)
 
 

@@ -16,7 +16,6 @@ What fits them is :mod:`mtl_lightning.calibration`. Tasks that read another's es
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -29,6 +28,7 @@ from mtl_lightning.tasks.base import Task
 __all__ = ["calibrated", "misfit"]
 
 _LEAST = 1e-7  # probability whose logit float32 still tells from that of 0, and of 1
+_MOST = 1e30
 
 
 def calibrated(output: Tensor, known: Mapping[str, Any] | None) -> Tensor:
@@ -46,7 +46,7 @@ def calibrated(output: Tensor, known: Mapping[str, Any] | None) -> Tensor:
     if method == "temperature":
         return output / float(known["temperature"])
     if method == "platt":
-        return output * output.new_tensor(known["slope"]) + output.new_tensor(known["intercept"])
+        return output * _like(output, known["slope"]) + _like(output, known["intercept"])
     columns = zip(output.unbind(1), known["x"], known["y"], strict=True)
     return torch.stack([_interpolated(logit, x, y).logit(eps=_LEAST) for logit, x, y in columns], dim=1)
 
@@ -55,12 +55,17 @@ def _interpolated(values: Tensor, x: list[float], y: list[float]) -> Tensor:
     """Return the height (B,) at some places (B,) of straight lines through knots (N,), flat beyond the ends."""
     if len(x) == 1:
         return torch.zeros_like(values) + y[0]
-    places, heights = values.new_tensor(x), values.new_tensor(y)
+    places, heights = _like(values, x), _like(values, y)
     inside = values.clamp(x[0], x[-1])
     right = (inside.unsqueeze(1) >= places).sum(1).clamp(1, len(x) - 1)
     left = right - 1
-    share = (inside - places[left]) / (places[right] - places[left])
+    width = places[right] - places[left]
+    share = (inside - places[left]) / torch.where(width > 0, width, 1.0)  # knots may be nearer than the dtype tells
     return heights[left] + share.clamp(0, 1) * (heights[right] - heights[left])
+
+
+def _like(values: Tensor, numbers: list[float]) -> Tensor:
+    return values.new_tensor([float(number) for number in numbers])
 
 
 # ------------------------------------------------------------------------------------------------------------ its form
@@ -80,7 +85,7 @@ def misfit(calibration: Mapping[str, Any], tasks: Mapping[str, Task]) -> str | N
 def _fits(known: Mapping[str, Any], size: int) -> bool:
     """Whether the numbers of a task's calibration are all there, and can be such for so many outputs."""
     if known["method"] == "temperature":
-        return _numbers([known.get("temperature")], 1) and known["temperature"] > 0
+        return _numbers([known.get("temperature")], 1) and known["temperature"] > 1 / _MOST
     if known["method"] == "platt":
         return _numbers(known.get("slope"), size) and _numbers(known.get("intercept"), size)
     return _knots(known, size) if known["method"] == "isotonic" else _intervals(known, size)
@@ -114,6 +119,6 @@ def _intervals(known: Mapping[str, Any], size: int) -> bool:
 
 
 def _numbers(found: Any, size: int) -> bool:
-    """Whether something is a list of so many finite numbers."""
+    """Whether something is a list of so many numbers that float32 can hold."""
     fits = isinstance(found, list) and len(found) == size
-    return fits and all(type(number) in (int, float) and math.isfinite(number) for number in found)
+    return fits and all(type(number) in (int, float) and -_MOST < number < _MOST for number in found)

@@ -105,6 +105,8 @@ def test_one_without_is_read(saved: Path) -> None:
 BROKEN: list[tuple[str, Any]] = [
     ("kind", {"method": "temperature", "temperature": 0.0}),
     ("kind", {"method": "temperature", "temperature": float("nan")}),
+    ("kind", {"method": "temperature", "temperature": 10**400}),
+    ("kind", {"method": "temperature", "temperature": True}),
     ("kind", {"method": "platt", "slope": [1.0] * 4, "intercept": [0.0] * 4}),
     ("kind", {"temperature": 1.0}),
     ("kind", 3.0),
