@@ -74,22 +74,34 @@ class ArrayIntake:
 
     Args:
         spec: as plain data; None if it is not known.
+        groups: entries with one integer a row, or columns of the spec's table, whose values are needed as texts.
     """
 
-    def __init__(self, spec: Mapping[str, Any] | None) -> None:
-        self._spec = spec
+    def __init__(self, spec: Mapping[str, Any] | None, groups: Iterable[str] = ()) -> None:
+        self._spec, self._groups = spec, list(groups)
+        columns = list(((spec or {}).get("table") or {}).get("categorical", ()))
+        self._places = {name: columns.index(name) for name in self._groups if name in columns}
 
     def __call__(self, given: Any) -> Encoded:
         """Return arrays as the network takes them; see :func:`~mtl_lightning.predictor.arrays.as_inputs`."""
         inputs = as_inputs(given, self._spec)
         rows = rows_of(inputs)
-        return Encoded(inputs, rows, Report(rows), {})
+        groups = {name: self._texts(inputs, name, rows) for name in self._groups}
+        return Encoded(inputs, rows, Report(rows), groups)
+
+    def _texts(self, inputs: Inputs, name: str, rows: int) -> list[str | None]:
+        if not isinstance(inputs, dict):
+            return [None] * rows
+        place = self._places.get(name)
+        if place is None:
+            return [str(value) for value in inputs[name].reshape(-1).tolist()] if name in inputs else [None] * rows
+        return [str(code) if code > 0 else None for code in inputs["categorical"][:, place].tolist()]
 
 
 def intake_of(description: Mapping[str, Any]) -> TableIntake | ArrayIntake:
     """Return what takes the rows of the data that a description is of."""
-    if description["schema"] is None:
-        return ArrayIntake(description["input_spec"])
     calibration: Mapping[str, Any] = description["calibration"] or {}
     groups = dict.fromkeys(known["by"] for known in calibration.values() if known.get("by") is not None)
+    if description["schema"] is None:
+        return ArrayIntake(description["input_spec"], groups)
     return TableIntake(description["schema"], description.get("text") or {}, groups)

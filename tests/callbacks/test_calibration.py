@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from mtl_lightning import MultiTaskModule
+from mtl_lightning import MultiTaskModule, Predictor
 from mtl_lightning.architectures import Product
 from mtl_lightning.calibration import platt
 from mtl_lightning.callbacks import Calibration, CalibrationMetrics, ReliabilityDiagrams, drawing
@@ -298,6 +298,10 @@ def test_groups_have_intervals_of_their_own() -> None:
             module, loader_of([part]), verbose=False
         )
         assert found["test/coverage/price"] == pytest.approx(0.8, abs=0.04)
+    some = {"x": batch["inputs"]["x"][:9], "city": batch["inputs"]["city"][:9]}
+    price = Predictor(module)(some).tasks["price"]
+    widths = [known["groups"][str(city)][0] for city in some["city"].tolist()]
+    assert (price["high"] - price["value"]).tolist() == pytest.approx(widths)
     with pytest.raises(ConfigurationError, match=r"`by`: expected inputs with one integer a row under 'town', found"):
         fit(module, of_cities(0), of_cities(1), callbacks=[Calibration(by="town")], **options)
 
