@@ -68,10 +68,10 @@ class Augmented(Dataset[Any]):
 
 
 class AugmentedData(MultiTaskDataModule):
-    """The tiny problem, read and augmented by a worker process."""
+    """The tiny problem, read and augmented by two worker processes."""
 
     def __init__(self) -> None:
-        super().__init__(batch_size=BATCH, num_workers=1)
+        super().__init__(batch_size=BATCH, num_workers=2)
 
     def read_schema(self) -> dict[str, Any]:
         return {"input_spec": input_spec_to_dict(TensorSpec((INPUTS,)))}
