@@ -120,6 +120,7 @@ DATA = floors(
     "archives",
     on=(*LEVEL_0, *ENCODING, "tasks", "tasks.base"),
 )
+ANSWERS = tuple(f"predictor.{name}" for name in ("answers", "decode", "description"))
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "version": (),
@@ -146,7 +147,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **{room: (*CORE[room], "export") for room in ("core", "core.module", "core.compat")},
     "exported": ("errors",),
     "export": (*LEVEL_0, "exported", "predictor.description", "core.network", *BASES),
-    "callbacks": (*LEVEL_0, "metrics", "calibration", *CORE, *BASES),
+    "callbacks": (*LEVEL_0, "metrics", "calibration", *ANSWERS, *CORE, *BASES),
     "study": (*LEVEL_0, "metrics"),
     "lr_find": (*LEVEL_0, *CORE, *BASES),
     "cli": (

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 
+from mtl_lightning.callbacks.answered import Answers, finish
 from mtl_lightning.callbacks.diagnosis import multi_task
 from mtl_lightning.callbacks.maps import MapFormat, MapPart, byte_sized, is_of_maps, split_maps
 from mtl_lightning.callbacks.parquet import Part, check_shares, columns_of, is_ours, merge, record_batch, rows_of
@@ -27,16 +28,23 @@ class PredictionWriter(BasePredictionWriter):
     (C, H, W), class maps as uint8. The row is its number in the data, from 0. Tables and maps may come together;
     without any prediction for the table there is no Parquet file.
 
-    Columns, for the tasks ``left`` (classes) and ``size`` (a number)::
+    Columns, for the tasks ``left`` (one of 10 classes) and ``size`` (a number), and with ``keep: [user]``::
 
-        left              int64
+        user              string
+        left              string
         left.probability  fixed_size_list<float>[10]
         size              float
+        size.low          float
+        size.high         float
 
-    A prediction (B,) is a column with the task's name, (B, D) one of lists of the fixed size D. Where a task predicts
+    Classes are named as the table has them, or as the data's ``TargetSpec`` does; where neither knows names, and with
+    ``codes``, they are int64. ``low`` and ``high`` are there for numbers whose intervals have been calibrated. A
+    prediction (B,) is a column with the task's name, (B, D) one of lists of the fixed size D. Where a task predicts
     several things, its ``"label"`` (or the first of them) is the column ``<task>`` and the others are
     ``<task>.<key>``. The schema's metadata has, under the key ``b"mtl_lightning"``, JSON with ``units``, ``names`` (of
-    classes, labels or outputs) and ``sigmas`` (the learned noise scales, in the units of the targets), each by task::
+    classes, labels or outputs) and ``sigmas`` (the learned noise scales, in the units of the targets), each by task,
+    and of a table ``unlike_training``: what of its rows training never saw, by column with counts, as it is told in
+    the terminal; of a streamed table that several processes read, of the rows that the first one read::
 
         table = pyarrow.parquet.read_table("predictions.parquet")
         sigmas = json.loads(table.schema.metadata[b"mtl_lightning"])["sigmas"]
@@ -59,6 +67,9 @@ class PredictionWriter(BasePredictionWriter):
             classes beyond 255, are always ``npy``.
         all_maps: write all maps of a task, such as the probabilities (K, H, W) in ``<task>.probability``; by default
             the main one only, the class or the value.
+        keep: columns of the rows to carry along, such as ``[user_id]``, of a :class:`~mtl_lightning.data.TableData`;
+            from text files as texts, as they stand there. They are read once more, when all is predicted.
+        codes: write classes by their numbers, from 0, instead of by their names.
 
     Attributes:
         paths: the files, and the folders of maps, written by the last ``predict``.
@@ -68,13 +79,24 @@ class PredictionWriter(BasePredictionWriter):
             that is no ``MultiTaskModule``.
     """
 
-    def __init__(self, path: str | Path | None = None, maps: MapFormat = "npy", all_maps: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        maps: MapFormat = "npy",
+        all_maps: bool = False,
+        keep: list[str] | None = None,
+        codes: bool = False,
+    ) -> None:
         super().__init__("batch")
         if maps not in ("npy", "png"):
             raise ConfigurationError(f"PredictionWriter: expected `maps` to be 'npy' or 'png', found {maps!r}.")
         self.path = None if path is None else Path(path)
         self.maps: MapFormat = maps
         self.all_maps = all_maps
+        self.keep, self.codes = list(keep or []), codes
+        self._answers = Answers()
+        self._predicted: Any = None  # the rows of a table that are predicted
+        self._told: dict[str, Any] | None = None  # what was known of them at the start
         self.paths: list[Path] = []
         self._targets: list[Path] = []  # one per dataloader
         self._lengths: list[int] = []  # rows of their datasets; of interest to several processes only
@@ -101,6 +123,33 @@ class PredictionWriter(BasePredictionWriter):
         self._lengths = [_rows_of(loader) for loader in loaders] if trainer.world_size > 1 else []
         self._parts, self._map_parts, self.paths = {}, {}, []
         self._rows = [0] * len(self._targets)
+        self._look_at(multi_task(pl_module, self), getattr(trainer, "datamodule", None))
+
+    def _look_at(self, module: MultiTaskModule, data: Any) -> None:
+        """See what the tasks' classes are called, and which columns the rows have."""
+        schema = module.trained_on or getattr(data, "schema", None)
+        self._answers = Answers.of(module.tasks, schema, module.calibration, self.codes)
+        self._predicted = getattr(data, "predicted", None)
+        if self.keep and (self._predicted is None or len(self._targets) != 1):
+            raise ConfigurationError(
+                f"PredictionWriter: expected a TableData, whose rows have columns to `keep`, found "
+                f"{'no datamodule' if data is None else type(data).__name__}. Leave out `keep`."
+            )
+        if taken := [name for name in self.keep if name in module.tasks]:
+            raise ConfigurationError(
+                f"PredictionWriter: expected in `keep` columns that are not called as a task, found {taken}, whose "
+                "column holds what is predicted. Leave them out."
+            )
+        if self._predicted is not None:
+            self._predicted.check(self.keep, "keep")
+        self._told = self._report()
+
+    def _report(self) -> dict[str, Any] | None:
+        """Return what of the rows that were read up to now is unlike training; None where it is not known."""
+        found: dict[str, Any] | None = None
+        if self._predicted is not None and len(self._targets) == 1:
+            found = self._predicted.report()
+        return found
 
     def write_on_batch_end(
         self,
@@ -124,8 +173,8 @@ class PredictionWriter(BasePredictionWriter):
         module, target = multi_task(pl_module, self), self._targets[dataloader_idx]
         if table:
             if dataloader_idx not in self._parts:
-                self._parts[dataloader_idx] = Part(_part_of(target, trainer.global_rank), _metadata(module))
-            self._parts[dataloader_idx].write(record_batch(table))
+                self._parts[dataloader_idx] = Part(_part_of(target, trainer.global_rank), _metadata(module, self._told))
+            self._parts[dataloader_idx].write(self._answers.of_batch(record_batch(table)))
         if maps:
             if dataloader_idx not in self._map_parts:
                 _refuse_others(_folder_of(target), is_of_maps)
@@ -144,10 +193,10 @@ class PredictionWriter(BasePredictionWriter):
             if trainer.world_size > 1 and any(shares):
                 check_shares(shares, self._lengths[index])
             if trainer.is_global_zero and part is not None:
-                self._complete(index, target, shares)
+                self._complete(index, target, shares, module)
             if maps is not None:
                 rows = self._lengths[index] if trainer.world_size > 1 else self._rows[index]
-                maps.complete(rows, _metadata(module) if trainer.is_global_zero else None)
+                maps.complete(rows, _metadata(module, self._told) if trainer.is_global_zero else None)
             made = [target] * (part is not None) + [_folder_of(target)] * (maps is not None)
             trainer.strategy.barrier("PredictionWriter")
             made = trainer.strategy.broadcast(made)  # the first process has rows if any has
@@ -156,12 +205,29 @@ class PredictionWriter(BasePredictionWriter):
                 rank_zero_info(f"Predictions are in {path}.")
         self._parts, self._map_parts = {}, {}
 
-    def _complete(self, index: int, target: Path, shares: Sequence[int]) -> None:
-        """Put the parts of all processes together under the target's name."""
+    def _complete(self, index: int, target: Path, shares: Sequence[int], module: MultiTaskModule) -> None:
+        """Put the parts of all processes together, and what is known of their rows, under the target's name."""
+        made = self._merged(index, target, shares)
+        report = self._report()
+        if not (self.keep or (self._predicted is not None and self._answers.by) or report != self._told):
+            os.replace(made, target)
+            return
+        finished = target.with_name(f".{target.name}.finished")
+        by = [name for name in self._answers.by if name in self._predicted.names]
+        try:
+            metadata = _metadata(module, report)
+            rows = self._predicted.tables([*dict.fromkeys([*self.keep, *by])])
+            finish(made, finished, metadata, self._answers, rows, self.keep)
+            os.replace(finished, target)
+        finally:
+            for leftover in (made, finished):
+                leftover.unlink(missing_ok=True)
+
+    def _merged(self, index: int, target: Path, shares: Sequence[int]) -> Path:
+        """Put the parts of all processes together; return the file, which has not yet its name."""
         parts = [_part_of(target, rank) if rows else None for rank, rows in enumerate(shares)]
         if len(parts) == 1:
-            os.replace(_part_of(target, 0), target)
-            return
+            return _part_of(target, 0)
         if lost := [str(part) for part in parts if part is not None and not part.exists()]:
             raise ConfigurationError(
                 f"PredictionWriter: expected the parts of all processes, did not find {lost}. Choose a `path` in a "
@@ -170,11 +236,14 @@ class PredictionWriter(BasePredictionWriter):
         merged = target.with_name(f".{target.name}.merged")
         try:
             merge(parts, merged, self._lengths[index])
-            os.replace(merged, target)
+        except BaseException:
+            merged.unlink(missing_ok=True)
+            raise
         finally:
-            for leftover in (merged, *parts):
+            for leftover in parts:
                 if leftover is not None:
                     leftover.unlink(missing_ok=True)
+        return merged
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave nothing unfinished behind."""
@@ -230,9 +299,10 @@ def _shares(module: MultiTaskModule, rows: int) -> list[int]:
     return shares
 
 
-def _metadata(module: MultiTaskModule) -> dict[str, Any]:
+def _metadata(module: MultiTaskModule, report: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         "units": {name: task.spec.units for name, task in module.tasks.items()},
         "names": {name: list(task.spec.names) for name, task in module.tasks.items()},
         "sigmas": module.sigmas(original_units=True),
+        **({} if report is None else {"unlike_training": report}),
     }

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
+import pyarrow as pa
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from mtl_lightning.data.table.columns import TableColumns, TargetColumn
 from mtl_lightning.data.table.drift import Drift, Drifts
 from mtl_lightning.data.table.encoder import TableEncoder
 from mtl_lightning.data.table.pieces import Selected, placed, select
+from mtl_lightning.data.table.predicted import PredictedRows
 from mtl_lightning.data.table.rows import RowsBuilder, TableRows
 from mtl_lightning.data.table.schema import TableFitter, what_matters
 from mtl_lightning.data.table.split import NONE, SPLITS, TableSplit, shares_of_train, table_of, without_rows
@@ -30,7 +32,7 @@ from mtl_lightning.data.table.words import described
 from mtl_lightning.encoding.cells import CellError
 from mtl_lightning.encoding.reader import As, TableFiles, UnreadableNumberError, find_files
 from mtl_lightning.tasks.regression import Regression
-from mtl_lightning.types import ConfigurationError, DataError, TargetSpec
+from mtl_lightning.types import Batch, ConfigurationError, DataError, TargetSpec
 
 Source = Literal["train", "val", "test", "path", "predict"]
 
@@ -238,6 +240,27 @@ class TableData(MultiTaskDataModule):
             self._splits["predict"] = found
         return self._loader(cast("Split", "predict"), pad=False)
 
+    @property
+    def predicted(self) -> PredictedRows:
+        """The rows that a prediction is of: their columns, and what of them is unlike training."""
+        source: Source = "predict" if self.paths["predict"] is not None else self._source("test")
+        name = "predict" if source == "predict" else "test"
+        if self.streaming is not None:
+            return PredictedRows(
+                self._stream(source).source.names,
+                lambda columns: self._stream(source).rows(SPLITS.index("test"), _as_they_are, columns).tables(),
+                lambda: self._drifts.report(name),
+            )
+        files = self._files(source)
+        return PredictedRows(
+            files.names(),
+            lambda columns: (
+                pa.Table.from_batches([selected.batch()])
+                for selected in self._selected(source, files, dict.fromkeys(columns, "text"), "test")
+            ),
+            lambda: self._drifts.report(name),
+        )
+
     def teardown(self, stage: str) -> None:
         """After a test or a prediction, say what its rows hold that training never saw."""
         name = "predict" if stage == "predict" and self.paths["predict"] is not None else "test"
@@ -327,3 +350,7 @@ class TableData(MultiTaskDataModule):
                 if len(rows):
                     builder.add(batch, torch.from_numpy(rows))
         return {split: builder.build() for split, builder in found.items() if builder.rows}
+
+
+def _as_they_are(table: Any) -> Batch:
+    return {"inputs": table}

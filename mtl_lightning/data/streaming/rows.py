@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -92,6 +92,12 @@ class StreamedRows(Dataset[Batch]):
             return batch
         order = torch.randperm(block.rows, generator=torch.Generator().manual_seed(block.seed))
         return cast("Batch", map_leaves(lambda column: column.index_select(0, order), batch))
+
+    def tables(self) -> Iterator[Any]:
+        """Yield all rows of the split as they are, a ``pyarrow.Table`` for each slice that has some, in their order."""
+        for place, count in enumerate(self.counts):
+            if count:
+                yield self._read(Stride(place, 0, count, 1))[0]
 
     def _read(self, stride: Stride) -> tuple[Any, Slice, Any]:
         """Return a stride as a table, and where it comes from: a slice, and its rows (N,)."""

@@ -64,6 +64,14 @@ class Drifts:
         """Return what counts the rows of this name; None if nothing is to be counted."""
         return None if self._share is None else self._all.setdefault(name, Drift(schema, self._workers))
 
+    def report(self, name: str) -> dict[str, Any] | None:
+        """Return what was counted of the rows of this name, as plain data; None if nothing was."""
+        drift = self._all.get(name)
+        if drift is None or not drift.rows:
+            return None
+        strange = [one._asdict() for one in drift.found()]
+        return {"rows": drift.rows, "columns": strange}
+
     def tell(self, name: str) -> None:
         """Print what was counted of the rows of this name; warn of columns with too much of it."""
         if name not in self._all or not self._all[name].rows or self._share is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from functools import partial
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml  # type: ignore[import-untyped]  # it ships no types
 
+from mtl_lightning import Predictor
 from mtl_lightning.data import TableData, TableSplit, TargetColumn
 from mtl_lightning.data.table.words import described
 from mtl_lightning.plain import check_plain
@@ -264,13 +266,23 @@ def test_a_folder_of_files_is_learned_and_predicted_without_a_line_of_python(
         (tmp_path / "houses" / f"{part}.csv").unlink()  # nothing is fitted again
     run(
         monkeypatch, "predict", "--config", "config.yaml", "--ckpt_path", str(checkpoint),
-        "--data.init_args.predict=new.csv", "--data.init_args.batch_size=10",
+        "--data.init_args.predict=new.csv", "--data.init_args.batch_size=10", "--predictions.keep=[id, note]",
     )  # fmt: skip
     predicted = pq.read_table(only(tmp_path, "predictions.parquet"))
     assert predicted.num_rows == 57
     known = np.arange(57) != 3
     assert np.corrcoef(predicted["price"].to_numpy()[known], prices[known])[0, 1] > 0.9
-    assert set(predicted["kind"].to_pylist()) <= {0, 1, 2}
+    assert {*predicted["kind"].to_pylist()} <= {*saved["schema"]["targets"]["kind"]["values"]}
+    assert predicted.schema.names[:3] == ["id", "note", "price"]
+    assert predicted["id"].to_pylist() == [str(value) for value in new["id"]]
+    told = json.loads(predicted.schema.metadata[b"mtl_lightning"])["unlike_training"]
+    assert told["rows"] == 57
+    assert {(one["column"], one["kind"], one["cells"]) for one in told["columns"]} >= {("city", "unseen", 1)}
+    rows = [{name: new[name][place] for name in new} for place in range(57)]
+    answers = Predictor.from_checkpoint(checkpoint, on_unknown="ignore")(rows)
+    np.testing.assert_allclose(answers["price"]["value"], predicted["price"].to_numpy(), rtol=1e-5)
+    assert answers["kind"]["label"].tolist() == predicted["kind"].to_pylist()
+    assert ("city", "unseen", 1) in {(one.column, one.kind, one.cells) for one in answers.report.columns}
 
     lacking = dict(new)
     del lacking["area"]

@@ -99,7 +99,7 @@ def predicted(folder: Path, data: TableData, **options: Any) -> Path:
     """The file of the predictions of all rows."""
     torch.manual_seed(0)
     module = MultiTaskModule(tasks=data.tasks, input_spec=data.input_spec, architecture=NETWORK)
-    writer = PredictionWriter(folder / "predictions.parquet")
+    writer = PredictionWriter(folder / "predictions.parquet", keep=["x", "place"])
     trainer = make_trainer(callbacks=[writer], precision="32-true", default_root_dir=folder, **options)
     trainer.predict(module, datamodule=data, return_predictions=False)
     return writer.paths[0]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -203,5 +204,12 @@ def test_predictions_of_two_processes_are_in_the_order_of_the_files(two: Path, f
     alone = pq.read_table(predicted(folder, make_data(two, predict=str(two / "table"))))
     together = pq.read_table(two / "predictions.parquet")
     assert together.num_rows == alone.num_rows == ROWS
-    for name in ("row", "kind"):
-        torch.testing.assert_close(torch.tensor(together[name].to_numpy()), torch.tensor(alone[name].to_numpy()))
+    torch.testing.assert_close(torch.tensor(together["row"].to_numpy()), torch.tensor(alone["row"].to_numpy()))
+    assert together["kind"].to_pylist() == alone["kind"].to_pylist()
+    assert {*together["kind"].to_pylist()} <= {"a", "b", "c"}
+    source = pq.read_table(two / "table")
+    for name in ("x", "place"):  # carried through, from all files in their order
+        assert together[name].to_pylist() == alone[name].to_pylist() == source[name].to_pylist()
+    assert together.schema.names[:2] == ["x", "place"]
+    for table in (alone, together):
+        assert json.loads(table.schema.metadata[b"mtl_lightning"])["unlike_training"]["columns"] == []
