@@ -85,8 +85,9 @@ OURS: dict[str, Range] = {
     **_all("flip fractions leak relax tau CrossStitch.alpha GradVac.beta GateUse.dead", SHARE),
     **_all("beta betas dropout label_smoothing missing momentum val_fraction CRMOGM.alpha", BELOW_1),
     **_all("GradNorm.floor MultiMNIST.val_fraction MultiFashion.val_fraction", INSIDE),
-    **_all("bins Calibration.rows Calibration.least", FROM_1),
+    **_all("Calibration.rows Calibration.least", FROM_1),
     "coverage": INSIDE,
+    "Predictor.unseen_share": SHARE,
     **_all("popart DeadUnits.threshold GateUse.stuck MoCo.beta", UP_TO_1),
     **_all("correlation cosine", Range(-1, 1)),
 }

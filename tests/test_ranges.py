@@ -29,7 +29,7 @@ UNSEEN = [(GradNorm, "initial_losses"), (ScaleCropFlip, "flip"), (ScaleCropFlip,
 
 def numeric_options() -> list[tuple[type, str]]:
     """Every argument of a public class whose type has a number in it."""
-    public = {vars(package)[name] for package in PACKAGES for name in package.__all__}
+    public = {getattr(package, name) for package in PACKAGES for name in package.__all__}
     classes = sorted((cls for cls in public if inspect.isclass(cls)), key=lambda cls: cls.__name__)
     return [
         (cls, name)

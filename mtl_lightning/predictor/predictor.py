@@ -16,6 +16,7 @@ from mtl_lightning.predictor.answers import Predictions
 from mtl_lightning.predictor.arrays import Inputs, sliced
 from mtl_lightning.predictor.decode import answer, empty_output
 from mtl_lightning.predictor.intake import Encoded, intake_of
+from mtl_lightning.ranges import Ranged
 
 __all__ = ["Backend", "OnUnknown", "Predictor"]
 
@@ -39,7 +40,7 @@ class Backend(Protocol):
         """
 
 
-class Predictor:
+class Predictor(Ranged):
     """Maps raw rows to answers by task: no trainer, no datamodule, any number of rows, from any number of threads.
 
     ::
@@ -85,10 +86,6 @@ class Predictor:
     ) -> None:
         if on_unknown not in get_args(OnUnknown):
             raise ConfigurationError(f"`on_unknown`: expected one of {get_args(OnUnknown)}, found {on_unknown!r}.")
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ConfigurationError(f"`batch_size`: expected a whole number of at least 1, found {batch_size!r}.")
-        if not 0 <= unseen_share <= 1:
-            raise ConfigurationError(f"`unseen_share`: expected a share from 0 to 1, found {unseen_share!r}.")
         self._backend = _backend_of(model, device)
         self.description = self._backend.description
         self.on_unknown, self.unseen_share, self.batch_size = on_unknown, unseen_share, batch_size

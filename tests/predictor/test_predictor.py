@@ -302,8 +302,8 @@ def test_intervals_and_calibrated_probabilities_are_in_the_answers(run: tuple[Pa
     ("options", "message"),
     [
         ({"on_unknown": "shout"}, "`on_unknown`: expected one of"),
-        ({"batch_size": 0}, "`batch_size`: expected a whole number"),
-        ({"unseen_share": 2}, "`unseen_share`: expected a share"),
+        ({"batch_size": 0}, "`batch_size`: expected a finite number of at least 1"),
+        ({"unseen_share": 2}, "`unseen_share`: expected a number of at least 0 and at most 1"),
         ({"tasks": ["nmber"]}, "Did you mean 'number'"),
     ],
 )
