@@ -89,10 +89,8 @@ def _run(program: str, arguments: list[str], environment: dict[str, str], out: C
     with open(errors, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
-    default = multiprocessing.get_all_start_methods()[
-        0
-    ]  # not the server's, which would import all for a loader's worker
-    multiprocessing.set_start_method(default, force=True)
+    # As the interpreter does by default: a server would import all again for a loader's worker, and outlive the program.
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     gc.freeze()  # what the server has imported is no garbage
     sys.argv = [program, *arguments]
     runpy.run_module(program, run_name="__main__", alter_sys=True)
