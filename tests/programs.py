@@ -89,7 +89,7 @@ def _run(program: str, arguments: list[str], environment: dict[str, str], out: C
     with open(errors, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
-    # As the interpreter does by default: a server would import all again for a loader's worker, and outlive the program.
+    # As the interpreter does by default: a server would import all again for a worker, and outlive the program.
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     gc.freeze()  # what the server has imported is no garbage
     sys.argv = [program, *arguments]
