@@ -56,7 +56,7 @@ class ReliabilityDiagrams(ValidationFigures):
     def draw(self, loggers: list[Logger], name: str, task: Task, kept: tuple[Tensor, ...], step: int) -> None:
         """Count, and draw."""
         said, met = kept
-        metric = ExpectedCalibrationError()
+        metric = ExpectedCalibrationError(sync_on_compute=False)  # the first process draws alone
         metric.update(said.float(), met.long())
         error = float(metric.compute())
         picture = reliability(*metric.curve(), title=f"{name}: said, and met (ECE {error:.3f})")

@@ -401,8 +401,9 @@ class Keep(Callback):
 def test_the_same_on_two_processes(tmp_path: Path) -> None:
     one, trainer = run(Calibration(), CalibrationMetrics(), max_epochs=1)
     (alone,) = trainer.test(one, loader_of(rows(2)), verbose=False)
-    watching = [Calibration(), CalibrationMetrics(), Keep(tmp_path)]
+    watching = [Calibration(), CalibrationMetrics(), ReliabilityDiagrams(), Keep(tmp_path)]
     options: dict[str, Any] = {"devices": 2, "strategy": "ddp_fork", "max_epochs": 1}
+    options["logger"] = TensorBoardLogger(tmp_path)
     module, trainer = run(*watching, **options)
     module.calibration = one.calibration
     trainer.test(module, loader_of(rows(2)), verbose=False)
