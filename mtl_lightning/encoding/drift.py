@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,12 +109,13 @@ class DriftCounts:
         return np.array([one[0] for one in found]), np.array([one[1] for one in found])
 
     def any(self) -> bool:
-        """Whether any cell was counted as new or missing."""
-        return bool(self._cells.any())
+        """Whether there is anything that :meth:`found` might tell; gaps in so few rows are always chance."""
+        return bool(self._cells[..., _NEW].any()) or (self.rows > _ERRORS and bool(self._cells.any()))
 
     def afresh(self) -> Self:
         """Return one that has counted nothing yet."""
-        other = copy(self)
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
         other._rows, other._cells = self._counters(self._cells.shape[1])
         other._examples = {}
         return other

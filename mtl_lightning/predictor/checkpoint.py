@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -51,6 +50,7 @@ class CheckpointBackend:
         network.check_built()
         first = next(network.parameters(), torch.zeros(()))
         self._device = torch.device(first.device if device is None else device)
+        self._elsewhere = self._device.type != "cpu"
         self._network = network.to(self._device)
         self._finals = {tuple(network.tasks): FinalNetwork(network)}
         self._dtype = first.dtype if first.dtype in (torch.float64, torch.float16, torch.bfloat16) else None
@@ -88,13 +88,14 @@ class CheckpointBackend:
             return {name: _array(output) for name, output in found.items()}
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
-        tensor = torch.from_numpy(np.require(array, requirements="W")).to(self._device)
+        tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+        if self._elsewhere:
+            tensor = tensor.to(self._device)
         return tensor if self._dtype is None or not tensor.is_floating_point() else tensor.to(self._dtype)
 
 
 def _array(output: torch.Tensor) -> NDArray[Any]:
-    output = output.cpu()
-    found: NDArray[Any] = (output.float() if output.dtype == torch.bfloat16 else output).numpy()
+    found: NDArray[Any] = (output.float() if output.dtype == torch.bfloat16 else output).cpu().numpy()
     return found
 
 

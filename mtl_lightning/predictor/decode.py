@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Answer", "answer", "empty_output", "half_widths"]
+__all__ = ["Answer", "answer", "empty_output", "half_widths", "prepared"]
 
 Answer = dict[str, NDArray[Any]]
 """The columns of a task's answer, each (N, *), by what they are."""
@@ -46,9 +46,16 @@ def answer(
         return {"label": found > _THRESHOLD, "probability": found}
     if form == "values":
         return {"value": found, **_interval(found, known, groups)}
-    names = np.array(decoding["names"], dtype=object)
+    names = prepared(decoding)["names"]
     codes = (found > _THRESHOLD).astype(np.int64) if form == "binary" else found.argmax(-1)
     return {"label": names[codes], "probability": found}
+
+
+def prepared(decoding: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return how a task is decoded with the names of its classes as an array, for many calls of :func:`answer`."""
+    if decoding["form"] not in ("binary", "classes") or isinstance(decoding["names"], np.ndarray):
+        return decoding
+    return {**decoding, "names": np.array(decoding["names"], dtype=object)}
 
 
 def _interval(

@@ -18,6 +18,9 @@ from mtl_lightning.predictor.tables import pieces_of
 __all__ = ["ArrayIntake", "Encoded", "TableIntake", "intake_of"]
 
 
+_FEW = 3  # rows, in which gaps are always chance
+
+
 class Encoded(NamedTuple):
     """Inputs of N rows, what is said of them, and by name the texts of columns that answers depend on."""
 
@@ -47,6 +50,10 @@ class TableIntake:
 
     def __call__(self, given: Any) -> Encoded:
         """Encode rows; see :func:`~mtl_lightning.predictor.tables.pieces_of` for what they may be."""
+        if isinstance(given, list) and 0 < len(given) <= _FEW and not self._groups and isinstance(given[0], Mapping):
+            few = self._encoder.few(given)
+            if few is not None:
+                return Encoded(few, len(given), Report(len(given)), {})
         drift, faults = self._encoder.counts(), Faults()
         groups: dict[str, list[str | None]] = {name: [] for name in self._groups}
         found: list[dict[str, NDArray[Any]]] = []

@@ -14,7 +14,7 @@ from mtl_lightning.errors import ConfigurationError, DataError, MtlLightningWarn
 from mtl_lightning.names import known_name, listed
 from mtl_lightning.predictor.answers import Predictions
 from mtl_lightning.predictor.arrays import Inputs, sliced
-from mtl_lightning.predictor.decode import answer, empty_output
+from mtl_lightning.predictor.decode import answer, empty_output, prepared
 from mtl_lightning.predictor.intake import Encoded, intake_of
 from mtl_lightning.ranges import Ranged
 
@@ -92,6 +92,7 @@ class Predictor(Ranged):
         self.tasks = self._chosen(tasks, list(self.description["tasks"]))
         self._calibration: Mapping[str, Any] = self.description["calibration"] or {}
         self._intake = intake_of(self.description)
+        self._decodings = {name: prepared(decoding) for name, decoding in self.description["tasks"].items()}
 
     @classmethod
     def from_checkpoint(
@@ -155,7 +156,7 @@ class Predictor(Ranged):
     def _answer(self, name: str, outputs: Mapping[str, NDArray[Any]], encoded: Encoded) -> dict[str, NDArray[Any]]:
         known = self._calibration.get(name)
         groups = None if known is None else encoded.groups.get(known.get("by") or "")
-        return answer(name, self.description["tasks"][name], outputs, known, groups)
+        return answer(name, self._decodings[name], outputs, known, groups)
 
     def _outputs(self, encoded: Encoded, tasks: Sequence[str]) -> dict[str, NDArray[Any]]:
         rows, size = encoded.rows, self.batch_size

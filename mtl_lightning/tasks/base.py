@@ -90,6 +90,10 @@ class Task(Described, nn.Module, ABC):
     def predict(self, output: Tensor) -> Tensor | dict[str, Tensor]:
         """Map outputs (B, K, *) to what a user wants: values in original units, or probabilities and a label."""
 
+    def final(self, output: Tensor) -> Tensor | dict[str, Tensor]:
+        """Map outputs (B, K, *) to what :meth:`predict` gives, without what follows from it, such as the label."""
+        return self.predict(output)
+
     @abstractmethod
     def estimate(self, output: Tensor) -> Tensor:
         """Map outputs (B, K, *) to the estimate (B, E, *) that other tasks read, in standardised units."""

@@ -78,9 +78,17 @@ class BinaryTask(RowTask):
 
     def predict(self, output: Tensor) -> dict[str, Tensor]:
         """Map outputs (B, K) to the probability of a 1 and the likelier label, both (B,), or both (B, M)."""
-        probability = self.precise(output).sigmoid()
-        probability = probability[:, 0] if self.columns is None else probability
+        probability = self.probability(output)
         return {"probability": probability, "label": (probability > 0.5).long()}
+
+    def probability(self, output: Tensor) -> Tensor:
+        """Map outputs (B, K) to the probability of a 1, (B,) or (B, M)."""
+        probability = self.precise(output).sigmoid()
+        return probability[:, 0] if self.columns is None else probability
+
+    def final(self, output: Tensor) -> Tensor | dict[str, Tensor]:
+        """Map outputs (B, K) to probabilities alone, unless a subclass predicts something else."""
+        return self.probability(output) if type(self).predict is BinaryTask.predict else self.predict(output)
 
     def estimate(self, output: Tensor) -> Tensor:
         """Map outputs (B, K) to the probabilities (B, K) of a 1."""

@@ -146,6 +146,11 @@ class MulticlassClassification(RowTask):
         probability = self.for_metrics(output)
         return {"probability": probability, "label": probability.argmax(-1)}
 
+    def final(self, output: Tensor) -> Tensor | dict[str, Tensor]:
+        """Map outputs (B, K) to probabilities alone, unless a subclass predicts something else."""
+        own = type(self).predict is MulticlassClassification.predict
+        return self.for_metrics(output) if own else self.predict(output)
+
     def estimate(self, output: Tensor) -> Tensor:
         """Map outputs (B, K) to the classes' probabilities (B, K)."""
         return self.outputs(output).softmax(-1)

@@ -90,6 +90,10 @@ def test_rows_of_python_are_encoded_as_arrows_columns(rows: list[Row]) -> None:
         assert same(found[name], array), name
         assert same(array, strict[name].numpy()), name
     assert not faults
+    for row in rows:  # alone, as far as that is enough
+        quick = encoder.few([row])
+        alone = encoder.rows([row], encoder.counts(), Faults())
+        assert quick is None or all(same(quick[name], alone[name]) for name in alone)
     assert by_rows.found() == by_table.found()
     assert by_rows.rows == len(rows)
 
@@ -251,3 +255,16 @@ def test_what_cannot_be_read_is_missing_and_told_of() -> None:
     assert np.isnan(encoder.table(table, encoder.counts(), found)["numeric"][1:]).all()
     assert (found.unreadable, found.absent) == ({"n": 1, "c": 2}, {"both": 3})
     assert found.shown["n"] == [(1, "'forty'")]
+
+
+def test_a_few_rows_with_nothing_to_tell_of_are_encoded_quickly() -> None:
+    encoder = LenientEncoder(SCHEMA)
+    row: Row = {"width": 1, "pay": -5.0, "euro": None, "town": "Ulm", "flag": None, "other": [1]}
+    quick = encoder.few([row, {**row, "pay": True}])
+    wanted = encoder.rows([row, {**row, "pay": True}], encoder.counts(), Faults())
+    assert quick is not None
+    assert all(same(quick[name], wanted[name]) for name in wanted)
+    for name, value in {"width": 1e6, "pay": -999, "euro": "1,5", "town": "Rome", "flag": [1]}.items():
+        assert encoder.few([{**row, name: value}]) is None, name
+    del row["flag"]
+    assert encoder.few([row]) is None

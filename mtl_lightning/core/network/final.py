@@ -46,7 +46,7 @@ class FinalNetwork(nn.Module):
         outputs, _ = self.network.run(inputs, self.tasks)
         network = self.network
         return final_outputs(
-            {name: network.tasks[name].predict(network.calibrated(name, outputs[name])) for name in self.tasks}
+            {name: network.tasks[name].final(network.calibrated(name, outputs[name])) for name in self.tasks}
         )
 
     def train(self, mode: bool = True) -> Self:
