@@ -52,8 +52,8 @@ from mtl_lightning.types import ConfigurationError, InputSpec
 _ALSO = (
     "Beside these: `lr-find` sweeps each group's learning rate, `compare` says which of several ways to train is "
     "better, and how sure that is, `tune` which values of a config's keys are, `calibrate` fits a checkpoint's "
-    "probabilities and intervals to labelled rows, `export` writes a checkpoint as ONNX. "
-    "See mtl-lightning compare --help."
+    "probabilities and intervals to labelled rows, `export` writes a checkpoint as ONNX, `serve` answers over "
+    "HTTP. See mtl-lightning compare --help."
 )
 
 

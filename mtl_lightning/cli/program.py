@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch.cli import ArgsType
 from lightning.pytorch.utilities import rank_zero_only
 
-from mtl_lightning.cli import calibrate, config_files, export, failures, lr_find
+from mtl_lightning.cli import calibrate, config_files, export, failures, lr_find, serve
 from mtl_lightning.cli.command_line import MultiTaskCLI
 from mtl_lightning.cli.compare import compare
 from mtl_lightning.cli.parser import Parser
@@ -37,6 +37,8 @@ def main(args: ArgsType = None, cli: type[MultiTaskCLI] = MultiTaskCLI) -> None:
             calibrate.main([*arguments[1:]], cli)
         elif arguments and arguments[0] == "export":
             export.main([*arguments[1:]])
+        elif arguments and arguments[0] == "serve":
+            serve.main([*arguments[1:]])
         else:
             cli(args=args)
     except Exception as error:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from mtl_lightning.errors import ExportError
 from mtl_lightning.exported import folder
-from mtl_lightning.exported.model import Model
+from mtl_lightning.exported.model import Arrays, Model
 from mtl_lightning.exported.onnx_model import OnnxModel
 
 
@@ -53,5 +55,15 @@ class ExportedFolder:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What is known of the network's inputs and answers."""
+        """What a predictor has to know beside the network (:mod:`mtl_lightning.predictor.description`)."""
         return self.document
+
+    def run(self, inputs: Arrays | NDArray[Any], tasks: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Return the final outputs (B, *) of some tasks by name: ``<task>``, or ``<task>.<key>``.
+
+        Args:
+            inputs: an array (B, *), or several by name.
+            tasks: those to return; all are computed.
+        """
+        names = [name for name in self.model.outputs if name.partition(".")[0] in tasks]
+        return self.model.run(inputs, names)

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtl_lightning.errors import ConfigurationError, DataError, MtlLightningWarning
+from mtl_lightning.exported import SCHEMA, ExportedFolder
 from mtl_lightning.names import known_name, listed
 from mtl_lightning.predictor.answers import Predictions
 from mtl_lightning.predictor.arrays import Inputs, sliced
 from mtl_lightning.predictor.decode import answer, empty_output, prepared
+from mtl_lightning.predictor.description import check_description
 from mtl_lightning.predictor.intake import Encoded, intake_of
 from mtl_lightning.ranges import Ranged
 
@@ -126,6 +128,38 @@ class Predictor(Ranged):
         from mtl_lightning.predictor.checkpoint import CheckpointBackend
 
         backend = CheckpointBackend.from_checkpoint(path, device=device, trusted=trusted, **changes)
+        options: dict[str, Any] = {"on_unknown": on_unknown, "unseen_share": unseen_share}
+        return cls(backend, tasks=tasks, batch_size=batch_size, **options)
+
+    @classmethod
+    def from_export(
+        cls,
+        folder: str | Path,
+        *,
+        device: Any = "cpu",
+        tasks: Sequence[str] | None = None,
+        batch_size: int = 1024,
+        on_unknown: OnUnknown = "warn",
+        unseen_share: float = 0.05,
+    ) -> Predictor:
+        """Make the predictor of a folder that ``mtl-lightning export`` or ``module.export`` wrote.
+
+        The answers are those of the checkpoint. A folder with ONNX needs onnxruntime alone, and neither torch nor
+        lightning is imported; one with a ``.pt2`` file is run by torch.
+
+        Args:
+            folder: the folder, which is compared with its checksums.
+            device: ``cpu`` or ``cuda``.
+            tasks: as of :class:`Predictor`, like ``batch_size``, ``on_unknown`` and ``unseen_share``.
+            batch_size: see there.
+            on_unknown: see there.
+            unseen_share: see there.
+
+        Raises:
+            ExportError: for another folder, one that has been changed, of another format, or whose parts do not fit.
+        """
+        backend = ExportedFolder(folder, str(device))
+        check_description(backend.description, str(Path(folder) / SCHEMA))
         options: dict[str, Any] = {"on_unknown": on_unknown, "unseen_share": unseen_share}
         return cls(backend, tasks=tasks, batch_size=batch_size, **options)
 

@@ -1,0 +1,145 @@
+"""The body of a request: rows, checked against what the model was trained on before they are queued."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic_core import PydanticCustomError
+from typing_extensions import Self
+
+from mtl_lightning.encoding.drift import DriftCounts
+from mtl_lightning.encoding.lenient import Faults, LenientEncoder
+from mtl_lightning.names import did_you_mean
+from mtl_lightning.predictor.report import report_of
+
+_MOST = 12
+"""Mistakes that are told at once."""
+
+
+class Expected:
+    """What rows must look like: by a table's schema, else by the input spec.
+
+    Args:
+        description: of the predictor.
+    """
+
+    def __init__(self, description: Mapping[str, Any]) -> None:
+        schema = description["schema"]
+        self.encoder = None if schema is None else LenientEncoder(schema)
+        self.columns = [] if schema is None else [*schema["numeric"], *schema["categorical"]]
+        self.spec = _tensors(description["input_spec"]) if schema is None else {}
+        self.example = _example(schema, self.spec)
+
+    def mistakes(self, rows: list[Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return what is wrong with some rows, each with its row and column, and what of them is unlike training."""
+        if self.encoder is None:
+            return [wrong for row, found in enumerate(rows) for wrong in self._arrays(row, found)], []
+        wrong: list[dict[str, Any]] = []
+        for row, found in enumerate(rows):
+            if not isinstance(found, dict):
+                wrong.append(_wrong(row, None, f"expected an object of columns, found {found!r:.60}"))
+                continue
+            for name in self.columns:
+                if name not in found:
+                    near = did_you_mean(name, found)
+                    wrong.append(_wrong(row, name, f"expected this column, or null in it, found none.{near}"))
+        if wrong:
+            return wrong, []
+        drift, faults = self.encoder.counts(), Faults()
+        self.encoder.rows(rows, drift, faults)
+        for name, cells in faults.shown.items():
+            kind = "a number" if name in self.encoder.schema["numeric"] else "a text or a number"
+            wrong += [_wrong(row, name, f"expected {kind} or null, found {cell}") for row, cell in cells]
+        return wrong, self._unlike(drift)
+
+    def _unlike(self, drift: DriftCounts) -> list[dict[str, Any]]:
+        if not drift.any():
+            return []
+        told = (one for one in report_of(drift, Faults()).columns if one.kind in ("unseen", "outside"))
+        return [{"column": one.column, "kind": one.kind, "cells": one.cells, "words": one.words} for one in told]
+
+    def _arrays(self, row: int, found: Any) -> list[dict[str, Any]]:
+        """Check the inputs of a row that is no table's."""
+        single = list(self.spec) == [""]
+        if not single and (not isinstance(found, dict) or not {*self.spec} <= {*found}):
+            return [_wrong(row, None, f"expected an object with {list(self.spec)}, found {found!r:.60}")]
+        wrong = []
+        for name, (shape, dtype) in self.spec.items():
+            given = found if single else found[name]
+            try:
+                array = np.asarray(given, dtype=dtype)
+            except (TypeError, ValueError, OverflowError):
+                wrong.append(_wrong(row, name or None, f"expected numbers {_shape(shape)}, found {given!r:.60}"))
+                continue
+            if len(shape) != array.ndim or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
+                wrong.append(_wrong(row, name or None, f"expected numbers {_shape(shape)}, found {array.shape}"))
+        return wrong
+
+
+class Rows(BaseModel):
+    """Rows to answer."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra=lambda schema: schema.update(examples=[{"rows": [Rows.example()]}])
+    )
+    expected: ClassVar[Expected | None] = None
+
+    rows: list[Any] = Field(
+        min_length=1,
+        description="One object per row, with a value for each column (null where it is missing), as in the table that "
+        "the model was trained on; further columns are not looked at. For other data the inputs of each row.",
+    )
+    _unlike: list[dict[str, Any]] = PrivateAttr(default_factory=list)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.expected is None:
+            return self
+        wrong, self._unlike = self.expected.mistakes(self.rows)
+        if wrong:
+            more = f"; and {len(wrong) - _MOST} more" if len(wrong) > _MOST else ""
+            said = "; ".join(str(one["message"]) for one in wrong[:_MOST])
+            raise PydanticCustomError("rows", "{said}", {"said": f"{said}{more}", "mistakes": wrong[:_MOST]})
+        return self
+
+    @property
+    def unlike(self) -> list[dict[str, Any]]:
+        """What of the rows training never saw."""
+        return self._unlike
+
+    @classmethod
+    def example(cls) -> Any:
+        """Return a row that could be sent."""
+        return {} if cls.expected is None else cls.expected.example
+
+
+def _wrong(row: int, column: str | None, what: str) -> dict[str, Any]:
+    place = f"row {row + 1}" if column is None else f"row {row + 1}, column {column!r}"
+    return {"row": row, "column": column, "message": f"{place}: {what}"}
+
+
+def _tensors(spec: Mapping[str, Any] | None) -> dict[str, tuple[list[int | None], str]]:
+    """Return the shape and dtype of a row's inputs by name; of a single one by the name of nothing."""
+    if spec is None:
+        return {}
+    if "tensor" in spec:
+        return {"": (spec["tensor"]["shape"], spec["tensor"]["dtype"])}
+    if "table" in spec:
+        table = spec["table"]
+        return {"numeric": ([len(table["numeric"])], "float32"), "categorical": ([len(table["categorical"])], "int64")}
+    return {name: (one["shape"], one["dtype"]) for name, one in spec["tensors"].items()}
+
+
+def _shape(shape: list[int | None]) -> str:
+    return f"of the shape ({', '.join('*' if size is None else str(size) for size in shape)})"
+
+
+def _example(schema: Mapping[str, Any] | None, spec: Mapping[str, tuple[list[int | None], str]]) -> Any:
+    if schema is None:
+        arrays = {name: np.zeros([size or 1 for size in shape], dtype).tolist() for name, (shape, dtype) in spec.items()}
+        return arrays.get("", arrays)
+    numbers = {name: round(known["mean"], 3) for name, known in schema["numeric"].items()}
+    return numbers | {name: values[0] if values else None for name, values in schema["categorical"].items()}
