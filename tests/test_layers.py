@@ -107,6 +107,7 @@ PREDICTOR = floors(
     "description",
     on=(*LEVEL_0, *ENCODING),
 )
+PREDICTOR["predictor.predictor"] += ("exported",)
 PREDICTOR["predictor.checkpoint"] += ("core.module", "core.network")  # imported when a checkpoint is opened
 DATA = floors(
     "data",
@@ -146,6 +147,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **CORE,
     **{room: (*CORE[room], "export") for room in ("core", "core.module", "core.compat")},
     "exported": ("errors",),
+    "serve": (*LEVEL_0, *ENCODING, *PREDICTOR),
     "export": (*LEVEL_0, "exported", "predictor.description", "core.network", *BASES),
     "callbacks": (*LEVEL_0, "metrics", "calibration", *ANSWERS, *CORE, *BASES),
     "study": (*LEVEL_0, "metrics"),
@@ -156,6 +158,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "lr_find",
         "export",
         "exported",
+        "serve",
         "metrics",
         "calibration",
         "tasks",
@@ -186,9 +189,10 @@ NO_LIGHTNING = (
     "core.network",
     "export",
     "exported",
+    "serve",
 )
 """Where nothing knows Lightning."""
-WITH_TORCH = ("predictor.checkpoint",)
+WITH_TORCH = ("predictor.checkpoint", "exported.pt2_model")
 """What of them is imported only when it is used."""
 TORCH_FREE = (
     "",
@@ -201,7 +205,7 @@ TORCH_FREE = (
     "version",
     "encoding",
     "predictor",
-    *(f"exported.{name}" for name in ("folder", "model", "onnx_model", "opened", "pt2_file")),
+    "exported",
 )
 """What can be imported where neither torch nor Lightning is installed."""
 

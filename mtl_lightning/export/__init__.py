@@ -4,6 +4,7 @@
 :mod:`mtl_lightning.exported`.
 """
 
+import mtl_lightning.core.network  # noqa: F401  # first, as the module, which is above, imports what follows
 from mtl_lightning.export.card import Facts
 from mtl_lightning.export.exporter import Exported, export_network, stand_alone
 

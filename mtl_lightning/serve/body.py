@@ -139,7 +139,8 @@ def _shape(shape: list[int | None]) -> str:
 
 def _example(schema: Mapping[str, Any] | None, spec: Mapping[str, tuple[list[int | None], str]]) -> Any:
     if schema is None:
-        arrays = {name: np.zeros([size or 1 for size in shape], dtype).tolist() for name, (shape, dtype) in spec.items()}
+        sizes = {name: ([size or 1 for size in shape], dtype) for name, (shape, dtype) in spec.items()}
+        arrays = {name: np.zeros(shape, dtype).tolist() for name, (shape, dtype) in sizes.items()}
         return arrays.get("", arrays)
     numbers = {name: round(known["mean"], 3) for name, known in schema["numeric"].items()}
     return numbers | {name: values[0] if values else None for name, values in schema["categorical"].items()}

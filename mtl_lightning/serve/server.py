@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
@@ -14,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from litserve import LitServer
 
-from mtl_lightning.errors import ConfigurationError
+from mtl_lightning.errors import ConfigurationError, MtlLightningError
 from mtl_lightning.serve.body import Expected, Rows
 from mtl_lightning.serve.model import Served
 from mtl_lightning.serve.worker import AnswerAPI
@@ -24,11 +25,13 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 LEAST_PORT, LARGEST_PORT = 1024, 65535
+_PATIENCE = 10
+"""How many times too large a body is read to its end, and then refused; a larger one is cut off."""
 ANYWHERE = ("127.0.0.1", "0.0.0.0", "::")
 
 
 class SizeLimit:
-    """Answers 413 to a request whose body is larger than so many bytes, before it is read to its end.
+    """Answers 413 to a request whose body is larger than so many bytes, of which no more are kept.
 
     Args:
         app: what is asked otherwise.
@@ -43,16 +46,14 @@ class SizeLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        messages, size = [], 0
-        declared = headers.get(b"content-length", b"0")
-        more = declared.isdigit() and int(declared) <= self.largest
-        while more:
+        messages: list[Message] = []
+        size, more = 0, True
+        while more and size <= _PATIENCE * self.largest:  # a client sees no answer before it has sent it all
             message = await receive()
-            messages.append(message)
             size += len(message.get("body", b""))
-            more = message["type"] == "http.request" and message.get("more_body", False) and size <= self.largest
-        if not messages or size > self.largest:
+            messages = [*messages, message] if size <= self.largest else []
+            more = message["type"] == "http.request" and message.get("more_body", False)
+        if size > self.largest:
             said = f"Expected a body of at most {self.largest:,} bytes. Send fewer rows at once."
             await JSONResponse({"detail": said}, 413, headers={"connection": "close"})(dict(scope), receive, send)
             return
@@ -65,11 +66,31 @@ class SizeLimit:
 
 
 class Server(LitServer):
-    """LitServe, whose helper of queues is not killed by a SIGTERM to the whole group of processes."""
+    """LitServe that ends once, and whose helper of queues outlives a SIGTERM to the whole group of processes.
+
+    Attributes:
+        failure: why it ended by itself, which it does when a worker dies.
+    """
+
+    failure: str | None = None
 
     def _init_manager(self, num_api_servers: int) -> Any:
+        self._ending, self._ended = threading.Lock(), False
         with _ignored(signal.SIGTERM):
             return super()._init_manager(num_api_servers)
+
+    def _perform_graceful_shutdown(self, manager: Any, uvicorn_workers: Any, shutdown_reason: str = "normal") -> None:
+        with self._ending:
+            if self._ended:
+                return
+            self._ended = True
+            if shutdown_reason not in ("normal", "keyboard_interrupt"):
+                self.failure = shutdown_reason
+            # From a thread, since this one's connection may still wait for that event; whoever watches workers ends.
+            told = threading.Thread(target=self._shutdown_event.set, daemon=True)
+            told.start()
+            told.join(2.0)
+            super()._perform_graceful_shutdown(manager, uvicorn_workers, shutdown_reason)
 
 
 def make_server(
@@ -106,11 +127,11 @@ def make_server(
         model_metadata={"tasks": description["tasks"], "versions": description["versions"]},
     )
     server.app.title, server.app.version = "mtl-lightning", __version__
-    server.app.add_exception_handler(RequestValidationError, _wrong_rows)  # type: ignore[arg-type]  # for this class
+    server.app.add_exception_handler(RequestValidationError, _wrong_rows)
     return server
 
 
-async def _wrong_rows(request: Request, error: RequestValidationError) -> JSONResponse:
+async def _wrong_rows(_: Request, error: RequestValidationError) -> JSONResponse:
     """Say what is wrong with a request, without what was sent."""
     kept = [{key: part for key, part in one.items() if key in ("loc", "msg", "type")} for one in error.errors()]
     for told, one in zip(kept, error.errors(), strict=True):
@@ -130,6 +151,7 @@ def run(server: Server, host: str = "127.0.0.1", port: int = 8000, log_level: st
 
     Raises:
         ConfigurationError: for another host or port.
+        MtlLightningError: when a worker dies.
     """
     if host not in ANYWHERE:
         raise ConfigurationError(f"`host`: expected one of {list(ANYWHERE)}, found {host!r}.")
@@ -141,6 +163,8 @@ def run(server: Server, host: str = "127.0.0.1", port: int = 8000, log_level: st
     finally:
         for worker in getattr(server, "inference_workers", []):  # of a server that was stopped as it began
             worker.kill()
+    if server.failure:
+        raise MtlLightningError("A worker has ended, and the server with it; its last words are in the log.")
 
 
 @contextmanager
@@ -150,8 +174,12 @@ def _told_to_stop() -> Iterator[None]:
         yield
         return
 
+    own = os.getpid()
+
     def stop(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if os.getpid() != own:  # a process of uvicorn's, which raises the signal again when it has ended in order
+            raise SystemExit(0)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)

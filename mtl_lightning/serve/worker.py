@@ -1,6 +1,7 @@
-"""The process that holds the network: it answers the requests that wait, together."""
+"""The process that holds the network: it answers the requests that wait, together.
 
-from __future__ import annotations
+LitServe reads annotations as objects, so that they are not postponed in this file.
+"""
 
 import contextlib
 import json

@@ -14,7 +14,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.errors import ConfigurationError
-from mtl_lightning.export import Exported, Facts, export_network
+from mtl_lightning.export.card import Facts
+from mtl_lightning.export.exporter import Exported, export_network
 
 
 class Exports(LightningModule):

@@ -1,0 +1,68 @@
+"""A checkpoint and an export of a table of houses."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from lightning.pytorch import Trainer
+
+from mtl_lightning import MultiTaskModule
+from mtl_lightning.architectures import SharedBottom, TabularEncoder
+from mtl_lightning.data import TableData
+
+
+def rows(number: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows with gaps, and kinds that training never saw."""
+    random = np.random.default_rng(seed)
+    kinds = random.choice(["boat", "flat", "house", "castle"], number, p=[0.3, 0.3, 0.3, 0.1]).tolist()
+    return [
+        {
+            "area": None if gap < 0.1 else round(area, 2),
+            "rooms": int(count),
+            "kind": None if 0.1 < gap < 0.2 else kind,
+        }
+        for area, count, kind, gap in zip(
+            random.normal(100, 30, number), random.integers(1, 9, number), kinds, random.random(number), strict=True
+        )
+    ]
+
+
+def table(number: int = 300) -> Any:
+    """The rows that are trained on, with their targets."""
+    found = [row for row in rows(2 * number) if row["kind"] != "castle"][:number]
+    random = np.random.default_rng(1)
+    price = [3000.0 * (row["area"] or 100.0) + 10_000 * row["rooms"] for row in found]
+    return pa.table(
+        {
+            **{name: [row[name] for row in found] for name in ("area", "rooms", "kind")},
+            "price": price,
+            "sold": random.choice(["no", "yes"], number),
+            "style": random.choice(["art", "brick", "clay"], number),
+        }
+    )
+
+
+def exported(folder: Path) -> Path:
+    """Write `houses.parquet`, `last.ckpt` and `exported` into a folder, and return it."""
+    pq.write_table(table(), folder / "houses.parquet")
+    torch.manual_seed(0)
+    data = TableData(path=str(folder / "houses.parquet"), targets=["price", "sold", "style"], numeric=["rooms"])
+    module = MultiTaskModule(
+        tasks=data.tasks,
+        architecture=partial(SharedBottom, encoder=partial(TabularEncoder, hidden=(8,))),
+        input_spec=data.input_spec,
+        reads={"price": ["sold"]},
+    )
+    trainer = Trainer(
+        accelerator="cpu", devices=1, max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(module, datamodule=data)
+    trainer.save_checkpoint(folder / "last.ckpt")
+    module.export(folder / "exported")
+    return folder

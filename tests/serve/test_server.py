@@ -1,0 +1,147 @@
+"""`mtl-lightning serve`, over HTTP: answers are the predictor's, wrong rows are told, nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mtl_lightning import Predictor
+from tests.serve.conftest import Running
+from tests.serve.houses import rows
+
+
+def assert_answers(found: list[Any], expected: list[Any]) -> None:
+    """Compare answers: labels, probabilities to 1e-5, and prices to a fraction of their deviation."""
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        assert one["sold"]["label"] == other["sold"]["label"]
+        np.testing.assert_allclose(one["price"]["value"], other["price"]["value"], rtol=0, atol=1e-5 * 9e4)
+        for task in ("sold", "style"):
+            for name, probability in other[task]["probabilities"].items():
+                assert abs(one[task]["probabilities"][name] - probability) <= 1e-5
+
+
+def asked(server: Running, some: list[dict[str, Any]]) -> list[Any]:
+    status, body = server.ask("POST", "/predict", {"rows": some})
+    assert status == 200, body
+    answers: list[Any] = body["answers"]
+    return answers
+
+
+def test_the_answers_are_those_of_the_checkpoint(server: Running, folder: Path) -> None:
+    """500 rows with gaps and unknown values: checkpoint, export and server agree."""
+    some = rows(500, seed=2)
+    expected = Predictor.from_checkpoint(folder / "last.ckpt", on_unknown="ignore")(some).to_list()
+    assert_answers(Predictor.from_export(folder / "exported", on_unknown="ignore")(some).to_list(), expected)
+    assert_answers(asked(server, some), expected)
+
+
+def test_what_training_never_saw_is_told(server: Running) -> None:
+    status, body = server.ask("POST", "/predict", {"rows": [{"area": 1e9, "rooms": 2, "kind": "castle", "id": 7}]})
+    assert status == 200
+    assert {(one["column"], one["kind"]) for one in body["unlike_training"]} == {
+        ("area", "outside"),
+        ("kind", "unseen"),
+    }
+
+
+GOOD = {"area": 90.0, "rooms": 2, "kind": "flat"}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"rows": [GOOD, {**GOOD, "area": "large"}]}, "row 2, column 'area': expected a number or null, found 'large'"),
+        ({"rows": [GOOD, {**GOOD, "kind": ["flat"]}]}, "row 2, column 'kind': expected a text or a number"),
+        ({"rows": [{"area": 1.0, "kind": "flat", "roms": 2}]}, "row 1, column 'rooms': .*Did you mean 'roms'"),
+        ({"rows": [GOOD, 3]}, "row 2: expected an object of columns, found 3"),
+        ({"rows": []}, "at least 1 item"),
+        ({"row": [GOOD]}, "Field required"),
+        (b"{", "JSON"),
+    ],
+)
+def test_wrong_rows_are_told_by_column_and_row(body: Any, message: str, server: Running) -> None:
+    status, answer = server.ask("POST", "/predict", body)
+    assert status == 422
+    said = " ".join(one["msg"] for one in answer["detail"])
+    assert re.search(message, said), said
+    assert "input" not in answer["detail"][0]
+
+
+def test_a_body_that_is_too_large_is_refused(server: Running) -> None:
+    status, answer = server.ask("POST", "/predict", b'{"rows": [' + b" " * 150_000 + b"]}")
+    assert (status, answer["detail"][:42]) == (413, "Expected a body of at most 100,000 bytes. ")
+    assert server.ask("GET", "/health")[0] == 200
+
+
+def test_the_page_of_the_interface(server: Running) -> None:
+    status, page = server.ask("GET", "/openapi.json")
+    assert status == 200
+    schema = page["components"]["schemas"]["Rows"]
+    assert schema["examples"][0]["rows"][0].keys() == {"area", "rooms", "kind"}
+    assert server.ask("GET", "/docs")[0] == 200
+    assert server.ask("GET", "/info")[1]["model"]["tasks"].keys() == {"price", "sold", "style"}
+
+
+def load(server: Running, folder: Path, requests: int, clients: int = 8) -> None:
+    """Ask from several clients at once, one row or a few each time."""
+    some = rows(500, seed=3)
+    expected = Predictor.from_export(folder / "exported", on_unknown="ignore")(some).to_list()
+
+    def one(number: int) -> None:
+        start, size = number % 490, 1 + number % 3
+        assert_answers(asked(server, some[start : start + size]), expected[start : start + size])
+
+    with ThreadPoolExecutor(clients) as pool:
+        assert len(list(pool.map(one, range(requests)))) == requests
+
+
+def test_a_load_of_200_requests(server: Running, folder: Path) -> None:
+    load(server, folder, 200)
+
+
+@pytest.mark.slow
+def test_a_load_of_2000_requests_from_8_clients(server: Running, folder: Path) -> None:
+    load(server, folder, 2000)
+
+
+def test_a_wrong_request_spoils_no_other(server: Running, folder: Path) -> None:
+    def wrong(_: int) -> int:
+        return server.ask("POST", "/predict", {"rows": [{**GOOD, "area": "large"}]})[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        wrongs = pool.map(wrong, range(30))
+        load(server, folder, 60, clients=2)
+        assert set(wrongs) == {422}
+
+
+def test_sigterm_answers_what_is_under_way(server: Running) -> None:
+    """The last test of this file: it ends the server."""
+    statuses: list[int] = []
+    stop = threading.Event()
+
+    def client() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(OSError):  # after it stopped listening
+                statuses.append(server.ask("POST", "/predict", {"rows": [GOOD] * 20})[0])
+
+    threads = [threading.Thread(target=client) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1.0)
+    assert server.stop() == 0
+    stop.set()
+    for thread in threads:
+        thread.join(60)
+    assert len(statuses) >= 4
+    assert set(statuses) == {200}
+    assert "Traceback" not in server.log.read_text()
