@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class CellError(DataError):
         return DataError(f"{file}{'' if self.row is None else f', row {row + self.row}'}: {self}.")
 
 
-def texts(column: Any, missing: Collection[str] = ()) -> tuple[NDArray[np.int64], list[str]]:
+def texts(column: Any, missing: Collection[str] = (), *, spelled: bool = True) -> tuple[NDArray[np.int64], list[str]]:
     """Read a column as text, without the blanks around it.
 
     Numbers without a fraction are spelled alike, ``3.0`` as ``3``, so that integers keep their spelling when a missing
@@ -48,6 +48,7 @@ def texts(column: Any, missing: Collection[str] = ()) -> tuple[NDArray[np.int64]
     Args:
         column: an Arrow array or chunked array (N,).
         missing: what stands for a missing value, beside null, nan and the empty text.
+        spelled: spell numbers alike; else cells of text stay as they are, as in ``1.000``, which may be a thousand.
 
     Returns:
         For each row the index (N,) of its value, -1 where it is missing; and the distinct values (unsorted). A value
@@ -59,14 +60,22 @@ def texts(column: Any, missing: Collection[str] = ()) -> tuple[NDArray[np.int64]
     if not pa.types.is_dictionary(encoded.type):
         _check_kind(encoded.type)
         encoded = encoded.dictionary_encode()
-    spelled = _spelled(encoded.dictionary)
+    found = _spelled(encoded.dictionary)
     values: dict[str, int] = {}
-    lookup = np.full(len(spelled) + 1, -1, dtype=np.int64)  # the last one is for null
-    for index, value in enumerate(spelled):
-        if value and value not in missing:
-            lookup[index] = values.setdefault(value, len(values))
-    indices = pc.fill_null(encoded.indices, len(spelled)) if encoded.indices.null_count else encoded.indices
+    lookup = np.full(len(found) + 1, -1, dtype=np.int64)  # the last one is for null
+    stripped = [value.strip() for value in encoded.dictionary.cast(pa.string()).to_pylist()] if not spelled else found
+    for index, (value, stands) in enumerate(zip(found, stripped, strict=True)):
+        if value and value not in missing and stands not in missing:
+            lookup[index] = values.setdefault(stands, len(values))
+    indices = pc.fill_null(encoded.indices, len(found)) if encoded.indices.null_count else encoded.indices
     return _met(lookup[indices.to_numpy(zero_copy_only=False)], list(values))
+
+
+def spelled_alike(indices: NDArray[np.int64], values: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+    """Return texts as :func:`texts` spells them, of those that it left as they are."""
+    alike: dict[str, int] = {}
+    lookup = np.array([*(alike.setdefault(spelling(value), len(alike)) for value in values), -1], dtype=np.int64)
+    return lookup[indices], list(alike)
 
 
 def _met(found: NDArray[np.int64], values: list[str]) -> tuple[NDArray[np.int64], list[str]]:
@@ -98,7 +107,7 @@ def numbers(column: Any, missing: Collection[str] = (), notation: Notation = PLA
         fast = cast_text(array, missing) if notation.is_plain else None
         if fast is not None and not (np.abs(fast) > LARGEST).any():
             return fast
-        indices, values = texts(array, missing)  # slower, but it knows which one fails
+        indices, values = texts(array, missing, spelled=False)  # slower, but it knows which one fails
         found = np.array([*(notation.parse(value)[0] for value in values), np.nan])[indices]
         failed = np.abs(found) > LARGEST
         shown = values[indices[failed.argmax()]] if failed.any() else None
@@ -120,7 +129,7 @@ def readable_numbers(
     except CellError:
         array = one(column)
     if is_text(array):
-        indices, values = texts(array, missing)
+        indices, values = texts(array, missing, spelled=False)
         found = np.array([*(notation.parse(value)[0] for value in values), np.nan])[indices]
     else:
         try:

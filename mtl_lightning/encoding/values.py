@@ -41,8 +41,8 @@ def number_of(value: Any, missing: Collection[str], notation: Notation) -> float
             return math.inf
         return math.nan if _spells(found, missing) else found
     if isinstance(value, str):
-        text = spelling(value) if not notation.is_plain else value.strip()
-        if not text or text in missing:
+        text = value.strip()
+        if not text or text in missing or (not notation.is_plain and spelling(text) in missing):
             return math.nan
         if not notation.is_plain:
             return notation.parse(text)[0]

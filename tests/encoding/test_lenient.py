@@ -64,7 +64,7 @@ TEXTS = st.one_of(
     st.none(), st.sampled_from(["Ulm", " Bonn", "3", "3.00", "?", "", "-999", "new"]), st.text(max_size=5)
 )
 SPELLED = st.one_of(
-    st.none(), st.sampled_from(["1,5", "1.234,5", " 3 ", "", "?", "€ 7", "(2,5)"]), st.integers(0, 99).map(str)
+    st.none(), st.sampled_from(["1,5", "1.234,5", "1.000", " 3 ", "", "?", "€ 7", "(2,5)"]), st.integers(0, 99).map(str)
 )
 TABLE = st.fixed_dictionaries(
     {

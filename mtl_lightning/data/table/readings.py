@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mtl_lightning.encoding.cells import LARGEST, cast, cast_text, is_text, one, texts
+from mtl_lightning.encoding.cells import LARGEST, cast, cast_text, is_text, one, spelled_alike, texts
 from mtl_lightning.encoding.moments import Moments, logarithmic
 from mtl_lightning.encoding.notation import BOOLS, COMMAS, ISO_DATES, PLAIN, Notation
 
@@ -152,14 +152,14 @@ class Readings:
             self.pointed = self.pointed or bool(pc.any(pc.match_substring(_values(array), ".")).as_py())
             self.all[PLAIN].add(found, str, locate)
             return int(np.isnan(found).sum()), None
-        indices, values = texts(array, self.missing)
+        indices, values = texts(array, self.missing, spelled=False)
         if [*self.all] == [PLAIN]:
             self._branch()
         for reading in list(self.all.values()):
             reading.read(indices, values, locate)
             if not reading.parsed and reading.strangers.total > _HOPELESS and not reading.notation.is_plain:
                 del self.all[reading.notation]
-        return int((indices < 0).sum()), (indices, values)
+        return int((indices < 0).sum()), spelled_alike(indices, values)
 
     def _typed(self, array: Any, locate: Locate) -> int:
         """Add cells that are stored as numbers, bools or times."""

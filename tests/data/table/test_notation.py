@@ -106,6 +106,10 @@ def test_what_is_declared_is_read() -> None:
     days = [f"{i % 28 + 1:02d}.01.1970" for i in range(60)]
     assert fit(days, dates={"y": "%d.%m.%Y"})[1] == [86400 * (i % 28) for i in range(60)]
     assert fit(["1.234"] * 20 + ["5,5"] * 20 + ["7"], thousands=".", decimal=",")[1][::20] == [1234, 5.5, 7]
+    thousands = [f"{i}.000" for i in range(1, 61)] + [f"{i},5" for i in range(60)]  # 1.000 is a thousand, as 1.234 is
+    wanted = [*(1000 * i for i in range(1, 61)), *(i + 0.5 for i in range(60))]
+    assert fit(thousands, thousands=".", decimal=",")[1] == wanted
+    assert fit(thousands[::-1], thousands=".")[1] == wanted[::-1]
     assert declared(None, ",") == Notation(decimal=",")
     with pytest.raises(ConfigurationError, match="one character"):
         declared("..", None)
