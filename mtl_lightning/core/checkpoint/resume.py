@@ -21,6 +21,7 @@ from mtl_lightning.checkpoint_file import KEY
 from mtl_lightning.core.network.graph import DEFAULT
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.errors import CheckpointError
+from mtl_lightning.nested import leaves
 from mtl_lightning.plain import other_kind
 from mtl_lightning.types import ConfigurationError
 
@@ -41,6 +42,7 @@ class Resumable(Protocol):
 
 Parts: TypeAlias = Mapping[str, Resumable]
 
+_MOST = 2**63 - 1  # of whole numbers that torch can hold
 _STAGES = ("ready", "started", "processed", "completed")
 """Of what a loop of Lightning's does, in the order in which they are counted."""
 
@@ -149,6 +151,8 @@ def _no_state(state: Any) -> str | None:
     groups = state["param_groups"]
     if not all(isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups):
         return "`optimizer_states` with groups without parameters"
+    if any(isinstance(number, int) and abs(number) > _MOST for group in groups for _, number in leaves(group)):
+        return "`optimizer_states` with a number that no option is"
     lists = [group["params"] for group in groups]  # of numbers, or of names where parameters are sharded
     numbers = [one for params in lists for one in params]
     if not all(isinstance(one, str) for one in numbers):
