@@ -75,7 +75,7 @@ class Answers:
     def of_rows(self, table: Any, rows: Any) -> Any:
         """Return a table of answers (N rows) with the intervals that go by columns of the rows (N)."""
         for task, known in self.intervals.items():
-            if known.get("groups") and known.get("by"):
+            if known.get("groups") and known.get("by") in rows.schema.names and f"{task}.low" in table.schema.names:
                 groups = [None if value is None else value.strip() for value in _texts(rows.column(known["by"]))]
                 table = _with_interval(table.drop_columns([f"{task}.low", f"{task}.high"]), task, known, groups)
         return table

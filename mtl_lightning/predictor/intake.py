@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from mtl_lightning.encoding.drift import DriftCounts
@@ -50,10 +51,10 @@ class TableIntake:
 
     def __call__(self, given: Any) -> Encoded:
         """Encode rows; see :func:`~mtl_lightning.predictor.tables.pieces_of` for what they may be."""
-        if isinstance(given, list) and 0 < len(given) <= _FEW and not self._groups and isinstance(given[0], Mapping):
-            few = self._encoder.few(given)
-            if few is not None:
-                return Encoded(few, len(given), Report(len(given)), {})
+        few = self._few_of(given)
+        inputs = None if few is None else self._encoder.few(few)
+        if few is not None and inputs is not None:
+            return Encoded(inputs, len(few), Report(len(few)), {})
         drift, faults = self._encoder.counts(), Faults()
         groups: dict[str, list[str | None]] = {name: [] for name in self._groups}
         found: list[dict[str, NDArray[Any]]] = []
@@ -66,6 +67,16 @@ class TableIntake:
         )
         rows = drift.rows
         return Encoded(inputs, rows, report_of(drift, faults) if drift.any() or faults else Report(rows), groups)
+
+    def _few_of(self, given: Any) -> list[Mapping[str, Any]] | None:
+        """Return a few rows as dicts, of which there may be nothing to tell; None for others."""
+        if isinstance(given, pa.Table | pa.RecordBatch) and 0 < given.num_rows <= _FEW and not self._groups:
+            names = given.schema.names
+            wanted = [name for name in self._columns if names.count(name) == 1]
+            rows: list[Mapping[str, Any]] = given.select(wanted).to_pylist()
+            return rows
+        is_list = isinstance(given, list) and 0 < len(given) <= _FEW and isinstance(given[0], Mapping)
+        return given if is_list and not self._groups else None
 
     def _piece(self, piece: Any, drift: DriftCounts, faults: Faults) -> dict[str, NDArray[Any]]:
         before, own = drift.rows, Faults()

@@ -47,7 +47,7 @@ def pieces_of(
 
 def _rows(given: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
     for place, row in enumerate(given):
-        if not isinstance(row, Mapping):
+        if type(row) is not dict and not isinstance(row, Mapping):  # the first question is the faster one
             raise DataError(f"Row {place + 1}: expected a dict of values by column, found {type(row).__name__}.")
     return given
 
@@ -95,6 +95,8 @@ def _array(column: Any) -> Any:
 
 def _table(given: Any, columns: Mapping[str, As]) -> Rows:
     if isinstance(given, pa.Table | pa.RecordBatch):
+        if twice := [name for name in columns if given.schema.names.count(name) > 1]:
+            raise DataError(f"Expected columns of different names, found {twice[0]!r} more than once.")
         return given
     if _is_of_pandas(given) and hasattr(given, "columns"):
         return _columns({name: given[name] for name in given.columns if name in columns} or _empty(given), columns)

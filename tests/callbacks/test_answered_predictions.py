@@ -89,7 +89,9 @@ def test_the_rows_of_a_split_keep_their_columns(made: tuple[Path, MultiTaskModul
     rows = [whole[user] for user in found["user"].to_pylist()]
     assert 0 < len(rows) < ROWS  # the test split
     assert found["town"].to_pylist() == [row["town"] or "" for row in rows]  # as it stands in a text file
-    answers = Predictor(made[1])(made[2].predicted.tables(["area", "town"]).__next__())
+    source = made[2].predicted
+    assert source is not None
+    answers = Predictor(made[1])(next(source.tables(["area", "town"])))
     np.testing.assert_allclose(found["price"].to_numpy(), answers["price"]["value"], rtol=1e-5)
     short = predicted(made, keep=["user"], limits={"limit_predict_batches": 1})
     assert short["user"].to_pylist() == found["user"].to_pylist()[: short.num_rows]

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from mtl_lightning.data import TableColumns, TableEncoder, TableFitter, TargetColumn
 from mtl_lightning.encoding import TableFiles
 from mtl_lightning.encoding.lenient import Faults, LenientEncoder
+from mtl_lightning.errors import DataError
 
 Row = dict[str, Any]
 
@@ -255,6 +256,28 @@ def test_what_cannot_be_read_is_missing_and_told_of() -> None:
     assert np.isnan(encoder.table(table, encoder.counts(), found)["numeric"][1:]).all()
     assert (found.unreadable, found.absent) == ({"n": 1, "c": 2}, {"both": 3})
     assert found.shown["n"] == [(1, "'forty'")]
+
+
+def test_a_few_rows_of_arrow_are_encoded_as_many() -> None:
+    from mtl_lightning.predictor.intake import TableIntake
+
+    intake, encoder = TableIntake(SCHEMA, {}), LenientEncoder(SCHEMA)
+    table = pa.table(
+        {
+            "width": pa.array([1.5, None, 2.0], pa.float32()),
+            "pay": pa.array([1, 2, None], pa.int16()),
+            "euro": pa.array(["1.000", "7,25", "3"]).dictionary_encode(),
+            "town": pa.array(["Ulm", None, "3"], pa.large_string()),
+            "flag": [True, False, None],
+        }
+    )
+    for rows in (table, table.slice(1, 1), table.set_column(0, "width", pa.array([1e9, None, 2.0]))):
+        found, wanted = intake(rows), encoder.table(rows, encoder.counts(), Faults())
+        assert isinstance(found.inputs, dict)
+        assert all(same(found.inputs[name], wanted[name]) for name in wanted)
+    assert [one.kind for one in intake(table.set_column(0, "width", pa.array([1e9] * 3))).report.columns] == ["outside"]
+    with pytest.raises(DataError, match="'pay' more than once"):
+        intake(table.append_column("pay", table["pay"]))
 
 
 def test_a_few_rows_with_nothing_to_tell_of_are_encoded_quickly() -> None:

@@ -241,9 +241,12 @@ class TableData(MultiTaskDataModule):
         return self._loader(cast("Split", "predict"), pad=False)
 
     @property
-    def predicted(self) -> PredictedRows:
-        """The rows that a prediction is of: their columns, and what of them is unlike training."""
-        source: Source = "predict" if self.paths["predict"] is not None else self._source("test")
+    def predicted(self) -> PredictedRows | None:
+        """The rows that a prediction is of: their columns, and what of them is unlike training; None without files."""
+        sources: tuple[Source, ...] = ("predict", "test", "path")
+        source = next((name for name in sources if self.paths[name] is not None), None)
+        if source is None:
+            return None
         name = "predict" if source == "predict" else "test"
         if self.streaming is not None:
             return PredictedRows(
