@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.serve.houses import exported
+from mtl_lightning.cli import main
+from tests.serve.houses import commands, written
 
 WAIT = 120.0  # seconds, for a machine that does much else
 
@@ -27,9 +28,10 @@ class Running:
     Args:
         arguments: of ``mtl-lightning serve``.
         log: where it writes.
+        folder: where it runs.
     """
 
-    def __init__(self, arguments: list[str], log: Path) -> None:
+    def __init__(self, arguments: list[str], log: Path, folder: Path) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -37,7 +39,7 @@ class Running:
         command = [sys.executable, "-m", "mtl_lightning", "serve", *arguments, "--port", str(self.port)]
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                [*command, "--log_level", "warning"], stdout=out, stderr=out, start_new_session=True
+                [*command, "--log_level", "warning"], stdout=out, stderr=out, cwd=folder, start_new_session=True
             )
         until = time.monotonic() + WAIT
         while not self._is_up():
@@ -79,18 +81,25 @@ class Running:
         self.process.wait(WAIT)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the export `exported`, and the checkpoint `last.ckpt`."""
-    return exported(tmp_path_factory.mktemp("served"))
+    """The folder in which the first four commands of docs/production.md were run."""
+    place = tmp_path_factory.mktemp("served")
+    written(place)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        for words in commands()[:4]:
+            main(words)
+    return place
 
 
 @pytest.fixture(scope="module")
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A server of the export."""
-    pytest.importorskip("litserve")
+    """The server of the fifth command, on a free port."""
     log = tmp_path_factory.mktemp("log") / "log.txt"
-    running = Running(["--model", str(folder / "exported"), "--max_bytes", "100000"], log)
+    command, *options = commands()[4]
+    assert command == "serve"
+    running = Running([*options, "--max_bytes", "100000"], log, folder)
     try:
         yield running
     finally:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import torch
 from lightning.pytorch import Trainer
@@ -15,6 +18,8 @@ from lightning.pytorch import Trainer
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.architectures import SharedBottom, TabularEncoder
 from mtl_lightning.data import TableData
+
+PAGE = Path(__file__).parent.parent.parent / "docs/production.md"
 
 
 def rows(number: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -46,6 +51,27 @@ def table(number: int = 300) -> Any:
             "style": random.choice(["art", "brick", "clay"], number),
         }
     )
+
+
+def commands() -> list[list[str]]:
+    """Return the five commands of docs/production.md, without the program's name."""
+    block = re.search(r"```bash\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    assert block is not None
+    found = [shlex.split(line) for line in block[1].splitlines()]
+    assert [words[0] for words in found] == ["mtl-lightning"] * 5
+    return [words[1:] for words in found]
+
+
+def written(folder: Path) -> None:
+    """Write the files that these commands read."""
+    pq.write_table(table(), folder / "houses.parquet")
+    new = rows(20, seed=9)
+    pc.write_csv(
+        pa.table({"id": range(20), **{name: [row[name] for row in new] for name in new[0]}}), folder / "new.csv"
+    )
+    config = re.search(r"```yaml\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    assert config is not None
+    (folder / "houses.yaml").write_text(config[1])
 
 
 def exported(folder: Path) -> Path:

@@ -11,11 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from mtl_lightning import Predictor
 from tests.serve.conftest import Running
 from tests.serve.houses import rows
+
+CHECKPOINT = "run/checkpoints/last.ckpt"
+
+
+def test_the_five_commands_leave_what_they_say(folder: Path) -> None:
+    """The fifth is the server that the other tests ask."""
+    assert {path.name for path in (folder / "exported").iterdir()} == {"model.onnx", "schema.json", "README.md"}
+    (predicted,) = folder.rglob("predictions*.parquet")
+    found = pq.read_table(predicted)
+    assert found.column("id").to_pylist() == [str(number) for number in range(20)]
+    assert {"price", "sold", "style"} <= {*found.column_names}
+    assert "Of the test split." in (folder / "exported/README.md").read_text()
 
 
 def assert_answers(found: list[Any], expected: list[Any]) -> None:
@@ -40,7 +53,7 @@ def asked(server: Running, some: list[dict[str, Any]]) -> list[Any]:
 def test_the_answers_are_those_of_the_checkpoint(server: Running, folder: Path) -> None:
     """500 rows with gaps and unknown values: checkpoint, export and server agree."""
     some = rows(500, seed=2)
-    expected = Predictor.from_checkpoint(folder / "last.ckpt", on_unknown="ignore")(some).to_list()
+    expected = Predictor.from_checkpoint(folder / CHECKPOINT, on_unknown="ignore")(some).to_list()
     assert_answers(Predictor.from_export(folder / "exported", on_unknown="ignore")(some).to_list(), expected)
     assert_answers(asked(server, some), expected)
 
