@@ -119,9 +119,10 @@ def test_pictures(format: Any, tmp_path: Path) -> None:
     agreed(network(yes_or_no(), digits, TensorSpec((1, 16, 16))), tmp_path / "out", format)
 
 
-def test_maps_of_pixels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("format", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_maps_of_pixels(format: Any, tmp_path: Path) -> None:
     pixels = partial(SharedBottom, encoder=partial(SegNet, widths=(2, 3)))
-    agreed(network(maps((33, 40)), pixels, TensorSpec((3, 33, 40))), tmp_path / "out", "pt2")  # ONNX under slow
+    agreed(network(maps((33, 40)), pixels, TensorSpec((3, 33, 40))), tmp_path / "out", format)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -157,9 +158,13 @@ def test_no_architecture_is_left_out() -> None:
     assert tried == {str(pair.id).partition("-")[0] for pair in ONE_OF_EACH}
 
 
+PARTS = [pair for pair in [*ARCHITECTURES, *ENCODERS] if "SegNet" not in str(pair.id)]
+"""Of SegNet a small one is above: with the random weights of 13 layers, rounding decides which pixel is the largest."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize(("factory", "spec"), [*ARCHITECTURES, *ENCODERS])
+@pytest.mark.parametrize(("factory", "spec"), PARTS)
 def test_every_part_on_everything(factory: Any, spec: InputSpec, format: Any, tmp_path: Path) -> None:
     is_encoder = isinstance(factory, type) and issubclass(factory, Encoder)
     agreed(picked(partial(SharedBottom, encoder=factory) if is_encoder else factory, spec), tmp_path / "out", format)
