@@ -39,7 +39,8 @@ class Faults:
 
     def lacks(self, name: str, rows: int) -> None:
         """Note in how many rows there is no such column, which may be asked for as numbers and as texts."""
-        self.absent[name] = rows
+        if rows:
+            self.absent[name] = rows
 
     def add(self, other: Faults, start: int) -> None:
         """Add the faults of rows that come after so many others."""

@@ -139,7 +139,12 @@ def test_answers_are_rows_for_json_and_a_table(run: tuple[Path, Any, Any]) -> No
         "kind": "string",
         "kind.probability": "fixed_size_list<element: float>[3]",
     }
-    nothing: list[Any] = [[], {"area": [], "town": [], "rooms": []}, table().slice(0, 0)]
+    nothing: list[Any] = [
+        [],
+        pa.table({"other": pa.array([], pa.int64())}),
+        {"area": [], "town": [], "rooms": []},
+        table().slice(0, 0),
+    ]
     for none in nothing:
         empty = predictor(none)
         assert (len(empty), empty.to_list(), empty.to_arrow().num_rows) == (0, [], 0)
