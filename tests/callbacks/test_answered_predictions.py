@@ -97,6 +97,15 @@ def test_the_rows_of_a_split_keep_their_columns(made: tuple[Path, MultiTaskModul
     assert short["user"].to_pylist() == found["user"].to_pylist()[: short.num_rows]
 
 
+def test_two_processes_keep_what_one_does(made: tuple[Path, MultiTaskModule, TableData]) -> None:
+    alone = predicted(made, keep=["user"])
+    together = predicted(made, keep=["user"], limits={"devices": 2, "strategy": "ddp_fork"})
+    assert together["user"].to_pylist() == alone["user"].to_pylist()
+    assert together["sold"].to_pylist() == alone["sold"].to_pylist()
+    assert together.schema.equals(alone.schema, check_metadata=True)
+    np.testing.assert_allclose(together["price"].to_numpy(), alone["price"].to_numpy(), rtol=1e-5)
+
+
 def test_intervals_go_by_the_rows_of_their_group(made: tuple[Path, MultiTaskModule, TableData]) -> None:
     folder, module, _ = made
     width = {"Ulm": 10.0, "Bonn": 20.0, "": 30.0}
