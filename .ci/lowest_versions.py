@@ -15,7 +15,7 @@ from pathlib import Path
 import tomllib
 
 ROOT = Path(__file__).parent.parent
-EXTRAS = ("examples", "images", "solvers", "test")
+EXTRAS = ("examples", "export", "images", "serve", "solvers", "test")
 
 
 def lowest() -> dict[str, str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import re
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -127,6 +130,18 @@ def test_a_load_of_2000_requests_from_8_clients(server: Running, folder: Path) -
     load(server, folder, 2000)
 
 
+@pytest.mark.slow
+def test_a_checkpoint_is_served_as_its_export_is(folder: Path, tmp_path: Path) -> None:
+    running = Running(["--model", CHECKPOINT, "--tasks", "[price, sold, style]"], tmp_path / "log.txt", folder)
+    try:
+        some = rows(100, seed=6)
+        expected = Predictor.from_export(folder / "exported", on_unknown="ignore")(some).to_list()
+        assert_answers(asked(running, some), expected)
+        assert running.stop() == 0
+    finally:
+        running.kill()
+
+
 def test_a_wrong_request_spoils_no_other(server: Running, folder: Path) -> None:
     def wrong(_: int) -> int:
         return server.ask("POST", "/predict", {"rows": [{**GOOD, "area": "large"}]})[0]
@@ -138,7 +153,7 @@ def test_a_wrong_request_spoils_no_other(server: Running, folder: Path) -> None:
 
 
 def test_sigterm_answers_what_is_under_way(server: Running) -> None:
-    """The last test of this file: it ends the server."""
+    """The last test of this file, as it ends the server: one request is half sent by then, others go on and on."""
     statuses: list[int] = []
     stop = threading.Event()
 
@@ -150,8 +165,19 @@ def test_sigterm_answers_what_is_under_way(server: Running) -> None:
     threads = [threading.Thread(target=client) for _ in range(4)]
     for thread in threads:
         thread.start()
+    body = json.dumps({"rows": [GOOD] * 50}).encode()
+    begun = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    begun.putrequest("POST", "/predict")
+    begun.putheader("Content-Type", "application/json")
+    begun.putheader("Content-Length", str(len(body)))
+    begun.endheaders(body[:100])
     time.sleep(1.0)
-    assert server.stop() == 0
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    begun.send(body[100:])
+    answer = begun.getresponse()
+    assert (answer.status, len(json.loads(answer.read())["answers"])) == (200, 50)
+    assert server.process.wait(120) == 0
     stop.set()
     for thread in threads:
         thread.join(60)

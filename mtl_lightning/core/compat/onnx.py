@@ -62,7 +62,8 @@ class Exports(LightningModule):
         )
         network = cast("Network", self)
         schema = network.trained_on or getattr(data, "schema", None)
-        return export_network(network, folder, format, rows, source=source, facts=facts, schema=schema)
+        text = getattr(data, "_text", None)
+        return export_network(network, folder, format, rows, source=source, facts=facts, schema=schema, text=text)
 
     def to_onnx(self, file_path: Any = None, input_sample: Any | None = None, **kwargs: Any) -> Any:
         """Save ``forward`` in ONNX's format, as Lightning does: logits and standardised values; see :meth:`export`.
