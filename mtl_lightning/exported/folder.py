@@ -143,7 +143,10 @@ def _sync(file: Path) -> None:
 def _sealed(document: Mapping[str, Any], folder: Path) -> bytes:
     sums = {file.name: _sum_of(file) for file in sorted(folder.iterdir())}
     whole = {"kind": KIND, "format": FORMAT, **document, "checksums": sums, "checksum": _ZEROS}
-    data = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False).encode()
+    try:
+        data = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"{SCHEMA}: expected plain data that JSON can hold, found other: {error}.") from error
     if len(_SEAL.findall(data)) != 1:
         raise ExportError(f'{SCHEMA}: a name or value in it holds `"checksum": "..."`, which only its seal may.')
     return data.replace(_ZEROS.encode(), _sum(data).encode())

@@ -26,7 +26,13 @@ def open_model(path: Path, declared: Mapping[str, Any], device: str = "cpu") -> 
     if form == "onnx":
         return OnnxModel(path, declared, device)
     if form == "pt2":
-        from mtl_lightning.exported.pt2_model import Pt2Model  # with torch, which nothing else here needs
+        try:
+            from mtl_lightning.exported.pt2_model import Pt2Model  # with torch, which nothing else here needs
+        except ImportError as error:
+            raise ExportError(
+                f"{path}: a .pt2 file is run by torch, which cannot be imported: {error}. Install torch, or export "
+                "with `format: onnx`."
+            ) from error
 
         return Pt2Model(path, declared, device)
     raise ExportError(f"{path}: expected the format onnx or pt2, found {form!r}.")

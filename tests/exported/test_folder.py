@@ -211,3 +211,9 @@ def test_a_pt2_file_with_pickles_is_refused(folders: dict[str, Path], tmp_path: 
     with pytest.raises(ExportError, match="damaged"):
         pt2_file.check(target)
     assert not (tmp_path / "ran").exists()
+
+
+def test_what_json_cannot_hold_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="plain data that JSON can hold"):
+        folder.write(tmp_path / "out", {"schema": float("nan")}, lambda _: "card")
+    assert list(tmp_path.iterdir()) == []

@@ -33,7 +33,8 @@ class Exports(LightningModule):
 
         Inputs and outputs have names, any number of rows goes in, and what comes out is final, a tensor per task:
         probabilities, values in original units, calibration included. Before it is there, its answers are compared with
-        :meth:`predict`. ``Predictor.from_export(folder)`` reads it; so does any program with onnxruntime.
+        :meth:`predict`. ``Predictor.from_export(folder)`` reads it; so does any program with onnxruntime. Of several
+        processes one does it.
 
         Args:
             folder: where to; an older export there is replaced, anything else refused.
