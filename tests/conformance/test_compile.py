@@ -83,6 +83,9 @@ def test_it_is_one_switch(flag: str, expected: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the default compiler needs a C++ compiler")
+@pytest.mark.filterwarnings(  # the compiler looks at every name of every module that is imported
+    "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"
+)
 @pytest.mark.parametrize("balancer", [Balancer, UPGrad()], ids=["sum", "UPGrad"])
 def test_with_pytorchs_default_compiler(balancer: Any) -> None:
     compiled, plain = (trained(balancer, options) for options in (True, False))
