@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -134,3 +135,12 @@ def test_the_network_stays_as_it_was(tmp_path: Path) -> None:
 def test_torchscript_says_what_to_use() -> None:
     with pytest.raises(ConfigurationError, match=r"module.export\(folder, format='pt2'\)"):
         make_module().to_torchscript()
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "onnxscript"])
+def test_a_missing_package_is_told_with_what_to_install(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigurationError, match=rf"needs {package}.*pip install 'mtl-lightning\[export\]'"):
+        export_network(on_a_table(), tmp_path / "out", "onnx")
