@@ -44,8 +44,7 @@ class MultiTaskModule(Described, Network, compat.Exports):
             ``nn.Module`` (a tensor out is features for all tasks; a dict out is the tasks' final outputs).
         input_spec: sizes of the inputs; without one they are read off the first batch.
         balancer: makes the balancer from the number of tasks; the plain sum by default.
-        heads: makes a task's head from (feature size without B, K), or is one; ``default`` for tasks without an entry,
-            else a linear map.
+        heads: makes a task's head from (feature size without B, K), or is one; ``default`` others', else linear maps.
         reads: ``{task: [tasks whose estimates it reads]}``; see :class:`~mtl_lightning.core.network.graph.TaskGraph`.
         groups: ``{group: [patterns]}`` of parameter names, or ``task:<name>``; by default one group for what is
             shared, one per task, and one for the balancer.
@@ -290,8 +289,7 @@ class MultiTaskModule(Described, Network, compat.Exports):
         checkpoint_file.check(checkpoint, where, weights=whole)
         checkpoint.update(format_1.upgrade(checkpoint))
         saved = checkpoint.get(KEY, {})
-        self.trained_on, self.trivial_predictions = saved.get("schema"), saved.get("trivial_predictions")
-        self.calibration = saving.calibration_of(saved, self.tasks, where)
+        saving.put_back(self, saved, where)
         resume.accept_schema(self.trainer, self.trained_on)
         if self.trainer.precision == "64-true":
             self.double()  # the trainer loads them before it does so, and would round them

@@ -191,6 +191,12 @@ def load(
     return module
 
 
+def put_back(network: Network, saved: Mapping[str, Any], where: str | Path) -> None:
+    """Give a network what our part of a checkpoint holds of it beside its weights."""
+    network.trained_on, network.trivial_predictions = saved.get("schema"), saved.get("trivial_predictions")
+    network.calibration = calibration_of(saved, network.tasks, where)
+
+
 def calibration_of(saved: Mapping[str, Any], tasks: Mapping[str, Task], where: str | Path) -> dict[str, Any] | None:
     """Return the calibration of these tasks in our part of a checkpoint; None if there is none.
 
