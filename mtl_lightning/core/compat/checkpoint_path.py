@@ -79,13 +79,15 @@ def _of_lightning(path: str | None, stage: str, trainer: Trainer) -> str | None:
             found = connector._parse_ckpt_path(fn.get(stage, TrainerFn.PREDICTING), path, True, False)
         except ValueError as error:
             raise ConfigurationError(f"--ckpt_path={path}: {error}") from error
+    if found is None and path == "last" and stage != "fit":
+        found = _newest([file for folder in _folders(trainer) for file in folder.glob("last*.ckpt")])
     return None if found is None else str(found)
 
 
 def _best(trainer: Trainer) -> str:
     """Return the best checkpoint by what the newest one in the trainer's folder says."""
-    folders = [Path(str(folder)) for folder in _folders(trainer)]
-    saved = _newest([file for folder in folders if folder.is_dir() for file in folder.glob("*.ckpt")])
+    folders = _folders(trainer)
+    saved = _newest([file for folder in folders for file in folder.glob("*.ckpt")])
     states: dict[str, Any] = read(saved, "cpu").get("callbacks", {}) if saved else {}
     paths = [str(state.get("best_model_path", "")) for name, state in states.items() if "ModelCheckpoint" in name]
     for path in filter(None, paths):
@@ -98,11 +100,19 @@ def _best(trainer: Trainer) -> str:
     )
 
 
-def _folders(trainer: Trainer) -> list[Any]:
-    """Return where the trainer's callbacks keep checkpoints."""
+def _folders(trainer: Trainer) -> list[Path]:
+    """Return where the trainer's callbacks keep checkpoints: with a logger that numbers runs, the newest run's."""
     resolve = "_ModelCheckpoint__resolve_ckpt_dir"
     callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    return list(dict.fromkeys(getattr(callback, resolve)(trainer) for callback in callbacks))
+    return [_of_the_newest_run(Path(str(getattr(callback, resolve)(trainer)))) for callback in callbacks]
+
+
+def _of_the_newest_run(folder: Path) -> Path:
+    """Return ``version_2/checkpoints`` for ``version_3/checkpoints``, if the run 3 is yet to begin, or kept none."""
+    if not folder.parent.name.startswith("version_") or any(folder.glob("*.ckpt")):
+        return folder
+    newest = _newest([*folder.parent.parent.glob(f"version_*/{folder.name}/*.ckpt")])
+    return folder if newest is None else newest.parent
 
 
 def _file(path: str) -> str:

@@ -77,6 +77,23 @@ def test_predictions_are_by_the_checkpoints_schema(path: str, here: Path, monkey
     assert pq.read_table("p.parquet")["price"].to_pylist() == pytest.approx([0, 100], abs=10)
 
 
+def test_with_a_logger_that_numbers_runs_they_are_of_the_newest_run_that_kept_some(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of a test, or of a prediction, has a number too, and no checkpoints."""
+    logged = ["--config", "t.yaml", "--trainer.logger=true", "--trainer.default_root_dir=logged"]
+    write_towns("bc")
+    run(monkeypatch, "fit", *logged)
+    run(monkeypatch, "fit", *logged)
+    write_towns("ab")
+    run(monkeypatch, "test", *logged, "--ckpt_path=last", "--data.init_args.test=t.csv")
+    assert {path.name for path in Path("logged/lightning_logs").iterdir()} >= {"version_0", "version_1", "version_2"}
+    shutil.rmtree("logged/lightning_logs/version_0")  # it is not that run's
+    for path in ("best", "last"):
+        run(monkeypatch, "predict", *logged, f"--ckpt_path={path}", "--predictions.path=p.parquet")
+        assert pq.read_table("p.parquet")["price"].to_pylist() == pytest.approx([0, 100], abs=10)
+
+
 @pytest.mark.parametrize("stage", ["test", "validate"])
 def test_other_stages_take_the_schema_too(
     stage: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
