@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from mtl_lightning.callbacks import ConstantMetrics
+from mtl_lightning.callbacks import CalibrationMetrics, ConstantMetrics
 from mtl_lightning.core import MultiTaskModule
 from mtl_lightning.core.network.network import inputs_of
 from mtl_lightning.data.base import MultiTaskDataModule
@@ -151,7 +151,7 @@ def _tested(module: MultiTaskModule, data: MultiTaskDataModule) -> tuple[dict[st
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[constants],
+            callbacks=[constants, CalibrationMetrics()],
         )
         trainer.test(module, datamodule=data, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}

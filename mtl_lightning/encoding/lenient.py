@@ -126,7 +126,10 @@ class LenientEncoder(RowEncoder):
             return [self._readable_text(row.get(name)) for row in rows]
         if name not in rows.schema.names:
             return [None] * rows.num_rows
-        indices, values = texts(rows.column(name), self._spellings)
+        try:
+            indices, values = texts(rows.column(name), self._spellings)
+        except CellError:  # lists and the like
+            return [self._readable_text(value) for value in rows.column(name).to_pylist()]
         return [values[index] if index >= 0 else None for index in indices.tolist()]
 
     def _readable_text(self, value: Any) -> str | None:

@@ -222,6 +222,8 @@ class Predictor(Ranged):
 
     @staticmethod
     def _chosen(tasks: Sequence[str] | None, known: Sequence[str]) -> list[str]:
+        if isinstance(tasks, str):
+            raise ConfigurationError(f"`tasks`: expected a list of names, found {tasks!r}. Write [{tasks!r}].")
         for name in tasks or ():
             known_name(name, known, "tasks")
         return [name for name in known if tasks is None or name in tasks]

@@ -95,10 +95,10 @@ def _array(column: Any) -> Any:
 
 def _table(given: Any, columns: Mapping[str, As]) -> Rows:
     if isinstance(given, pa.Table | pa.RecordBatch):
-        if twice := [name for name in columns if given.schema.names.count(name) > 1]:
-            raise DataError(f"Expected columns of different names, found {twice[0]!r} more than once.")
+        _refuse_twice(given.schema.names, columns)
         return given
     if _is_of_pandas(given) and hasattr(given, "columns"):
+        _refuse_twice([*given.columns], columns)
         return _columns({name: given[name] for name in given.columns if name in columns} or _empty(given), columns)
     try:
         if hasattr(given, "select") and hasattr(given, "columns"):  # polars, which may hold what Arrow does not know
@@ -113,6 +113,11 @@ def _table(given: Any, columns: Mapping[str, As]) -> Rows:
         "Expected a list of dicts, a dict of columns, a table of Arrow, a data frame of pandas or polars, or the path "
         f"of a file, found {type(given).__name__}."
     )
+
+
+def _refuse_twice(names: Sequence[Any], columns: Mapping[str, As]) -> None:
+    if twice := [name for name in columns if names.count(name) > 1]:
+        raise DataError(f"Expected columns of different names, found {twice[0]!r} more than once.")
 
 
 def _empty(frame: Any) -> Mapping[str, Any]:

@@ -256,6 +256,7 @@ def test_what_cannot_be_read_is_missing_and_told_of() -> None:
     assert np.isnan(encoder.table(table, encoder.counts(), found)["numeric"][1:]).all()
     assert (found.unreadable, found.absent) == ({"n": 1, "c": 2}, {"both": 3})
     assert found.shown["n"] == [(1, "'forty'")]
+    assert encoder.texts(table, "c") == encoder.texts(table.to_pylist(), "c") == [None, None, None]
 
 
 def test_a_few_rows_of_arrow_are_encoded_as_many() -> None:

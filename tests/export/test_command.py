@@ -76,6 +76,8 @@ def test_the_command_compares_on_real_rows_and_writes_a_card(
         "| test | 40 | 40 | 40 (no: ",
         "Numeric columns: area. Categorical ones: kind (3 values).",
         "| sold | accuracy | 0.",
+        "| sold | ece | 0.",
+        "| sold | brier | 0.",
         "MMoE, ",
         "Prices of houses in town.",
         '"class_path": "mtl_lightning.data.TableData"',

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
@@ -310,6 +311,7 @@ def test_intervals_and_calibrated_probabilities_are_in_the_answers(run: tuple[Pa
         ({"batch_size": 0}, "`batch_size`: expected a finite number of at least 1"),
         ({"unseen_share": 2}, "`unseen_share`: expected a number of at least 0 and at most 1"),
         ({"tasks": ["nmber"]}, "Did you mean 'number'"),
+        ({"tasks": "number"}, r"`tasks`: expected a list of names, found 'number'\. Write \['number'\]"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
@@ -330,6 +332,10 @@ def test_what_cannot_predict_is_refused(run: tuple[Path, Any, Any], tmp_path: Pa
         predictor([{"area": 1}, 3])
     with pytest.raises(DataError, match="same number of rows"):
         predictor({"area": [1, 2], "town": ["Ulm"]})
+    frame = pd.DataFrame([[1.0, 2.0, "Ulm"]], columns=["area", "area", "town"])
+    for table in (frame, pa.table([[1.0], [2.0], ["Ulm"]], names=["area", "area", "town"])):
+        with pytest.raises(DataError, match="columns of different names, found 'area' more than once"):
+            predictor(table)
 
 
 # -------------------------------------------------------------------------------------------------- without torch

@@ -10,12 +10,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.errors import ConfigurationError
 from mtl_lightning.export.card import Facts
 from mtl_lightning.export.exporter import Exported, export_network
+
+_INSTEAD = (
+    "Or use `module.export(folder)`, which takes any number of rows, gives final outputs, and names what cannot be "
+    "exported."
+)
 
 
 class Exports(LightningModule):
@@ -73,9 +79,22 @@ class Exports(LightningModule):
             file_path: where to.
             input_sample: inputs of a batch, as ``forward`` takes them: a tensor, or a dict.
             kwargs: for ``torch.onnx.export``.
+
+        Raises:
+            ConfigurationError: without inputs, and where PyTorch cannot write it.
         """
         sample: Any = (input_sample, {}) if isinstance(input_sample, Mapping) else input_sample
-        return super().to_onnx(file_path, sample, **kwargs)
+        if sample is None and self.example_input_array is None:
+            raise ConfigurationError(
+                f"`to_onnx`: expected an `input_sample`, the inputs of a batch, found none. {_INSTEAD}"
+            )
+        try:
+            return super().to_onnx(file_path, sample, **kwargs)
+        except (torch.onnx.OnnxExporterError, TypeError, ValueError, RuntimeError) as error:
+            words = (str(error).strip().splitlines() or ["without a message"])[0]
+            raise ConfigurationError(
+                f"`to_onnx`: PyTorch cannot write it with these inputs, {type(error).__name__}: {words:.300} {_INSTEAD}"
+            ) from error
 
     def to_torchscript(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not here: TorchScript is deprecated in PyTorch and Lightning, and cannot read these networks.

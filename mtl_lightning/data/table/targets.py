@@ -21,7 +21,8 @@ _TAKEN = ("shared", "balancer", "default")  # names of groups
 
 
 def declared_targets(
-    declared: Sequence[str] | Mapping[str, TargetColumn], overrides: Mapping[str, TaskFactory | None]
+    declared: Sequence[str] | Mapping[str, TargetColumn | Mapping[str, Any] | None],
+    overrides: Mapping[str, TaskFactory | None],
 ) -> dict[str, TargetColumn]:
     """Return the target columns by task: those declared, and those that are named with a task of their own.
 
@@ -29,7 +30,10 @@ def declared_targets(
     does not become a feature.
     """
     given = declared if isinstance(declared, Mapping) else {name: TargetColumn() for name in declared}
-    targets = {name: target or TargetColumn() for name, target in given.items()}
+    targets = {
+        name: target if isinstance(target, TargetColumn) else TargetColumn(**(target or {}))
+        for name, target in given.items()
+    }
     for name, factory in overrides.items():
         if factory is None:
             continue

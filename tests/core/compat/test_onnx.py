@@ -11,7 +11,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from mtl_lightning.architectures import SharedBottom, TabularEncoder
-from mtl_lightning.types import TableSpec
+from mtl_lightning.types import ConfigurationError, TableSpec
 from tests.helpers import make_module
 
 SPEC = TableSpec(numeric=("a", "b"), categorical={"c": 5})
@@ -29,3 +29,10 @@ def test_a_table(dynamo: bool, tmp_path: Path) -> None:
     given = dict(zip(saved.input_names, (value.numpy() for value in inputs.values()), strict=True))
     for output, expected in zip(saved.run(None, given), module(inputs).values(), strict=True):
         torch.testing.assert_close(torch.as_tensor(output), expected.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_what_it_cannot_do_is_said_with_what_can(tmp_path: Path) -> None:
+    module = make_module(architecture=partial(SharedBottom, encoder=TabularEncoder), input_spec=SPEC).eval()
+    for sample in (None, (torch.randn(3, 2),)):
+        with pytest.raises(ConfigurationError, match=r"`to_onnx`: .*use `module.export\(folder\)`"):
+            module.to_onnx(tmp_path / "table.onnx", sample)

@@ -173,6 +173,9 @@ def test_targets_by_name_and_weights_by_task(tmp_path: Path) -> None:
     batch = whole(data, "train")
     assert batch["targets"]["big"].tolist() == [int(price >= 300) for price in table["price"]]
     assert {task: weight.tolist() for task, weight in batch["weights"].items()} == {"big": table["w"]}
+    as_in_yaml: Any = {"price": {"kind": "number"}, "big": {"column": "price", "at_least": 300}}
+    again = TableData(train=str(tmp_path / "t.csv"), targets=as_in_yaml, weights={"big": "w"}, ignore=["sold", "kind"])
+    assert again.schema == data.schema
 
 
 def test_what_was_guessed_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
