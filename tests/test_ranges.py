@@ -15,6 +15,7 @@ from mtl_lightning import architectures, balancing, callbacks, data, lr_find, ta
 from mtl_lightning.architectures import MLP
 from mtl_lightning.balancing import DWA, Balancer, FixedWeighting, GradDrop, GradNorm
 from mtl_lightning.balancing.tools.adam import TaskAdam
+from mtl_lightning.cli.serve import serve
 from mtl_lightning.data.datasets.dense.augmentation import ScaleCropFlip
 from mtl_lightning.ranges import OURS, range_of
 from mtl_lightning.types import ConfigurationError, TensorSpec
@@ -85,4 +86,5 @@ def test_the_signature_is_that_of_the_constructor() -> None:
 
 def test_the_table_names_options_that_there_are() -> None:
     names = {name for _, name in OPTIONS} | {f"{cls.__name__}.{name}" for cls, name in OPTIONS}
+    names |= {f"serve.{name}" for name in inspect.signature(serve).parameters}
     assert OURS.keys() - names == {"seed_everything"}  # of the command line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,11 +13,15 @@ from typing_extensions import Self
 
 from mtl_lightning.encoding.drift import DriftCounts
 from mtl_lightning.encoding.lenient import Faults, LenientEncoder
+from mtl_lightning.encoding.notation import ISO
+from mtl_lightning.errors import DataError
 from mtl_lightning.names import did_you_mean
 from mtl_lightning.predictor.report import report_of
+from mtl_lightning.serve.inputs import Tensors, array_of, dtype_of, tensors_of
 
 _MOST = 12
 """Mistakes that are told at once."""
+_DAY, _USUAL = datetime(2026, 3, 31, tzinfo=timezone.utc), "%Y-%m-%d"  # of an example
 
 
 class Expected:
@@ -28,15 +33,16 @@ class Expected:
 
     def __init__(self, description: Mapping[str, Any]) -> None:
         schema = description["schema"]
+        self.schema = schema
         self.encoder = None if schema is None else LenientEncoder(schema)
         self.columns = [] if schema is None else [*schema["numeric"], *schema["categorical"]]
-        self.spec = _tensors(description["input_spec"]) if schema is None else {}
+        self.spec = tensors_of(description["input_spec"]) if schema is None else {}
         self.example = _example(schema, self.spec)
 
     def mistakes(self, rows: list[Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Return what is wrong with some rows, each with its row and column, and what of them is unlike training."""
         if self.encoder is None:
-            return [wrong for row, found in enumerate(rows) for wrong in self._arrays(row, found)], []
+            return self._arrays(rows), []
         wrong: list[dict[str, Any]] = []
         for row, found in enumerate(rows):
             if not isinstance(found, dict):
@@ -51,9 +57,18 @@ class Expected:
         drift, faults = self.encoder.counts(), Faults()
         self.encoder.rows(rows, drift, faults)
         for name, cells in faults.shown.items():
-            kind = "a number" if name in self.encoder.schema["numeric"] else "a text or a number"
-            wrong += [_wrong(row, name, f"expected {kind} or null, found {cell}") for row, cell in cells]
+            wrong += [_wrong(row, name, f"expected {self._kind(name)} or null, found {cell}") for row, cell in cells]
         return wrong, self._unlike(drift)
+
+    def _kind(self, name: str) -> str:
+        """Return what the cells of a column are, spelled as in training."""
+        if name not in self.schema["numeric"]:
+            return "a text or a number"
+        dates = self.schema.get("reads", {}).get(name, {}).get("dates")
+        if dates is None:
+            return "a number"
+        form = "of ISO 8601" if dates == ISO else f"in the format {dates!r}"
+        return f"a date {form} as in training, such as {_DAY.strftime(_USUAL if dates == ISO else dates)!r},"
 
     def _unlike(self, drift: DriftCounts) -> list[dict[str, Any]]:
         if not drift.any():
@@ -61,21 +76,23 @@ class Expected:
         told = (one for one in report_of(drift, Faults()).columns if one.kind in ("unseen", "outside"))
         return [{"column": one.column, "kind": one.kind, "cells": one.cells, "words": one.words} for one in told]
 
-    def _arrays(self, row: int, found: Any) -> list[dict[str, Any]]:
-        """Check the inputs of a row that is no table's."""
-        single = list(self.spec) == [""]
-        if not single and (not isinstance(found, dict) or not {*self.spec} <= {*found}):
-            return [_wrong(row, None, f"expected an object with {list(self.spec)}, found {found!r:.60}")]
-        wrong = []
-        for name, (shape, dtype) in self.spec.items():
-            given = found if single else found[name]
-            try:
-                array = np.asarray(given, dtype=dtype)
-            except (TypeError, ValueError, OverflowError):
-                wrong.append(_wrong(row, name or None, f"expected numbers {_shape(shape)}, found {given!r:.60}"))
+    def _arrays(self, rows: list[Any]) -> list[dict[str, Any]]:
+        """Check the inputs of rows that are no table's."""
+        wrong: list[dict[str, Any]] = []
+        first: dict[str, tuple[int, ...]] = {}
+        for row, found in enumerate(rows):
+            if "" not in self.spec and (not isinstance(found, dict) or not {*self.spec} <= {*found}):
+                wrong.append(_wrong(row, None, f"expected an object with {list(self.spec)}, found {found!r:.60}"))
                 continue
-            if len(shape) != array.ndim or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
-                wrong.append(_wrong(row, name or None, f"expected numbers {_shape(shape)}, found {array.shape}"))
+            for name, (shape, dtype) in self.spec.items():
+                try:
+                    sizes = array_of(found[name] if name else found, shape, dtype).shape
+                except DataError as error:
+                    wrong.append(_wrong(row, name or None, str(error)))
+                    continue
+                if sizes != first.setdefault(name, sizes):
+                    said = f"expected the sizes {first[name]} of the rows before it in one request, found {sizes}"
+                    wrong.append(_wrong(row, name or None, said))
         return wrong
 
 
@@ -121,26 +138,10 @@ def _wrong(row: int, column: str | None, what: str) -> dict[str, Any]:
     return {"row": row, "column": column, "message": f"{place}: {what}"}
 
 
-def _tensors(spec: Mapping[str, Any] | None) -> dict[str, tuple[list[int | None], str]]:
-    """Return the shape and dtype of a row's inputs by name; of a single one by the name of nothing."""
-    if spec is None:
-        return {}
-    if "tensor" in spec:
-        return {"": (spec["tensor"]["shape"], spec["tensor"]["dtype"])}
-    if "table" in spec:
-        table = spec["table"]
-        return {"numeric": ([len(table["numeric"])], "float32"), "categorical": ([len(table["categorical"])], "int64")}
-    return {name: (one["shape"], one["dtype"]) for name, one in spec["tensors"].items()}
-
-
-def _shape(shape: list[int | None]) -> str:
-    return f"of the shape ({', '.join('*' if size is None else str(size) for size in shape)})"
-
-
-def _example(schema: Mapping[str, Any] | None, spec: Mapping[str, tuple[list[int | None], str]]) -> Any:
+def _example(schema: Mapping[str, Any] | None, spec: Tensors) -> Any:
     if schema is None:
         sizes = {name: ([size or 1 for size in shape], dtype) for name, (shape, dtype) in spec.items()}
-        arrays = {name: np.zeros(shape, dtype).tolist() for name, (shape, dtype) in sizes.items()}
+        arrays = {name: np.zeros(shape, dtype_of(dtype)).tolist() for name, (shape, dtype) in sizes.items()}
         return arrays.get("", arrays)
     numbers = {name: round(known["mean"], 3) for name, known in schema["numeric"].items()}
     return numbers | {name: values[0] if values else None for name, values in schema["categorical"].items()}

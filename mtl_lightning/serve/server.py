@@ -15,19 +15,18 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from litserve import LitServer
 
-from mtl_lightning.errors import ConfigurationError, MtlLightningError
+from mtl_lightning.errors import MtlLightningError
 from mtl_lightning.serve.body import Expected, Rows
 from mtl_lightning.serve.model import Served
+from mtl_lightning.serve.options import check_address, check_numbers, device_of
 from mtl_lightning.serve.worker import AnswerAPI
 from mtl_lightning.version import __version__
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
-LEAST_PORT, LARGEST_PORT = 1024, 65535
 _PATIENCE = 10
 """How many times too large a body is read to its end, and then refused; a larger one is cut off."""
-ANYWHERE = ("127.0.0.1", "0.0.0.0", "::")
 
 
 class SizeLimit:
@@ -63,6 +62,26 @@ class SizeLimit:
             return next(waiting, None) or await receive()
 
         await self.app(scope, again, send)
+
+
+class Usual:
+    """Takes requests as clients usually send them: JSON of any content type, and HEAD where GET is answered.
+
+    Args:
+        app: what is asked.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """Take a request."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # the body is left out by uvicorn, which knows of HEAD
+        elif scope["type"] == "http" and scope["method"] == "POST":  # the only bodies that are read are JSON
+            kept = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+            scope = {**scope, "headers": [*kept, (b"content-type", b"application/json")]}
+        await self.app(scope, receive, send)
 
 
 class Server(LitServer):
@@ -113,17 +132,23 @@ def make_server(
         workers: processes that hold the network.
         accelerator: where they run it.
         timeout: seconds after which a request that waits is given up.
+
+    Raises:
+        ConfigurationError: for a number out of range, or ``cuda`` where there is none.
     """
+    check_numbers(
+        max_batch_size=max_batch_size, batch_wait=batch_wait, max_bytes=max_bytes, workers=workers, timeout=timeout
+    )
     description = served.load().description
     Rows.expected = Expected(description)
     Rows.model_rebuild(force=True)
     server = Server(
         AnswerAPI(served, max_batch_size, batch_wait),
-        accelerator=accelerator,
+        accelerator=device_of(served, accelerator),
         devices=1,
         workers_per_device=workers,
         timeout=timeout,
-        middlewares=[(SizeLimit, {"largest": max_bytes})],
+        middlewares=[(SizeLimit, {"largest": max_bytes}), (Usual, {})],
         model_metadata={"tasks": description["tasks"], "versions": description["versions"]},
     )
     server.app.title, server.app.version = "mtl-lightning", __version__
@@ -150,13 +175,10 @@ def run(server: Server, host: str = "127.0.0.1", port: int = 8000, log_level: st
         log_level: of uvicorn: critical, error, warning, info, debug or trace.
 
     Raises:
-        ConfigurationError: for another host or port.
+        ConfigurationError: for another host or port, or one that is taken.
         MtlLightningError: when a worker dies.
     """
-    if host not in ANYWHERE:
-        raise ConfigurationError(f"`host`: expected one of {list(ANYWHERE)}, found {host!r}.")
-    if not LEAST_PORT <= port <= LARGEST_PORT:
-        raise ConfigurationError(f"`port`: expected a number from {LEAST_PORT} to {LARGEST_PORT}, found {port}.")
+    check_address(host, port)
     try:
         with _told_to_stop(), contextlib.suppress(KeyboardInterrupt):
             server.run(host=host, port=port, num_api_servers=1, generate_client_file=False, log_level=log_level)

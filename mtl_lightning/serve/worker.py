@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from queue import Empty
 from typing import Any
 
-import numpy as np
 from fastapi import HTTPException, Response
 from litserve import LitAPI
 from litserve.loops.base import LitLoop
@@ -23,6 +22,7 @@ from litserve.utils import LitAPIStatus, LoopResponseType
 from mtl_lightning.errors import MtlLightningError
 from mtl_lightning.predictor.predictor import Predictor
 from mtl_lightning.serve.body import Rows
+from mtl_lightning.serve.inputs import arrays_of, tensors_of
 from mtl_lightning.serve.model import Served
 
 _POLL, _IDLE = 0.25, 0.5
@@ -83,14 +83,7 @@ def _inputs(predictor: Predictor, rows: list[Any]) -> Any:
     """Return rows as a predictor takes them: arrays, where they are no table's."""
     if predictor.description["schema"] is not None:
         return rows
-    if isinstance(rows[0], dict):
-        return {name: _stacked([row[name] for row in rows]) for name in rows[0]}
-    return _stacked(rows)
-
-
-def _stacked(rows: list[Any]) -> Any:
-    found = np.asarray(rows)
-    return found.astype(np.float32) if found.dtype == np.float64 else found
+    return arrays_of(rows, tensors_of(predictor.description["input_spec"]))
 
 
 def _json(body: Any) -> bytes:

@@ -54,16 +54,16 @@ class Running:
         except OSError:
             return False
 
-    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Send a request; return the status, and the body as data if it is JSON."""
+    def ask(self, method: str, path: str, body: Any = None, kind: str | None = "application/json") -> tuple[int, Any]:
+        """Send a request of a content type; return the status, and the body as data if it is JSON."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT)
         try:
             sent = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-            connection.request(method, path, sent, {"Content-Type": "application/json"})
+            connection.request(method, path, sent, {} if kind is None else {"Content-Type": kind})
             answer = connection.getresponse()
             text = answer.read().decode()
             is_json = answer.headers.get_content_type() == "application/json"
-            return answer.status, json.loads(text) if is_json else text
+            return answer.status, json.loads(text) if is_json and text else text
         finally:
             connection.close()
 

@@ -93,6 +93,17 @@ def test_wrong_rows_are_told_by_column_and_row(body: Any, message: str, server: 
     assert "input" not in answer["detail"][0]
 
 
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain", "application/json"])
+def test_a_body_is_json_whatever_its_content_type(kind: str | None, server: Running) -> None:
+    assert server.ask("POST", "/predict", {"rows": [GOOD]}, kind)[0] == 200
+
+
+def test_head_is_answered_as_get_is(server: Running) -> None:
+    assert server.ask("HEAD", "/health") == (200, "")
+    assert server.ask("HEAD", "/info") == (200, "")
+    assert server.ask("HEAD", "/predict")[0] == 405
+
+
 def test_a_body_that_is_too_large_is_refused(server: Running) -> None:
     status, answer = server.ask("POST", "/predict", b'{"rows": [' + b" " * 150_000 + b"]}")
     assert (status, answer["detail"][:42]) == (413, "Expected a body of at most 100,000 bytes. ")
