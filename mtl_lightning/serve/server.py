@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -84,6 +85,31 @@ class Usual:
         await self.app(scope, receive, send)
 
 
+class _Listening(socket.socket):
+    """A socket of which every copy stops listening when one is closed.
+
+    LitServe's helper of queues, a fork, has one to the end, in which connections would wait for no answer.
+
+    Args:
+        fileno: of a socket.
+    """
+
+    def __init__(self, fileno: int) -> None:
+        super().__init__(fileno=fileno)
+        self._copy = socket.socket(fileno=os.dup(fileno))  # uvloop closes the other one behind Python's back
+
+    def close(self) -> None:
+        """Stop listening, in all processes."""
+        with contextlib.suppress(OSError):  # of one that is closed
+            self._copy.shutdown(socket.SHUT_RDWR)
+        self.leave()
+
+    def leave(self) -> None:
+        """Close it in this process alone."""
+        self._copy.close()
+        super().close()
+
+
 class Server(LitServer):
     """LitServe that ends once, and whose helper of queues outlives a SIGTERM to the whole group of processes.
 
@@ -97,6 +123,16 @@ class Server(LitServer):
         self._ending, self._ended = threading.Lock(), False
         with _ignored(signal.SIGTERM):
             return super()._init_manager(num_api_servers)
+
+    def _start_server(
+        self, port: Any, number: int, log_level: str, sockets: list[socket.socket], kind: str, **options: Any
+    ) -> Any:
+        heard = [_Listening(one.detach()) for one in sockets]
+        started = super()._start_server(port, number, log_level, heard, kind, **options)
+        if kind == "process":  # which has a copy of its own
+            for one in heard:
+                one.leave()
+        return started
 
     def _perform_graceful_shutdown(self, manager: Any, uvicorn_workers: Any, shutdown_reason: str = "normal") -> None:
         with self._ending:

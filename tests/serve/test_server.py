@@ -7,6 +7,7 @@ import http.client
 import json
 import re
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -163,6 +164,20 @@ def test_a_wrong_request_spoils_no_other(server: Running, folder: Path) -> None:
         assert set(wrongs) == {422}
 
 
+def is_refused(server: Running, within: float) -> bool:
+    """Wait until connections are refused, for some seconds at most."""
+    until = time.monotonic() + within
+    while time.monotonic() < until:
+        try:
+            socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
+        except ConnectionRefusedError:
+            return True
+        except OSError:  # one that was taken as it stopped
+            continue
+        time.sleep(0.1)
+    return False
+
+
 def test_sigterm_answers_what_is_under_way(server: Running) -> None:
     """The last test of this file, as it ends the server: one request is half sent by then, others go on and on."""
     statuses: list[int] = []
@@ -183,7 +198,7 @@ def test_sigterm_answers_what_is_under_way(server: Running) -> None:
     begun.endheaders(body[:100])
     time.sleep(1.0)
     server.process.send_signal(signal.SIGTERM)
-    time.sleep(0.5)
+    assert is_refused(server, within=30.0)  # no connection is taken that would not be answered
     begun.send(body[100:])
     answer = begun.getresponse()
     assert (answer.status, len(json.loads(answer.read())["answers"])) == (200, 50)
