@@ -31,9 +31,9 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     return Predictor.from_export(folder)
 
 
-def test_further_keys_are_not_looked_at(predictor: Predictor) -> None:
+def test_further_keys_are_not_looked_at(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Rows, "expected", Expected(predictor.description))
     rows = [{"q": [1], **GOOD}, {**GOOD, "q": [1, 2]}]
-    assert Expected(predictor.description).mistakes(rows) == ([], [])
     (answer,) = answered(predictor, [Rows(rows=rows)])
     assert not isinstance(answer, Exception)
     (alone,) = answered(predictor, [Rows(rows=[GOOD, GOOD])])
