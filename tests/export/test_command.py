@@ -20,6 +20,7 @@ from mtl_lightning.cli import main
 from mtl_lightning.data import TableData
 from mtl_lightning.encoding import RowEncoder
 from mtl_lightning.exported import ExportedFolder
+from tests.cli import CONFIGS, only
 from tests.helpers import TinyData, fit, make_module
 
 ROWS = 400
@@ -148,3 +149,14 @@ def test_mistakes_are_told_in_a_sentence(
         main(["export", *options, "--out", str(tmp_path / "out")])
     assert message in f"{caught.value.code}{capsys.readouterr().err}"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_trained_segnet_is_exported(tmp_path: Path) -> None:
+    """With random weights rounding would decide which pixel is the largest, and so what its upsampling does."""
+    small = ["--data.init_args.sizes=[320,8,40]", "--data.init_args.batch_size=8", "--trainer.max_epochs=1"]
+    config = str(CONFIGS / "shapes_segnet.yaml")
+    main(["fit", "--config", config, *small, "--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"])
+    for format in ("onnx", "pt2"):
+        main(["export", "--ckpt_path", str(only(tmp_path, "last.ckpt")), "--format", format, "--out", format])
+        assert {path.name for path in Path(format).iterdir()} == {f"model.{format}", "schema.json", "README.md"}

@@ -74,21 +74,24 @@ def written(folder: Path) -> None:
     (folder / "houses.yaml").write_text(config[1])
 
 
-def exported(folder: Path) -> Path:
+def exported(folder: Path, architecture: Any = None, targets: Any = None, format: Any = "onnx") -> Path:
     """Write `houses.parquet`, `last.ckpt` and `exported` into a folder, and return it."""
     pq.write_table(table(), folder / "houses.parquet")
     torch.manual_seed(0)
-    data = TableData(path=str(folder / "houses.parquet"), targets=["price", "sold", "style"], numeric=["rooms"])
+    columns: dict[str, Any] = {"numeric": ["rooms"], "ignore": ["price", "sold", "style"] if targets else []}
+    data = TableData(
+        path=str(folder / "houses.parquet"), targets=targets or ["price", "sold", "style"], **columns, unseen_share=None
+    )
     module = MultiTaskModule(
         tasks=data.tasks,
-        architecture=partial(SharedBottom, encoder=partial(TabularEncoder, hidden=(8,))),
+        architecture=architecture or partial(SharedBottom, encoder=partial(TabularEncoder, hidden=(8,))),
         input_spec=data.input_spec,
-        reads={"price": ["sold"]},
+        reads=None if architecture else {"price": ["sold"]},
     )
     trainer = Trainer(
         accelerator="cpu", devices=1, max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
     trainer.fit(module, datamodule=data)
     trainer.save_checkpoint(folder / "last.ckpt")
-    module.export(folder / "exported")
+    module.export(folder / "exported", format=format)
     return folder
