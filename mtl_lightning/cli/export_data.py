@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from mtl_lightning.callbacks import CalibrationMetrics, ConstantMetrics
 from mtl_lightning.core import MultiTaskModule
+from mtl_lightning.core.compat import without_advice
 from mtl_lightning.core.network.network import inputs_of
 from mtl_lightning.data.base import MultiTaskDataModule
 from mtl_lightning.errors import CheckpointError, MtlLightningError
@@ -142,7 +141,7 @@ def _together(parts: Iterable[Any]) -> Any:
 def _tested(module: MultiTaskModule, data: MultiTaskDataModule) -> tuple[dict[str, float], dict[str, float], str]:
     """Return the metrics of a test, and the best constants' on the same rows."""
     constants = ConstantMetrics()
-    with warnings.catch_warnings(), _silent_lightning():
+    with warnings.catch_warnings(), without_advice():
         warnings.simplefilter("ignore")
         trainer = Trainer(
             accelerator="cpu",
@@ -156,15 +155,3 @@ def _tested(module: MultiTaskModule, data: MultiTaskDataModule) -> tuple[dict[st
         trainer.test(module, datamodule=data, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return metrics, dict(constants.values), "test"
-
-
-@contextmanager
-def _silent_lightning() -> Iterator[None]:
-    """Keep Lightning from telling which devices there are."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

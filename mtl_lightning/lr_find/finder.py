@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,6 +17,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader
 
 from mtl_lightning.core import MultiTaskModule
+from mtl_lightning.core.compat import without_advice
 from mtl_lightning.lr_find.result import FoundRates
 from mtl_lightning.lr_find.sweep import RateSweeps
 from mtl_lightning.nested import leaves
@@ -137,25 +137,13 @@ def _trainer(arguments: Mapping[str, Any], sweeps: RateSweeps) -> Trainer:
     described = {name: arguments[name] for name in ("devices", "num_nodes", "strategy") if name in arguments}
     devices: Any = 1
     if described:
-        with _quiet():
+        with without_advice():
             meant = Trainer(**{**kept, **options, **described})
         if meant.strategy.root_device.type != "cpu":
             devices = meant.device_ids[:1]
         kept["accumulate_grad_batches"] = int(kept.get("accumulate_grad_batches", 1)) * meant.world_size
-    with _quiet():
+    with without_advice():
         return Trainer(**kept, **options, devices=devices, limit_val_batches=0, callbacks=[sweeps])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Have a trainer not say again what devices there are."""
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 @contextmanager

@@ -71,7 +71,7 @@ class CheckpointBackend:
         trainer = getattr(network, "_trainer", None)
         data: Any = getattr(trainer, "datamodule", None)
         known: Any = getattr(network, "trained_on", None) or getattr(data, "schema", None)
-        return cls(copy.deepcopy(network), device=device, schema=known, text=getattr(data, "_text", None))
+        return cls(copy.deepcopy(network), device=device, schema=known, text=getattr(data, "text_options", None))
 
     def run(self, inputs: Inputs, tasks: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Return the final outputs (B, *) of some tasks by name."""

@@ -3,6 +3,7 @@
 from mtl_lightning.core.compat.checkpoint_path import checkpoint_path, part_file
 from mtl_lightning.core.compat.onnx import Exports
 from mtl_lightning.core.compat.process_group import destroy_at_exit
+from mtl_lightning.core.compat.quiet import without_advice
 from mtl_lightning.core.compat.termination import Termination
 from mtl_lightning.core.compat.trainer_arguments import TrainerArguments, own_callbacks
 from mtl_lightning.core.compat.trainer_data import build_for_data, check_declared, length_of
@@ -21,4 +22,5 @@ __all__ = [
     "own_callbacks",
     "part_file",
     "plan_validation",
+    "without_advice",
 ]

@@ -39,8 +39,8 @@ class Exports(LightningModule):
 
         Inputs and outputs have names, any number of rows goes in, and what comes out is final, a tensor per task:
         probabilities, values in original units, calibration included. Before it is there, its answers are compared with
-        :meth:`predict`. ``Predictor.from_export(folder)`` reads it; so does any program with onnxruntime. Of several
-        processes one does it.
+        :meth:`predict`. ``Predictor.from_export(folder)`` reads it; so does any program with onnxruntime. With
+        several processes, call it on one of them.
 
         Args:
             folder: where to; an older export there is replaced, anything else refused.
@@ -69,7 +69,7 @@ class Exports(LightningModule):
         )
         network = cast("Network", self)
         schema = network.trained_on or getattr(data, "schema", None)
-        text = getattr(data, "_text", None)
+        text = getattr(data, "text_options", None)
         return export_network(network, folder, format, rows, source=source, facts=facts, schema=schema, text=text)
 
     def to_onnx(self, file_path: Any = None, input_sample: Any | None = None, **kwargs: Any) -> Any:

@@ -103,6 +103,9 @@ class TableData(MultiTaskDataModule):
         num_workers: processes that read rows ahead.
         drop_last: leave out the last batch of a training epoch where it would be short.
 
+    Attributes:
+        text_options: ``header``, ``delimiter`` and ``encoding``, by which a predictor reads text files as well.
+
     Raises:
         ConfigurationError: if no rows or no targets are given, or the declaration does not fit the columns.
         DataError: for a file that cannot be read, and for a cell that is not what its column needs; it names the file
@@ -159,7 +162,7 @@ class TableData(MultiTaskDataModule):
             decimal=decimal,
             dates=dates or (),
         )
-        self._text: dict[str, Any] = {"header": header, "delimiter": delimiter, "encoding": encoding}
+        self.text_options: dict[str, Any] = {"header": header, "delimiter": delimiter, "encoding": encoding}
         self._drifts = Drifts(unseen_share, type(self).__name__, num_workers, streamed=bool(stream))
         self._assigned: NDArray[np.int8] | None = None  # the splits of the rows of `path`
         self._encoded: dict[Split, TableRows] = {}  # read, but not asked for yet
@@ -325,7 +328,7 @@ class TableData(MultiTaskDataModule):
         return self.columns.missing if self._schema is None else self._schema["missing_values"]
 
     def _files(self, source: Source) -> TableFiles:
-        return TableFiles(self.paths[source], **self._text, missing=self._missing)
+        return TableFiles(self.paths[source], **self.text_options, missing=self._missing)
 
     def _selected(
         self, source: Source, files: TableFiles, columns: Mapping[str, As], *splits: Split
