@@ -23,6 +23,7 @@ from mtl_lightning.errors import (
     NotDescribableError,
     TargetError,
 )
+from mtl_lightning.layout import tensors_of_table
 
 __all__ = [
     "Batch",
@@ -103,11 +104,25 @@ class TensorSpec:
 class TableSpec:
     """A table: names of the numeric columns, and the number of codes of each categorical one.
 
-    Inputs are ``{"numeric": (B, Dn) float32, "categorical": (B, Dc) int64}``; code 0 means missing or unseen.
+    Inputs are ``{"numeric": (B, Dn) float32, "categorical": (B, Dc) int64}``; code 0 means missing or unseen. Columns of
+    lists are beside them in ``"lists"`` (B, L) int64, one after the other, each as wide as its longest; code 0 is no
+    element.
+
+    Args:
+        numeric: names of the numbers, in the order of ``inputs["numeric"]``.
+        categorical: numbers of codes, code 0 included, by column, in the order of ``inputs["categorical"]``.
+        lists: numbers of codes, code 0 included, and lengths, by column, in the order of ``inputs["lists"]``.
+        shared: columns of codes or lists that have their embeddings in common, each with the name of that table; those
+            of one name have one number of codes.
+        quantiles: rising bounds between equal shares of the training rows, by numeric column, in the units of
+            ``inputs["numeric"]``; of some columns or none.
     """
 
     numeric: tuple[str, ...]
     categorical: dict[str, int]
+    lists: dict[str, tuple[int, int]] = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)
+    quantiles: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 InputSpec: TypeAlias = TensorSpec | TableSpec | dict[str, TensorSpec]
@@ -160,7 +175,7 @@ def input_spec_to_dict(spec: InputSpec | None) -> dict[str, Any] | None:
     if isinstance(spec, TensorSpec):
         return {"tensor": {"shape": list(spec.shape), "dtype": spec.dtype}}
     if isinstance(spec, TableSpec):
-        return {"table": {"numeric": list(spec.numeric), "categorical": dict(spec.categorical)}}
+        return {"table": _table_to_dict(spec)}
     return {"tensors": {name: {"shape": list(s.shape), "dtype": s.dtype} for name, s in spec.items()}}
 
 
@@ -171,8 +186,28 @@ def input_spec_from_dict(data: Mapping[str, Any] | None) -> InputSpec | None:
     if "tensor" in data:
         return TensorSpec(tuple(data["tensor"]["shape"]), data["tensor"]["dtype"])
     if "table" in data:
-        return TableSpec(tuple(data["table"]["numeric"]), dict(data["table"]["categorical"]))
+        return _table_from_dict(data["table"])
     return {name: TensorSpec(tuple(s["shape"]), s["dtype"]) for name, s in data["tensors"].items()}
+
+
+def _table_to_dict(spec: TableSpec) -> dict[str, Any]:
+    table: dict[str, Any] = {"numeric": list(spec.numeric), "categorical": dict(spec.categorical)}
+    more = {
+        "lists": {name: list(sizes) for name, sizes in spec.lists.items()},
+        "shared": dict(spec.shared),
+        "quantiles": {name: list(bounds) for name, bounds in spec.quantiles.items()},
+    }
+    return table | {name: part for name, part in more.items() if part}
+
+
+def _table_from_dict(table: Mapping[str, Any]) -> TableSpec:
+    return TableSpec(
+        tuple(table["numeric"]),
+        dict(table["categorical"]),
+        {name: (codes, length) for name, (codes, length) in table.get("lists", {}).items()},
+        dict(table.get("shared", {})),
+        {name: tuple(bounds) for name, bounds in table.get("quantiles", {}).items()},
+    )
 
 
 def spec_of(inputs: Any) -> InputSpec:
@@ -195,8 +230,8 @@ def sample_inputs(spec: InputSpec, rows: int = 2) -> Any:
     """Make inputs of a spec, to probe a network's output size with; a ``None`` in a shape becomes 32."""
     if isinstance(spec, TableSpec):
         return {
-            "numeric": torch.zeros(rows, len(spec.numeric)),
-            "categorical": torch.zeros(rows, len(spec.categorical), dtype=torch.int64),
+            name: torch.zeros(rows, *shape, dtype=getattr(torch, dtype))
+            for name, (shape, dtype) in tensors_of_table(_table_to_dict(spec)).items()
         }
     if isinstance(spec, TensorSpec):
         shape = [32 if n is None else n for n in spec.shape]

@@ -32,6 +32,9 @@ SPECS: list[InputSpec | None] = [
     TensorSpec(()),
     TableSpec(("age", "wage"), {"job": 5, "state": 51}),
     {"image": TensorSpec((1, 8, 8)), "ids": TensorSpec((4,), "int64")},
+    TableSpec(
+        ("age",), {"job": 5}, {"jobs": (5, 3), "tags": (9, 7)}, {"job": "job", "jobs": "job"}, {"age": (-1.0, 0.5)}
+    ),
 ]
 
 
@@ -66,6 +69,9 @@ def test_sample_inputs_of_a_table_and_of_open_sizes() -> None:
         "numeric": ((3, 2), torch.float32),
         "categorical": ((3, 1), torch.int64),
     }
+    lists = sample_inputs(TableSpec((), {}, {"jobs": (5, 3), "tags": (9, 7)}))["lists"]
+    assert lists.shape == (2, 10)
+    assert lists.dtype == torch.int64
     assert sample_inputs(TensorSpec((3, None, 7))).shape == (2, 3, 32, 7)
 
 

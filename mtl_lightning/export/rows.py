@@ -55,7 +55,12 @@ def made_up(spec: InputSpec | None, seed: int = 0, number: int = NUMBER) -> Any:
         numeric[random.random(numeric.shape) < 0.1] = np.nan
         codes = [random.integers(0, size, number) for size in spec.categorical.values()]
         categorical = np.stack(codes, 1) if codes else np.zeros((number, 0))
-        return as_tensors({"numeric": numeric, "categorical": categorical.astype(np.int64)})
+        made = {"numeric": numeric, "categorical": categorical.astype(np.int64)}
+        if spec.lists:
+            made["lists"] = np.concatenate(
+                [random.integers(0, n, (number, long)) for n, long in spec.lists.values()], 1
+            )
+        return as_tensors(made)
     if isinstance(spec, TensorSpec):
         few = min(number, 32) if len(spec.shape) > 1 else number
         return _tensor(_values(random, (few, *(32 if size is None else size for size in spec.shape)), spec.dtype))

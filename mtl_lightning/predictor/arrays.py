@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtl_lightning.errors import DataError
+from mtl_lightning.layout import tensors_of_table
 
 __all__ = ["Inputs", "as_inputs", "rows_of", "sliced"]
 
@@ -46,11 +47,8 @@ def _specs(spec: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
     if "tensors" in spec:
         specs: Mapping[str, Mapping[str, Any]] = spec["tensors"]
         return specs
-    table = spec["table"]  # of data that encodes its rows itself
-    return {
-        "numeric": {"shape": [len(table["numeric"])], "dtype": "float32"},
-        "categorical": {"shape": [len(table["categorical"])], "dtype": "int64"},
-    }
+    tensors = tensors_of_table(spec["table"])  # of data that encodes its rows itself
+    return {name: {"shape": shape, "dtype": dtype} for name, (shape, dtype) in tensors.items()}
 
 
 def _by_name(given: Any, specs: Mapping[str, Mapping[str, Any]]) -> dict[str, NDArray[Any]]:

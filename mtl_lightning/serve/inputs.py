@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtl_lightning.errors import DataError
+from mtl_lightning.layout import tensors_of_table
 
 __all__ = ["Tensors", "array_of", "arrays_of", "dtype_of", "tensors_of"]
 
@@ -26,8 +27,7 @@ def tensors_of(spec: Mapping[str, Any] | None) -> Tensors:
     if "tensor" in spec:
         return {"": (spec["tensor"]["shape"], spec["tensor"]["dtype"])}
     if "table" in spec:
-        table = spec["table"]
-        return {"numeric": ([len(table["numeric"])], "float32"), "categorical": ([len(table["categorical"])], "int64")}
+        return tensors_of_table(spec["table"])
     return {name: (one["shape"], one["dtype"]) for name, one in spec["tensors"].items()}
 
 
