@@ -25,15 +25,15 @@ _ROW_GROUP = 2**24  # bytes that are collected before they are written
 def columns_of(prediction: Prediction) -> dict[str, Tensor]:
     """Name the columns of a batch of predictions ``{task: tensor}`` or ``{task: {key: tensor}}``.
 
-    A tensor is the column ``<task>``. Of several tensors ``"label"``, or the first one if there is none, is the column
-    ``<task>``, and the others are ``<task>.<key>``.
+    A tensor is the column ``<task>``. Of several tensors ``"label"`` or ``"value"``, or the first one if there is
+    neither, is the column ``<task>``, and the others are ``<task>.<key>``.
     """
     columns: dict[str, Tensor] = {}
     for task, value in prediction.items():
         if isinstance(value, Tensor):
             columns[task] = value
             continue
-        main = "label" if "label" in value else next(iter(value))
+        main = next((key for key in ("label", "value") if key in value), next(iter(value)))
         columns[task] = value[main]
         columns |= {f"{task}.{key}": part for key, part in value.items() if key != main}
     return columns

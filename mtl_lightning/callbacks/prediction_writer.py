@@ -40,9 +40,10 @@ class PredictionWriter(BasePredictionWriter):
     Classes are named as the table has them, or as the data's ``TargetSpec`` does; where neither knows names, and with
     ``codes``, they are int64. ``low`` and ``high`` are there for numbers whose intervals have been calibrated. A
     prediction (B,) is a column with the task's name, (B, D) one of lists of the fixed size D. Where a task predicts
-    several things, its ``"label"`` (or the first of them) is the column ``<task>`` and the others are
+    several things, its ``"label"`` or ``"value"`` (or the first of them) is the column ``<task>`` and the others are
     ``<task>.<key>``. The schema's metadata has, under the key ``b"mtl_lightning"``, JSON with ``units``, ``names`` (of
-    classes, labels or outputs) and ``sigmas`` (the learned noise scales, in the units of the targets), each by task,
+    classes, labels or outputs), ``sigmas`` (the learned noise scales, in the units of the targets) and, if there are
+    any, ``fields`` (names likewise, by key, of what a task predicts in several columns), each by task,
     and of a table ``unlike_training``: what of its rows training never saw, by column with counts, as it is told in
     the terminal; of a streamed table that several processes read, of the rows that the first one read::
 
@@ -300,9 +301,12 @@ def _shares(module: MultiTaskModule, rows: int) -> list[int]:
 
 
 def _metadata(module: MultiTaskModule, report: Mapping[str, Any] | None) -> dict[str, Any]:
+    decodings = {name: task.decoding() for name, task in module.tasks.items()}
+    fields = {name: known["fields"] for name, known in decodings.items() if known["form"] == "fields"}
     return {
         "units": {name: task.spec.units for name, task in module.tasks.items()},
         "names": {name: list(task.spec.names) for name, task in module.tasks.items()},
         "sigmas": module.sigmas(original_units=True),
+        **({"fields": fields} if fields else {}),
         **({} if report is None else {"unlike_training": report}),
     }

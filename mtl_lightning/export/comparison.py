@@ -68,8 +68,10 @@ def compare(network: Network, model: Model, rows: Any, schema: Mapping[str, Any]
     for name, values in expected.items():
         task, _, rest = name.partition(".")
         probability = not rest and isinstance(predicted[task], Mapping) and {*predicted[task]} == {PROBABILITY, LABEL}
-        scale = np.ones(()) if probability else _scale(network, task, values, schema)
-        of = "in probabilities" if probability else "of the target's standard deviation"
+        beside = rest in network.tasks[task].decoding().get("fields", {}) and rest != "value"
+        scale = np.ones(()) if probability else _scale(network, task, values, schema, beside)
+        of = "of its own size" if beside else "of the target's standard deviation"
+        of = "in probabilities" if probability else of
         if name not in found or found[name].shape != values.shape:
             shape = found[name].shape if name in found else "nothing"
             raise ExportError(f"Output {name!r}: expected the shape {values.shape}, found {shape}.")
@@ -99,8 +101,16 @@ def _largest(found: NDArray[Any], expected: NDArray[Any], scale: NDArray[Any]) -
     return float(np.where(same, 0.0, apart).max(initial=0.0))
 
 
-def _scale(network: Network, task: str, values: NDArray[Any], schema: Mapping[str, Any] | None) -> NDArray[Any]:
-    """Return a target's standard deviation (), or (D,): of the training rows, else of these predictions."""
+def _scale(
+    network: Network, task: str, values: NDArray[Any], schema: Mapping[str, Any] | None, own_size: bool
+) -> NDArray[Any]:
+    """Return a target's standard deviation (), or (D,): of the training rows, else of these predictions.
+
+    With ``own_size`` the root of these predictions' mean square: of what is no prediction of the target itself.
+    """
+    if own_size:
+        size = float(np.sqrt(np.nanmean(np.square(values.astype(np.float64))))) if values.size else 0.0
+        return np.asarray(size if size > 0 else 1.0)
     known = ((schema or {}).get("targets") or {}).get(task) or {}
     fitted = getattr(network.tasks[task], "target_std", None)
     if known.get("std", 0) > 0:

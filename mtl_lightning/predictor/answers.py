@@ -22,7 +22,7 @@ class Predictions:
 
     Attributes:
         tasks: of each task the columns of its answer (N, *), NumPy arrays by what they are: ``label`` and
-            ``probability``, ``value`` with perhaps ``low`` and ``high``; as of
+            ``probability``, ``value`` with perhaps ``low`` and ``high``, ``value`` with other fields; as of
             :func:`~mtl_lightning.predictor.decode.answer`.
         report: what of the rows is unlike training.
         decodings: of each task what its answer means: names of classes, units.
@@ -43,7 +43,7 @@ class Predictions:
 
         Classes are ``{"label": name, "probabilities": {name: probability}}``; several labels ``{"labels": [names that
         hold], "probabilities": {...}}``; numbers ``{"value": number, "low": ..., "high": ...}``, several of them as
-        dicts by their names.
+        dicts by their names, and so are the numbers of each field of a task that has fields.
         """
         parts = {task: _as_rows(answer, self.decodings[task]) for task, answer in self.tasks.items()}
         return [dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=True)]
@@ -94,6 +94,12 @@ def _as_rows(answer: Answer, decoding: Mapping[str, Any]) -> list[dict[str, Any]
             }
             for held, p in zip(lists["label"], lists["probability"], strict=True)
         ]
+    if form == "fields":
+        called: Mapping[str, Sequence[str]] = decoding["fields"]
+        lists = {
+            key: [dict(zip(called[key], row, strict=True)) for row in rows] if called.get(key) else rows
+            for key, rows in lists.items()
+        }
     if form == "values" and names:
         lists = {key: [dict(zip(names, row, strict=True)) for row in rows] for key, rows in lists.items()}
     return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Answer", "answer", "empty_output", "half_widths", "prepared"]
+__all__ = ["Answer", "answer", "empty_outputs", "half_widths", "prepared"]
 
 Answer = dict[str, NDArray[Any]]
 """The columns of a task's answer, each (N, *), by what they are."""
@@ -26,7 +26,8 @@ def answer(
 
     ``label`` and ``probability`` for classes, names and probabilities (N, K), or (N,) of the second of two; ``label``
     (N, M), whether each label holds, and ``probability`` (N, M) for several labels; ``value`` (N,) or (N, D) for
-    numbers, with ``low`` and ``high`` where their errors are known; all else as it is.
+    numbers, with ``low`` and ``high`` where their errors are known; several such numbers by the keys of their fields;
+    all else as it is.
 
     Args:
         task: its name.
@@ -35,7 +36,9 @@ def answer(
         known: the task's calibration, for intervals.
         groups: of each row the value of the column by which intervals differ.
     """
-    form = decoding["form"] if task in outputs else "arrays"
+    if decoding["form"] == "fields" and all(f"{task}.{key}" in outputs for key in decoding["fields"]):
+        return {key: outputs[f"{task}.{key}"] for key in decoding["fields"]}
+    form = decoding["form"] if task in outputs and decoding["form"] != "fields" else "arrays"
     if form == "arrays":
         inside = {
             name.removeprefix(f"{task}."): value for name, value in outputs.items() if name.startswith(f"{task}.")
@@ -78,8 +81,11 @@ def half_widths(known: Mapping[str, Any], groups: Sequence[str | None] | None, r
     )
 
 
-def empty_output(decoding: Mapping[str, Any]) -> NDArray[np.float32]:
-    """Return the final outputs of no rows."""
+def empty_outputs(task: str, decoding: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
+    """Return the final outputs of no rows of a task, by name."""
+    if decoding["form"] == "fields":
+        shapes = {f"{task}.{key}": (0, len(names)) if names else (0,) for key, names in decoding["fields"].items()}
+        return {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()}
     names = decoding.get("names", [])
     several = decoding["form"] in ("classes", "labels") or (decoding["form"] == "values" and names)
-    return np.zeros((0, len(names)) if several else (0,), dtype=np.float32)
+    return {task: np.zeros((0, len(names)) if several else (0,), dtype=np.float32)}

@@ -19,7 +19,7 @@ from mtl_lightning.version import __version__
 __all__ = ["FORMAT", "FORMS", "check_description", "is_table", "make_description", "names_from_schema"]
 
 FORMAT = 1
-FORMS = ("binary", "classes", "labels", "values", "arrays")
+FORMS = ("binary", "classes", "labels", "values", "fields", "arrays")
 _TEXT = ("header", "delimiter", "encoding")
 _KINDS: dict[str, tuple[type, ...]] = {
     "schema": (dict, type(None)),
@@ -99,8 +99,17 @@ def check_description(found: Any, where: str) -> dict[str, Any]:
         raise CheckpointError(f"{where}: expected the schema of a table, found keys {sorted(found['schema'])[:8]}.")
     for name, decoding in found["tasks"].items():
         form = decoding.get("form") if isinstance(decoding, dict) else None
-        if form not in FORMS or (form != "arrays" and not isinstance(decoding.get("names"), list)):
+        if form not in FORMS or not _is_named(decoding):
             raise CheckpointError(
-                f"{where}: expected of task {name!r} a `form` among {list(FORMS)} with `names`, found {decoding!r:.80}."
+                f"{where}: expected of task {name!r} a `form` among {list(FORMS)} with `names`, or with `fields` by "
+                f"name, found {decoding!r:.80}."
             )
     return found
+
+
+def _is_named(decoding: Mapping[str, Any]) -> bool:
+    """Whether a decoding says what its outputs are called, as its form needs it."""
+    if decoding["form"] == "fields":
+        fields = decoding.get("fields")
+        return isinstance(fields, dict) and "value" in fields and all(isinstance(one, list) for one in fields.values())
+    return decoding["form"] == "arrays" or isinstance(decoding.get("names"), list)

@@ -15,7 +15,7 @@ from mtl_lightning.exported import SCHEMA, ExportedFolder
 from mtl_lightning.names import known_name, listed
 from mtl_lightning.predictor.answers import Predictions
 from mtl_lightning.predictor.arrays import Inputs, sliced
-from mtl_lightning.predictor.decode import answer, empty_output, prepared
+from mtl_lightning.predictor.decode import answer, empty_outputs, prepared
 from mtl_lightning.predictor.description import check_description
 from mtl_lightning.predictor.intake import Encoded, intake_of
 from mtl_lightning.ranges import Ranged
@@ -195,7 +195,8 @@ class Predictor(Ranged):
     def _outputs(self, encoded: Encoded, tasks: Sequence[str]) -> dict[str, NDArray[Any]]:
         rows, size = encoded.rows, self.batch_size
         if not rows:
-            return {name: empty_output(self.description["tasks"][name]) for name in tasks}
+            empty = [empty_outputs(name, self.description["tasks"][name]) for name in tasks]
+            return {name: output for outputs in empty for name, output in outputs.items()}
         if rows <= size:
             return self._backend.run(encoded.inputs, tasks)
         parts = [self._backend.run(sliced(encoded.inputs, at, at + size), tasks) for at in range(0, rows, size)]

@@ -43,6 +43,9 @@ class Task(Described, nn.Module, ABC):
 
     batchable: Hashable
     rescales: bool = False
+    target_kind: ClassVar[str | None] = None
+    """How a table's column is read for it: ``number``, ``count``, ``classes``, ``ordinal`` or ``survival``; None where
+    none is."""
     calibrated_by: ClassVar[tuple[str, ...]] = ()
     """The methods of calibration that suit the outputs, the usual one first; none unless a subclass says so."""
 
@@ -186,8 +189,9 @@ class Task(Described, nn.Module, ABC):
 
         ``{"form": "binary", "names": [no, yes]}``, ``{"form": "classes", "names": [...]}`` and ``{"form": "labels",
         "names": [...]}`` for probabilities (B,), (B, K) and (B, M); ``{"form": "values", "names": [...], "units":
-        ...}`` for numbers (B,), whose names are empty, or (B, D); ``{"form": "arrays"}``, by default, for what is
-        given as it is. Where names are not known, they are ``"0"``, ``"1"``, ...
+        ...}`` for numbers (B,), whose names are empty, or (B, D); ``{"form": "fields", "fields": {key: [...]},
+        "units": ...}`` for a dict of several such numbers by key, of which ``value`` is the main one; ``{"form":
+        "arrays"}``, by default, for what is given as it is. Where names are not known, they are ``"0"``, ``"1"``, ...
         """
         return {"form": "arrays"}
 

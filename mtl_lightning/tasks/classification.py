@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 from mtl_lightning.tasks.base import MetricFactories, feed
 from mtl_lightning.tasks.binary import BinaryTask
 from mtl_lightning.tasks.likelihoods import SOFTMAX, Reduction
-from mtl_lightning.tasks.options import at_least_two, single_label, weights
+from mtl_lightning.tasks.options import at_least_two, counted, merged_spec, single_label, weights
 from mtl_lightning.tasks.rows import MISSING, RowTask
 from mtl_lightning.tasks.trivial import log_class_shares, without_class_weights
 from mtl_lightning.tasks.weighted import ClassAccuracy, ClassF1, WeightedBinaryAccuracy, WeightedBinaryF1
@@ -29,23 +29,29 @@ class BinaryClassification(BinaryTask):
     Metrics: ``accuracy``, ``auroc``, ``f1`` (of the label 1), all between 0 and 1, higher is better.
 
     Args:
-        spec: its shape is ``()``; ``classes``, where given, is 2.
+        spec: what the data says; its shape is ``()``; ``classes``, where given, is 2.
         pos_weight: factor on the loss of rows whose label is 1, such as (number of 0) / (number of 1).
         label_smoothing: e in [0, 1) moves the wanted probabilities from 0 and 1 to e / 2 and 1 - e / 2.
+        class_names: what 0 and 1 are called, where no spec says it.
         metrics: metrics by name, in place of the default ones; they are fed probabilities and labels of shape (N,).
 
     Raises:
-        ConfigurationError: for another spec, or options out of range.
+        ConfigurationError: for another spec, one that the arguments contradict, or options out of range.
     """
+
+    target_kind = "classes"
 
     def __init__(
         self,
-        spec: TargetSpec,
+        spec: TargetSpec | None = None,
         *,
+        class_names: list[str] | None = None,
         pos_weight: float | None = None,
         label_smoothing: float = 0.0,
         metrics: MetricFactories | None = None,
     ) -> None:
+        size = counted("BinaryClassification", None, class_names, "num_classes")
+        spec = merged_spec("BinaryClassification", spec, classes=size, names=class_names)
         single_label(spec, "BinaryClassification")
         if spec.classes not in (None, 2):
             raise ConfigurationError(
@@ -80,7 +86,9 @@ class MulticlassClassification(RowTask):
     Metrics: ``accuracy`` (over rows) and ``f1`` (mean over classes), between 0 and 1, higher is better.
 
     Args:
-        spec: ``classes`` is K, at least 2; its shape is ``()``.
+        spec: what the data says: ``classes`` is K, at least 2; its shape is ``()``.
+        num_classes: K, where no spec says it.
+        class_names: what the classes are called, likewise; there are K of them.
         ignore_index: marks a missing label.
         class_weights: K factors on the loss of rows by their class. The mean loss divides by the number of rows, not,
             as ``torch.nn.CrossEntropyLoss`` does, by their summed weight.
@@ -88,22 +96,27 @@ class MulticlassClassification(RowTask):
         metrics: metrics by name, in place of the default ones; they are fed probabilities (N, K) and classes (N,).
 
     Raises:
-        ConfigurationError: for another spec, or options out of range.
+        ConfigurationError: for another spec, one that the arguments contradict, or options out of range.
     """
 
     dtypes = "an integer dtype"
+    target_kind = "classes"
     calibrated_by = ("temperature",)
     class_weights: Tensor | None
 
     def __init__(
         self,
-        spec: TargetSpec,
+        spec: TargetSpec | None = None,
         *,
+        num_classes: int | None = None,
+        class_names: list[str] | None = None,
         ignore_index: int = MISSING,
         class_weights: list[float] | None = None,
         label_smoothing: float = 0.0,
         metrics: MetricFactories | None = None,
     ) -> None:
+        number = counted("MulticlassClassification", num_classes, class_names, "num_classes")
+        spec = merged_spec("MulticlassClassification", spec, classes=number, names=class_names)
         single_label(spec, "MulticlassClassification")
         size = at_least_two(spec.classes, "MulticlassClassification")
         super().__init__(spec, columns=None, output_size=size, likelihood=SOFTMAX, metrics=metrics)
@@ -182,7 +195,9 @@ class MultilabelClassification(BinaryTask):
     better.
 
     Args:
-        spec: M, at least 2, is its ``classes``, or the D of its shape ``(D,)``.
+        spec: what the data says: M, at least 2, is its ``classes``, or the D of its shape ``(D,)``.
+        num_labels: M, where no spec says it.
+        label_names: what the labels are called, likewise; there are M of them.
         pos_weight: factor on the loss of entries whose label is 1: one for all labels, or M.
         label_smoothing: e in [0, 1) moves the wanted probabilities from 0 and 1 to e / 2 and 1 - e / 2.
         reduction: ``"sum"`` counts the task once per label in the uncertainty term, ``"mean"`` counts it as one
@@ -191,19 +206,26 @@ class MultilabelClassification(BinaryTask):
             is a missing label: give them ``ignore_index: -100``.
 
     Raises:
-        ConfigurationError: for another spec, or options out of range.
+        ConfigurationError: for another spec, one that the arguments contradict, or options out of range.
     """
 
     def __init__(
         self,
-        spec: TargetSpec,
+        spec: TargetSpec | None = None,
         *,
+        num_labels: int | None = None,
+        label_names: list[str] | None = None,
         pos_weight: float | list[float] | None = None,
         label_smoothing: float = 0.0,
         reduction: Reduction = "mean",
         metrics: MetricFactories | None = None,
     ) -> None:
-        size = at_least_two(spec.classes if spec.classes or not spec.shape else spec.shape[0], type(self).__name__)
+        number = counted("MultilabelClassification", num_labels, label_names, "num_labels")
+        given = {"shape": None if number is None or spec is not None else (number,), "names": label_names}
+        called = {"classes": "num_labels", "names": "label_names"}
+        spec = merged_spec("MultilabelClassification", spec, called, classes=number, **given)
+        found = spec.classes if spec.classes or not spec.shape else spec.shape[0]
+        size = at_least_two(found, type(self).__name__, "num_labels")
         if spec.shape not in ((), (size,)):
             raise ConfigurationError(
                 f"MultilabelClassification: expected the shape ({size},) for {size} labels in the TargetSpec, found "

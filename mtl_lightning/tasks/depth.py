@@ -11,6 +11,7 @@ from torch import Tensor
 from mtl_lightning.tasks.base import MetricFactories
 from mtl_lightning.tasks.dense import DenseTask
 from mtl_lightning.tasks.likelihoods import LAPLACE
+from mtl_lightning.tasks.options import merged_spec
 from mtl_lightning.tasks.regression import ElementwiseLoss, Regression
 from mtl_lightning.tasks.weighted import AbsoluteError, RelativeError
 from mtl_lightning.types import ConfigurationError, Likelihood, TargetSpec
@@ -29,7 +30,8 @@ class DepthEstimation(DenseTask):
     something is far away.
 
     Args:
-        spec: its shape is (H, W) or (1, H, W), or () where the size varies.
+        spec: what the data says: its shape is (H, W) or (1, H, W), or () where the size varies, as by default.
+        units: of the depth, in words, where no spec says them.
         loss: of the residual r, in the units of the loss:
 
             - ``"l1"``: ``|r|``, the literature's;
@@ -57,8 +59,9 @@ class DepthEstimation(DenseTask):
 
     def __init__(
         self,
-        spec: TargetSpec,
+        spec: TargetSpec | None = None,
         *,
+        units: str | None = None,
         loss: Literal["l1", "l2", "huber", "berhu", "log"] | ElementwiseLoss = "l1",
         delta: float = 1.0,
         likelihood: Likelihood | None = None,
@@ -66,6 +69,7 @@ class DepthEstimation(DenseTask):
         standardize: bool = False,
         metrics: MetricFactories | None = None,
     ) -> None:
+        spec = merged_spec("DepthEstimation", spec, units=units)
         number = _regression(spec, loss, delta, likelihood, standardize)
         super().__init__(spec, output_size=1, estimate_size=1, likelihood=number.likelihood, metrics=metrics)
         self.number = number

@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from mtl_lightning.tasks.base import MetricFactories
 from mtl_lightning.tasks.likelihoods import GAUSSIAN, HUBER, LAPLACE, Reduction, of_reduction
+from mtl_lightning.tasks.options import counted, merged_spec
 from mtl_lightning.tasks.popart import Statistics, checked_rate, followed, preserve, sums_about
 from mtl_lightning.tasks.rows import RowTask, needs_float64
 from mtl_lightning.tasks.trivial import deviations, means, medians, wide
@@ -49,7 +50,11 @@ class Regression(RowTask):
     Metrics: ``mae`` and ``rmse``, in the target's units, lower is better; over all labelled numbers of all outputs.
 
     Args:
-        spec: its shape is ``()`` for a number, with targets (B,) or (B, 1), and ``(D,)`` for a vector.
+        spec: what the data says: its shape is ``()`` for a number, with targets (B,) or (B, 1), and ``(D,)`` for a
+            vector; by default a number.
+        num_outputs: D of a vector, where no spec says it.
+        output_names: what the outputs of a vector are called, likewise; there are D of them.
+        units: of the target, in words, likewise.
         loss: of the residual r: ``"mse"`` is ``r^2``; ``"l1"`` is ``|r|``; ``"huber"`` is ``r^2 / 2`` as far as
             ``|r| = delta`` and ``delta * (|r| - delta / 2)`` beyond. Or a function of outputs and targets, both (B,) or
             both (B, D), that returns one loss per element; in YAML its dotted path.
@@ -72,6 +77,7 @@ class Regression(RowTask):
     dtypes = "a floating-point dtype"
     values = "finite numbers or nan for missing"
     calibrated_by = ("conformal",)
+    target_kind = "number"
     target_mean: Tensor
     target_std: Tensor
     target_variance: Tensor
@@ -79,8 +85,11 @@ class Regression(RowTask):
 
     def __init__(
         self,
-        spec: TargetSpec,
+        spec: TargetSpec | None = None,
         *,
+        num_outputs: int | None = None,
+        output_names: list[str] | None = None,
+        units: str | None = None,
         loss: Literal["mse", "l1", "huber"] | ElementwiseLoss = "mse",
         delta: float = 1.0,
         likelihood: Likelihood | None = None,
@@ -89,6 +98,9 @@ class Regression(RowTask):
         reduction: Reduction = "mean",
         metrics: MetricFactories | None = None,
     ) -> None:
+        number = counted("Regression", num_outputs, output_names, "num_outputs")
+        given = {"shape": None if number is None else (number,), "names": output_names, "units": units}
+        spec = merged_spec("Regression", spec, {"names": "output_names"}, **given)
         if len(spec.shape) > 1 or 0 in spec.shape:
             raise ConfigurationError(
                 f"Regression: expected a number () or a vector (D,) per row in the TargetSpec, found {spec.shape}."

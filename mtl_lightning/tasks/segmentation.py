@@ -12,7 +12,7 @@ from torchmetrics import MetricCollection
 from mtl_lightning.tasks.base import MetricFactories
 from mtl_lightning.tasks.dense import DenseTask
 from mtl_lightning.tasks.likelihoods import SOFTMAX
-from mtl_lightning.tasks.options import at_least_two, weights
+from mtl_lightning.tasks.options import at_least_two, counted, merged_spec, weights
 from mtl_lightning.tasks.rows import MISSING
 from mtl_lightning.tasks.trivial import log_class_shares, without_class_weights
 from mtl_lightning.tasks.weighted import ClassAccuracy, ClassIoU
@@ -30,7 +30,9 @@ class SemanticSegmentation(DenseTask):
     an absent class, or means over batches: those figures are not comparable.
 
     Args:
-        spec: ``classes`` is K, at least 2; its shape is (H, W), or () where the size varies.
+        spec: what the data says: ``classes`` is K, at least 2; its shape is (H, W), or () where the size varies.
+        num_classes: K, where no spec says it.
+        class_names: what the classes are called, likewise; there are K of them.
         ignore_index: marks a pixel without a label.
         class_weights: K factors on the loss of pixels by their class. The mean loss divides by the number of pixels,
             not, as ``torch.nn.CrossEntropyLoss`` does, by their summed weight.
@@ -47,13 +49,17 @@ class SemanticSegmentation(DenseTask):
 
     def __init__(
         self,
-        spec: TargetSpec,
+        spec: TargetSpec | None = None,
         *,
+        num_classes: int | None = None,
+        class_names: list[str] | None = None,
         ignore_index: int = MISSING,
         class_weights: list[float] | None = None,
         label_smoothing: float = 0.0,
         metrics: MetricFactories | None = None,
     ) -> None:
+        number = counted("SemanticSegmentation", num_classes, class_names, "num_classes")
+        spec = merged_spec("SemanticSegmentation", spec, classes=number, names=class_names)
         size = at_least_two(spec.classes, "SemanticSegmentation")
         super().__init__(spec, output_size=size, estimate_size=size, likelihood=SOFTMAX, metrics=metrics)
         self.ignore_index = ignore_index

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mtl_lightning.tasks.base import MetricFactories
 from mtl_lightning.tasks.dense import DenseTask
+from mtl_lightning.tasks.options import merged_spec
 from mtl_lightning.tasks.surface_metrics import MeanAngularError, MedianAngularError, WithinAngle
 from mtl_lightning.tasks.trivial import wide
 from mtl_lightning.types import ConfigurationError, Likelihood, TargetSpec
@@ -40,7 +41,7 @@ class SurfaceNormals(DenseTask):
     shares of pixels with a smaller angle, between 0 and 1, higher is better.
 
     Args:
-        spec: its shape is (3, H, W), or () where the size varies.
+        spec: what the data says: its shape is (3, H, W), or () where the size varies, as by default.
         loss: ``"cosine"``; ``"l1"``, the sum of ``|p_i - y_i|`` over the three components; or ``"l2"``, that of their
             squares, which is twice the first. A pixel is one element of each.
         metrics: metrics by name, in place of the default ones; they are fed unit vectors (N, 3), predicted and true.
@@ -54,13 +55,14 @@ class SurfaceNormals(DenseTask):
 
     def __init__(
         self,
-        spec: TargetSpec,
+        spec: TargetSpec | None = None,
         *,
         loss: Literal["cosine", "l1", "l2"] = "cosine",
         metrics: MetricFactories | None = None,
     ) -> None:
         if loss not in _LIKELIHOODS:
             raise ConfigurationError(f"SurfaceNormals: expected `loss` to be in {list(_LIKELIHOODS)}, found {loss!r}.")
+        spec = merged_spec("SurfaceNormals", spec)
         super().__init__(spec, output_size=3, estimate_size=3, likelihood=_LIKELIHOODS[loss], metrics=metrics)
         self.of_pixel = loss
 

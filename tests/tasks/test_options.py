@@ -22,7 +22,7 @@ LABELS = partial(MultilabelClassification, TargetSpec(classes=3))
         (lambda: LABELS(label_smoothing=-0.1), "found -0.1"),
         (lambda: CLASSES(class_weights=[1.0, float("nan"), 1.0]), "found .*nan"),
         (lambda: MulticlassClassification(TargetSpec()), "at least 2 `classes` in the TargetSpec, found None"),
-        (lambda: MulticlassClassification(TargetSpec(classes=1)), "found 1.*use BinaryClassification"),
+        (lambda: MulticlassClassification(TargetSpec(classes=1)), "found 1.*Use BinaryClassification"),
         (lambda: MultilabelClassification(TargetSpec()), "found None"),
         (lambda: MultilabelClassification(TargetSpec(shape=(3,), classes=4)), r"shape \(4,\) for 4 labels .* \(3,\)"),
         (lambda: BinaryClassification(TargetSpec(classes=5)), "found 5. Use MulticlassClassification"),

@@ -46,7 +46,7 @@ _RULES = {
     "tasks": _Rule(
         lambda value: isinstance(value, Task),
         "a Task that has been made",
-        "Write `tasks={{{key!r}: Regression(TargetSpec())}}`, or take the `tasks` of a datamodule.",
+        "Write `tasks={{{key!r}: Regression()}}`, or take the `tasks` of a datamodule.",
     ),
     "heads": _Rule(
         callable,
