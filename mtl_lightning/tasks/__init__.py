@@ -1,8 +1,9 @@
 """Tasks: one target each, with its loss, its metrics, its uncertainty term, and what other tasks may read of it.
 
 A task is made from what the data knows of the target (a :class:`~mtl_lightning.types.TargetSpec`), so that nobody
-repeats a size; without such data it is told by name, as in ``MulticlassClassification(num_classes=5)``. Its loss is a sum over labelled elements; whoever divides it by the count has the mean. Missing labels
-are ``nan`` in float targets and ``-100`` in integer ones:
+repeats a size; without such data it is told by name, as in ``MulticlassClassification(num_classes=5)``. Its loss is a
+sum over labelled elements; whoever divides it by the count has the mean. Missing labels are ``nan`` in float targets
+and ``-100`` in integer ones:
 
 >>> import torch
 >>> from mtl_lightning.tasks import Regression

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -61,8 +62,8 @@ def test_what_the_data_leaves_open_is_said_by_arguments() -> None:
             lambda: MulticlassClassification(num_classes=3, class_names=["a", "b"]),
             "3 names, as .*found 2",
         ),
-        (lambda: MulticlassClassification(class_names="abc"), "a list of names, found the text 'abc'"),
-        (lambda: MulticlassClassification(5), "a TargetSpec, or none, .* found 5"),
+        (lambda: MulticlassClassification(class_names=cast("Any", "abc")), "a list of names, found the text 'abc'"),
+        (lambda: MulticlassClassification(cast("Any", 5)), "a TargetSpec, or none, .* found 5"),
         (lambda: MulticlassClassification(), "MulticlassClassification\\(num_classes=...\\)"),
         (lambda: MultilabelClassification(), "MultilabelClassification\\(num_labels=...\\)"),
         (lambda: MultilabelClassification(TargetSpec(shape=(3,)), num_labels=4), r"found \(3,\)"),
