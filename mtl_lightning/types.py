@@ -104,9 +104,9 @@ class TensorSpec:
 class TableSpec:
     """A table: names of the numeric columns, and the number of codes of each categorical one.
 
-    Inputs are ``{"numeric": (B, Dn) float32, "categorical": (B, Dc) int64}``; code 0 means missing or unseen. Columns of
-    lists are beside them in ``"lists"`` (B, L) int64, one after the other, each as wide as its longest; code 0 is no
-    element.
+    Inputs are ``{"numeric": (B, Dn) float32, "categorical": (B, Dc) int64}``; code 0 means missing or unseen. Columns
+    of lists are beside them in ``"lists"`` (B, L) int64, one after the other, each as wide as its longest; code 0 there
+    is no element.
 
     Args:
         numeric: names of the numbers, in the order of ``inputs["numeric"]``.
