@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtl_lightning.core.network.final import LABEL, PROBABILITY, final_outputs
+from mtl_lightning.core.network.final import final_outputs, is_of_classes
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.errors import ExportError
 from mtl_lightning.export import rows as some_rows
@@ -67,7 +67,7 @@ def compare(network: Network, model: Model, rows: Any, schema: Mapping[str, Any]
     differences = {}
     for name, values in expected.items():
         task, _, rest = name.partition(".")
-        probability = not rest and isinstance(predicted[task], Mapping) and {*predicted[task]} == {PROBABILITY, LABEL}
+        probability = not rest and is_of_classes(predicted[task])
         beside = rest in network.tasks[task].decoding().get("fields", {}) and rest != "value"
         scale = np.ones(()) if probability else _scale(network, task, values, schema, beside)
         of = "of its own size" if beside else "of the target's standard deviation"

@@ -27,6 +27,7 @@ from mtl_lightning.tasks.classification import (
     MultilabelClassification,
 )
 from mtl_lightning.tasks.depth import DepthEstimation
+from mtl_lightning.tasks.ordinal import Ordinal
 from mtl_lightning.tasks.regression import Regression
 from mtl_lightning.tasks.segmentation import SemanticSegmentation
 from mtl_lightning.tasks.surface_normals import SurfaceNormals
@@ -36,6 +37,7 @@ __all__ = [
     "DepthEstimation",
     "MulticlassClassification",
     "MultilabelClassification",
+    "Ordinal",
     "Regression",
     "SemanticSegmentation",
     "SurfaceNormals",

@@ -195,6 +195,19 @@ class Task(Described, nn.Module, ABC):
         """
         return {"form": "arrays"}
 
+    # ------------------------------------------------------------------------------------ what of the outputs is shared
+    @property
+    def head_size(self) -> int:
+        """H, the number of outputs (B, H, *) that the task's head gives; K by default."""
+        return self.output_size
+
+    def complete(self, output: Tensor) -> Tensor:
+        """Map what the head gives (B, H, *) to outputs (B, K, *), by parameters of the task that all rows share.
+
+        As it is by default. The parameters are in the task's optimizer group, and in checkpoints.
+        """
+        return output
+
     # ------------------------------------------------------------------- the trivial predictor, to compare a loss with
     def trivial_prediction(self, rows: Tensor, weight: Tensor) -> Tensor:
         """Return the constant (K,) that predicts a sample of the training labels with the least loss.

@@ -16,7 +16,7 @@ from torchmetrics import Metric
 from mtl_lightning.tasks.rows import MISSING
 
 
-class _Counts(Metric):
+class Counts(Metric):
     """Counts (C, L) of C kinds of elements and L labels or classes, added over batches and processes."""
 
     is_differentiable = False
@@ -68,7 +68,7 @@ def _sum_rows(tables: list[Tensor], weight: Tensor | None) -> Tensor:
     return table.sum(1) if weight is None else (table * weight.float()[:, None]).sum(1)
 
 
-class WeightedBinaryAccuracy(_Counts):
+class WeightedBinaryAccuracy(Counts):
     """The share of yes-or-no labels that are predicted right, at a threshold of 0.5, over all labels together.
 
     ``BinaryAccuracy`` of torchmetrics, and ``MultilabelAccuracy(average="micro")``; -100 is a missing label.
@@ -91,7 +91,7 @@ class WeightedBinaryAccuracy(_Counts):
         return right / every
 
 
-class WeightedBinaryF1(_Counts):
+class WeightedBinaryF1(Counts):
     """F1 of the label 1, the mean over labels; 0 for a label that is neither predicted nor true anywhere.
 
     ``BinaryF1Score`` of torchmetrics, and ``MultilabelF1Score``; -100 is a missing label.
@@ -116,7 +116,7 @@ class WeightedBinaryF1(_Counts):
 
 
 # -------------------------------------------------------------------------------------------------------------- classes
-class _ClassCounts(_Counts):
+class _ClassCounts(Counts):
     """How often each of K classes is rightly predicted, predicted, and true (3, K).
 
     Args:

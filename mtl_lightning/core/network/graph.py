@@ -138,7 +138,8 @@ def run_heads(
                 estimates[read] = tasks[read].estimate(outputs[read])
             estimate = estimates[read].detach() if edge.stop_gradient else estimates[read]
             parts.append(_fit_to(estimate, features[task]))
-        outputs[task] = heads[task](parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+        given = heads[task](parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+        outputs[task] = tasks[task].complete(given)
     return outputs
 
 

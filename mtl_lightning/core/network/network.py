@@ -109,7 +109,7 @@ class Network(nn.Module):
         if not self.architecture.final:
             sizes = head_sizes(self.graph, self.architecture.feature_sizes, self.tasks)
             default: HeadFactory = factories.get(DEFAULT, Linear)
-            made = {name: (factories.get(name, default), sizes[name], self.tasks[name].output_size) for name in names}
+            made = {name: (factories.get(name, default), sizes[name], self.tasks[name].head_size) for name in names}
             heads = {name: build_head(name, *arguments) for name, arguments in made.items()}
         elif any(self.graph.edges.values()) or factories:
             raise ConfigurationError(
@@ -180,7 +180,7 @@ class Network(nn.Module):
         try:
             features = self.architecture(inputs, wanted)
             if self.architecture.final:
-                outputs = dict(features.per_task)
+                outputs = {name: self.tasks[name].complete(given) for name, given in features.per_task.items()}
             else:
                 heads = cast("Mapping[str, nn.Module]", self.heads)
                 outputs = run_heads(self.graph, wanted, features.per_task, heads, self.tasks)
