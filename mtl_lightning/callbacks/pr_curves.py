@@ -49,7 +49,7 @@ class PRCurves(ValidationFigures):
     def draw(self, loggers: list[Logger], name: str, task: Task, kept: tuple[Tensor, ...], step: int) -> None:
         """Write a curve for each column."""
         probability, truth, known = kept
-        names = names_of(task, task.output_size)
+        names = names_of(task, len(task.spec.names) or max(task.output_size, probability.shape[1]))
         for column in range(min(probability.shape[1], _CLASSES)):
             mask = known[:, column]
             labels, predicted = truth[mask, column], probability[mask, column]

@@ -28,6 +28,7 @@ from mtl_lightning.tasks.classification import (
 )
 from mtl_lightning.tasks.depth import DepthEstimation
 from mtl_lightning.tasks.ordinal import Ordinal
+from mtl_lightning.tasks.quantile import Quantile
 from mtl_lightning.tasks.regression import Regression
 from mtl_lightning.tasks.segmentation import SemanticSegmentation
 from mtl_lightning.tasks.surface_normals import SurfaceNormals
@@ -38,6 +39,7 @@ __all__ = [
     "MulticlassClassification",
     "MultilabelClassification",
     "Ordinal",
+    "Quantile",
     "Regression",
     "SemanticSegmentation",
     "SurfaceNormals",

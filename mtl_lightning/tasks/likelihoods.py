@@ -4,7 +4,7 @@ A term is ``a * exp(-s) * L + b * s``, where L is the mean of the losses over la
 (:class:`~mtl_lightning.types.Likelihood`). Its minimum over s is at ``exp(s) = a * L / b``, where the loss has the
 weight ``b / L`` whatever a is: a fixes what s means, b how much the task counts beside the others.
 
-All but the Gaussian and the Laplace term are approximations:
+All but the Gaussian and the Laplace terms are approximations:
 
 - ``HUBER``: the square in its core only, so that s is a variance as long as most residuals are below delta.
 - ``SOFTMAX`` and ``BERNOULLI``: ``exp(s)`` is the temperature of the softmax, in the approximation of equation 10 of
@@ -25,6 +25,9 @@ GAUSSIAN = Likelihood(0.5, 0.5, "log_var")
 
 LAPLACE = Likelihood(1.0, 1.0, "log_scale")
 """Absolute error |r|: ``exp(s)`` is the scale of the noise, at its optimum the mean absolute error."""
+
+ASYMMETRIC_LAPLACE = Likelihood(1.0, 1.0, "log_scale")
+"""Pinball loss: ``exp(s)`` is the scale of the noise, at its optimum the mean loss."""
 
 HUBER = Likelihood(1.0, 0.5, "log_var")
 """Huber's loss, r^2 / 2 in its core: the half that the Gaussian term has in ``a`` is in the loss already."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +76,7 @@ class Regression(RowTask):
 
     dtypes = "a floating-point dtype"
     values = "finite numbers or nan for missing"
-    calibrated_by = ("conformal",)
+    calibrated_by: ClassVar[tuple[str, ...]] = ("conformal",)
     target_kind = "number"
     target_mean: Tensor
     target_std: Tensor
@@ -172,7 +172,7 @@ class Regression(RowTask):
         if self._fitted:
             return
         self.check(target)
-        values = self.elements(target).detach().cpu().double().reshape(-1, self.output_size)
+        values = self.elements(target).detach().cpu().double().reshape(len(target), -1)
         mask = ~values.isnan()
         number = mask.sum(0).clamp(min=1)
         mean = torch.where(mask, values, 0.0).sum(0) / number

@@ -58,9 +58,14 @@ def deviations(values: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
 
 def medians(values: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
     """Return the median (K,) of each column likewise: the smallest value with half of the weight up to it."""
+    return quantiles(values, mask, weight, 0.5)
+
+
+def quantiles(values: Tensor, mask: Tensor, weight: Tensor, level: float) -> Tensor:
+    """Return a quantile (K,) of each column likewise: the smallest value with a share ``level`` of the weight to it."""
     ordered, order = torch.where(mask, wide(values), torch.inf).sort(0)
     upto = (mask * wide(weight).unsqueeze(1)).gather(0, order).cumsum(0)
-    place = (upto < upto[-1] / 2).sum(0, keepdim=True)
+    place = (upto < upto[-1] * level).sum(0, keepdim=True)
     found = ordered.gather(0, place)[0]
     return torch.where(mask.any(0), found, 0.0)
 

@@ -178,7 +178,7 @@ class ClassIoU(_ClassCounts):
 
 
 # --------------------------------------------------------------------------------------------------------------- errors
-class _MeanError(Metric):
+class ElementMean(Metric):
     """The mean over elements of an error.
 
     Args:
@@ -217,7 +217,7 @@ class _MeanError(Metric):
         return self.total / (self.counted + self.weighed)
 
 
-class AbsoluteError(_MeanError):
+class AbsoluteError(ElementMean):
     """The mean of ``|prediction - target|``: ``MeanAbsoluteError`` of torchmetrics."""
 
     def error(self, prediction: Tensor, target: Tensor) -> Tensor:
@@ -225,7 +225,7 @@ class AbsoluteError(_MeanError):
         return (prediction - target).abs()
 
 
-class RelativeError(_MeanError):
+class RelativeError(ElementMean):
     """The mean of ``|prediction - target| / |target|``: ``MeanAbsolutePercentageError`` of torchmetrics."""
 
     def error(self, prediction: Tensor, target: Tensor) -> Tensor:
@@ -233,7 +233,7 @@ class RelativeError(_MeanError):
         return (prediction - target).abs() / target.abs().clamp(min=1.17e-6)
 
 
-class RootMeanSquaredError(_MeanError):
+class RootMeanSquaredError(ElementMean):
     """The root of the mean squared difference: ``MeanSquaredError(squared=False)`` of torchmetrics."""
 
     def error(self, prediction: Tensor, target: Tensor) -> Tensor:
