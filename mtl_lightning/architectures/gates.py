@@ -46,7 +46,7 @@ def gate_reader(argument: EncoderArgument | None, spec: InputSpec | None, cells:
     - A network of the user's: its features, averaged over space if they have any.
     - None, vectors: these themselves. None, maps (C, *): averaged into ``cells`` cells per axis, so that G does
       not grow with the picture (a linear gate on all pixels has more weights than many a network it chooses from).
-    - None, a table: its standardised columns and an embedding of each categorical one.
+    - None, a table: its standardised columns, embedded categories and the means of its lists' embedded elements.
 
     Raises:
         ConfigurationError: for other inputs without a network.

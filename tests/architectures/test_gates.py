@@ -34,6 +34,7 @@ def test_pooling_is_the_mean_of_each_cell() -> None:
         (None, TensorSpec((6,)), 6),
         (None, TensorSpec((3, None, None)), 48),
         (None, TableSpec(("age", "hours"), {"work": 5}), 2 + 4),
+        (None, TableSpec(("age", "hours"), {"work": 5}, {"tags": (5, 3)}), 2 + 4 + 4),
         (partial(MLP, hidden=[5]), TensorSpec((3, 4, 4)), 5),
         (nn.Conv2d(3, 7, 3), TensorSpec((3, 8, 8)), 7),
         (nn.Linear(6, 2), None, 2),
@@ -46,6 +47,7 @@ def test_gates_read_vectors(argument: Any, spec: Any, width: int) -> None:
     inputs: Any = torch.randn(2, *shape)
     if isinstance(spec, TableSpec):
         inputs = {"numeric": torch.randn(2, 2), "categorical": torch.zeros(2, 1, dtype=torch.int64)}
+        inputs["lists"] = torch.zeros(2, 3, dtype=torch.int64)
     assert reader(inputs).shape == (2, width)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_lightning.architectures import TabularEncoder
-from mtl_lightning.architectures.tabular import embedding_width
+from mtl_lightning.architectures.columns import embedding_width
 from mtl_lightning.types import ConfigurationError, TableSpec, TensorSpec
 
 TABLE = TableSpec(("age", "hours"), {"work": 9, "education.years": 300})  # a name with a dot, as tables have them
@@ -59,6 +59,63 @@ def test_code_0_adds_nothing_until_it_is_trained() -> None:
     assert not gradient[1:].any()
 
 
+LISTS = TableSpec(
+    (),
+    {"item": 9, "work": 4},
+    lists={"words": (11, 4), "bought": (9, 3)},
+    shared={"item": "items", "bought": "items"},
+)
+
+
+def with_lists(*rows: list[int]) -> dict[str, Tensor]:
+    """Rows of item, work, four words and three bought."""
+    codes = torch.tensor(rows)
+    return {"numeric": torch.zeros(len(rows), 0), "categorical": codes[:, :2], "lists": codes[:, 2:]}
+
+
+@pytest.mark.parametrize(("bag", "share"), [("mean", [3, 2]), ("sum", [1, 1]), ({"words": "sum"}, [1, 2])])
+def test_a_list_is_the_mean_or_sum_of_its_elements(bag: Any, share: list[int]) -> None:
+    encoder = TabularEncoder(LISTS, hidden=(), embedding={"items": 2, "work": 3, "words": 5}, bag=bag)
+    assert [name for name, _ in encoder.named_parameters()] == [f"stages.0.embedding.{i}.weight" for i in (0, 1, 2)]
+    items, work, words = (embedding(encoder, i) for i in (0, 1, 2))
+    torch.nn.init.normal_(items)  # code 0 of items, too, which as an element of a list adds nothing
+    found = encoder(with_lists([0, 3, 10, 2, 2, 0, 5, 0, 4], [8, 1, 0, 0, 0, 0, 0, 0, 0]))
+    full = [items[0], work[3], (words[10] + 2 * words[2]) / share[0], (items[5] + items[4]) / share[1]]
+    empty = [items[8], work[1], torch.zeros(5), torch.zeros(2)]
+    torch.testing.assert_close(found, torch.stack([torch.cat(full), torch.cat(empty)]))
+    assert encoder.out_features == (2 + 3 + 5 + 2,)
+
+
+def test_a_list_is_what_torchs_embedding_bag_makes_of_it() -> None:
+    encoder = TabularEncoder(TableSpec((), {}, {"words": (50, 9)}), hidden=(), embedding=4)
+    codes = torch.randint(50, (64, 9)) * (torch.rand(64, 9) < 0.7)
+    bags = nn.EmbeddingBag(50, 4, mode="mean", padding_idx=0)
+    bags.load_state_dict({"weight": embedding(encoder, 0)})
+    found, expected = encoder({**with_lists(*[[0, 0]] * 64), "lists": codes}), bags(codes)
+    torch.testing.assert_close(found, expected)
+    (gradient,) = torch.autograd.grad(found.square().sum(), [embedding(encoder, 0)])
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.square().sum(), [bags.weight])[0])
+    assert not gradient[0].any()
+
+
+def test_rows_of_a_jacobian_can_be_taken_at_once() -> None:
+    encoder = TabularEncoder(LISTS, hidden=(4,), bag={"words": "sum"})
+    outputs = encoder(with_lists([2, 0, 0, 5, 0, 0, 2, 7, 0], [1, 3, 4, 5, 5, 1, 0, 0, 0])).sum(0)
+    parameters, tasks = list(encoder.parameters()), torch.eye(4)
+    at_once = torch.autograd.grad(outputs, parameters, tasks, retain_graph=True, is_grads_batched=True)
+    for row, own in enumerate(tasks):
+        expected = torch.autograd.grad(outputs, parameters, own, retain_graph=True)
+        torch.testing.assert_close([gradient[row] for gradient in at_once], list(expected))
+
+
+def test_columns_that_share_move_one_table() -> None:
+    encoder = TabularEncoder(LISTS, hidden=(), embedding=1)
+    torch.autograd.backward([encoder(with_lists([2, 0, 0, 0, 0, 0, 2, 7, 0])).sum()])
+    gradient = embedding(encoder, 0).grad
+    assert gradient is not None
+    assert gradient[:, 0].tolist() == [0, 0, 1.5, 0, 0, 0, 0, 0.5, 0]
+
+
 def test_a_missing_number_is_the_mean() -> None:
     encoder = TabularEncoder(TABLE)
     missing, mean = table((float("nan"), 2.0, 3, 4)), table((0.0, 2.0, 3, 4))
@@ -95,9 +152,23 @@ def test_it_takes_tables(spec: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"embedding": {"wrok": 3}}, r"expected names of categorical columns, \['work', 'edu.*found \['wrok'\]"),
+        (
+            {"embedding": {"wordz": 3}},
+            r"names of categorical columns or lists, \['item', 'work.*found \['wordz'\].* 'words'",
+        ),
+        (
+            {"bag": {"word": "sum"}},
+            r"`bag`: expected names of columns of lists, \['words', 'bought'\], found \['word'\]",
+        ),
+        ({"bag": "max"}, r"`bag`: expected mean or sum, found {'words': 'max', 'bought': 'max'}"),
+        ({"embedding": {"item": 2, "bought": 3}}, r"'bought'\] share .* 'items': expected .* found \[9\] .* \[2, 3\]"),
     ],
 )
 def test_says_what_is_wrong(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        TabularEncoder(TABLE, **options)
+        TabularEncoder(LISTS, **options)
+
+
+def test_columns_that_share_have_one_number_of_codes() -> None:
+    with pytest.raises(ConfigurationError, match=r"\['a', 'b'\] share their embeddings 'c': .* found \[3, 4\] codes"):
+        TabularEncoder(TableSpec((), {"a": 3, "b": 4}, shared={"a": "c", "b": "c"}))

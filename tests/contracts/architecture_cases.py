@@ -17,12 +17,20 @@ from mtl_lightning.types import ConfigurationError, Features, InputSpec, TableSp
 
 TASKS = ["a", "b", "c"]
 PICTURES, TABLE = TensorSpec((1, 16, 16)), TableSpec(("age", "hours"), {"work": 9, "education.years": 4})
+LISTS = TableSpec(
+    ("age", "hours"),
+    {"item": 9, "work": 4},
+    lists={"words": (11, 5), "bought": (9, 3)},
+    shared={"item": "items", "bought": "items"},
+    quantiles={"age": (-1.0, 0.0, 0.5), "hours": (0.3,)},
+)
 ALL_SPECS: list[Any] = [PICTURES, TensorSpec((3, 13, 17)), TensorSpec((8,))]  # pictures, odd ones, vectors
-ENCODER_SPECS = [*ALL_SPECS, TensorSpec((3, 33, 40)), TABLE]
+ENCODER_SPECS = [*ALL_SPECS, TensorSpec((3, 33, 40)), TABLE, LISTS]
 ENCODERS_IN_USE: list[tuple[Any, Any]] = [
     (PICTURES, partial(LeNet, channels=(4, 6), width=8)),
     (TABLE, partial(TabularEncoder, hidden=(8, 6))),
     (TABLE, partial(TabularEncoder, hidden=(8, 6), norm=BatchNorm)),
+    (LISTS, partial(TabularEncoder, hidden=(8, 6), bag={"bought": "sum"})),
 ]
 DRAWS = 5
 
@@ -43,7 +51,11 @@ def accepted(factory: Any, sizes: Sequence[Any], *arguments: Any, name: str = ""
         except ConfigurationError:
             continue
         shape = size.shape if isinstance(size, TensorSpec) else size
-        label = "table" if isinstance(shape, TableSpec) else "x".join(map(str, shape))
+        label = (
+            ("table-with-lists" if shape.lists else "table")
+            if isinstance(shape, TableSpec)
+            else "x".join(map(str, shape))
+        )
         pairs.append(pytest.param(factory, size, id=f"{name or factory.__name__}-{label}"))
     return pairs
 
@@ -76,10 +88,12 @@ ONE_OF_EACH = [tried(cls)[0] for cls in exported(Architecture)]
 def rows(spec: InputSpec, number: int, dtype: torch.dtype = torch.float32) -> Any:
     if isinstance(spec, TableSpec):
         codes = [torch.randint(n, (number,)) for n in spec.categorical.values()]
-        return {
+        made = {
             "numeric": torch.randn(number, len(spec.numeric), dtype=dtype),
             "categorical": torch.stack(codes, dim=1),
         }
+        lists = [torch.randint(n, (number, length)) for n, length in spec.lists.values()]
+        return made | ({"lists": torch.cat(lists, dim=1)} if lists else {})
     assert isinstance(spec, TensorSpec)
     return torch.randn(number, *[n for n in spec.shape if n is not None], dtype=dtype)
 

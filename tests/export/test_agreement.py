@@ -26,7 +26,7 @@ from mtl_lightning.architectures import (
 from mtl_lightning.export import Exported, export_network
 from mtl_lightning.exported import ExportedFolder
 from mtl_lightning.types import InputSpec, TargetSpec, TensorSpec
-from tests.contracts.architecture_cases import ARCHITECTURES, ENCODERS, ONE_OF_EACH
+from tests.contracts.architecture_cases import ARCHITECTURES, ENCODERS, LISTS, ONE_OF_EACH, rows
 from tests.export.networks import (
     SMALL,
     TABLE,
@@ -80,9 +80,9 @@ ON_TABLES = {
 }
 
 
-def agreed(made: Network, folder: Path, format: Any, rows: Any = None) -> Exported:
+def agreed(made: Network, folder: Path, format: Any) -> Exported:
     """Export, and run what was written on rows of its own, among them one alone."""
-    found = export_network(made, folder, format, rows)
+    found = export_network(made, folder, format)
     assert max(one.size for one in found.differences.values()) <= 1e-5
     assert found.rows >= 2
     return found
@@ -102,19 +102,30 @@ def test_tables_with_gaps_and_unknown_values(name: str, format: Any, tmp_path: P
     made = ON_TABLES[name]()
     assert agreed(made, tmp_path / "out", format).rows == 500
     random = np.random.default_rng(1)  # other rows than those that it was compared on
-    rows: dict[str, Any] = {
+    inputs: dict[str, Any] = {
         "numeric": random.normal(size=(500, 3)).astype(np.float32),
         "categorical": np.stack([random.integers(0, n, 500) for n in (9, 4)], 1),
     }
-    rows["numeric"][random.random((500, 3)) < 0.2] = np.nan
-    found = ExportedFolder(tmp_path / "out").model.run(rows)
-    predicted = made.predict({name: torch.from_numpy(part) for name, part in rows.items()})
+    inputs["numeric"][random.random((500, 3)) < 0.2] = np.nan
+    found = ExportedFolder(tmp_path / "out").model.run(inputs)
+    predicted = made.predict({name: torch.from_numpy(part) for name, part in inputs.items()})
     assert list(found) == list(made.tasks)
     for task, values in predicted.items():
         of_a_kind = values["probability"] if isinstance(values, dict) else values
         scale = 100.0 if task in ("price", "when") else 1.0
         np.testing.assert_allclose(found[task], of_a_kind.numpy(), rtol=0, atol=1e-5 * scale)
         assert found[task].dtype == (np.float64 if task == "when" else np.float32)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_tables_with_lists(format: Any, tmp_path: Path) -> None:
+    made = network(two_tasks(), partial(MMoE, encoder=SMALL, num_experts=2), LISTS)
+    agreed(made, tmp_path / "out", format)
+    model = ExportedFolder(tmp_path / "out").model
+    assert list(model.inputs) == ["numeric", "categorical", "lists"]
+    inputs = rows(LISTS, 200)
+    found = model.run({name: part.numpy() for name, part in inputs.items()})
+    np.testing.assert_allclose(found["price"], made.predict(inputs)["price"].numpy(), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -136,9 +147,9 @@ def test_dicts_with_sizes_that_vary_and_a_task_of_ones_own(format: Any, tmp_path
     model = ExportedFolder(tmp_path / "out").model
     assert list(model.inputs) == ["picture", "words"]
     assert list(model.outputs) == ["tags.probability", "tags.label", "tags.logits"]
-    rows = {"picture": torch.randn(3, 3, 20, 13), "words": torch.randint(0, 20, (3, 5))}
-    found = model.run({name: part.numpy() for name, part in rows.items()}, ["tags.logits"])
-    np.testing.assert_allclose(found["tags.logits"], made(rows)["tags"].detach(), atol=1e-5)
+    inputs = {"picture": torch.randn(3, 3, 20, 13), "words": torch.randint(0, 20, (3, 5))}
+    found = model.run({name: part.numpy() for name, part in inputs.items()}, ["tags.logits"])
+    np.testing.assert_allclose(found["tags.logits"], made(inputs)["tags"].detach(), atol=1e-5)
 
 
 def picked(factory: Any, spec: InputSpec) -> Network:
