@@ -19,7 +19,8 @@ from mtl_lightning.data.streaming.loader import StreamLoader
 from mtl_lightning.data.streaming.rows import StreamedRows
 from mtl_lightning.data.streaming.split import StreamSplit
 from mtl_lightning.data.streaming.table import Streaming, TableStream
-from mtl_lightning.data.table.columns import TableColumns, TargetColumn
+from mtl_lightning.data.table.columns import TableColumns
+from mtl_lightning.data.table.target_column import TargetColumn
 from mtl_lightning.data.table.drift import Drift, Drifts
 from mtl_lightning.data.table.encoder import TableEncoder
 from mtl_lightning.data.table.pieces import Selected, placed, select

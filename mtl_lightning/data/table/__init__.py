@@ -15,7 +15,8 @@ Files are read by :class:`~mtl_lightning.encoding.reader.TableFiles` and divided
 datamodule of a table is :class:`~mtl_lightning.data.TableData`, which can also stream one.
 """
 
-from mtl_lightning.data.table.columns import TableColumns, TargetColumn
+from mtl_lightning.data.table.columns import TableColumns
+from mtl_lightning.data.table.target_column import TargetColumn
 from mtl_lightning.data.table.encoder import TableEncoder
 from mtl_lightning.data.table.schema import TableFitter
 from mtl_lightning.data.table.split import TableSplit

@@ -3,49 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+from mtl_lightning.data.table.target_column import TargetColumn
 from mtl_lightning.encoding.notation import BOOLS, ISO, ISO_DATES, PLAIN, USUAL, Notation, declared
 from mtl_lightning.names import did_you_mean, listed
 from mtl_lightning.ranges import Ranged
 from mtl_lightning.types import ConfigurationError
 
-TargetKind = Literal["number", "classes"]
 USUAL_MISSING = ("NA", "N/A", "null", "NULL", "None", "NaN", "nan", "-", "#N/A")
 """What R, SQL, Python, pandas and spreadsheets write for a missing value."""
-
-
-@dataclass(frozen=True)
-class TargetColumn(Ranged):
-    """Where a task's target comes from.
-
-    Args:
-        column: the column; by default the one that is called as the task.
-        positive: make a yes-or-no target of the column: 1 where it holds one of these values, else 0.
-        at_least: make a yes-or-no target of a column of numbers: 1 where the number is at least this, else 0.
-        kind: read the target as a ``"number"`` or as one of several ``"classes"``; by default what the task takes, or
-            what the values look like.
-
-    Raises:
-        ConfigurationError: if more than one of ``positive``, ``at_least`` and ``kind`` is given.
-    """
-
-    column: str | None = None
-    positive: list[str] | None = None
-    at_least: float | None = None
-    kind: TargetKind | None = None
-
-    def __post_init__(self) -> None:
-        given = [name for name in ("positive", "at_least", "kind") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ConfigurationError(f"Target: expected at most one of {given}. Remove all but one.")
-
-    @property
-    def is_derived(self) -> bool:
-        """Whether the target is a question about the column, so that its kind is settled."""
-        return self.positive is not None or self.at_least is not None
 
 
 class ColumnRoles(NamedTuple):
@@ -71,6 +40,9 @@ class TableColumns(Ranged):
         categorical: columns of categories, however these are spelled.
         ignore: columns to leave out.
         aside: columns that serve another purpose (a split), features only if they are declared as such.
+        only_where: by task ``{column or task: values}``, where alone its labels count
+            (:func:`~mtl_lightning.data.table.conditions.declared_conditions`).
+        ids: columns that travel along with the rows, features only if they are declared as such.
         weights: the column of sample weights of all tasks, or ``{task: column}``.
         log1p: numeric columns of which sign(x) log(1 + abs(x)) is taken, for amounts with a long tail; they need not
             be in ``numeric`` too.
@@ -91,6 +63,8 @@ class TableColumns(Ranged):
     ignore: Sequence[str] = ()
     aside: Sequence[str] = ()
     weights: str | Mapping[str, str] | None = None
+    only_where: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+    ids: Sequence[str] = ()
     log1p: Sequence[str] = ()
     missing_values: Sequence[str] = ()
     usual_missing: bool | Sequence[str] = True
@@ -119,6 +93,22 @@ class TableColumns(Ranged):
         """Return the column of each task's target."""
         return {task: target.column or task for task, target in self.targets.items()}
 
+    def condition_columns(self) -> list[str]:
+        """Return the columns that say where labels count, other than those of tasks."""
+        names = (name for conditions in self.only_where.values() for name in conditions)
+        return [*dict.fromkeys(name for name in names if name not in self.targets)]
+
+    def set_aside(self) -> dict[str, str]:
+        """Return the columns that are features only if they are declared as such, and what else they are for."""
+        targets = self.targets.items()
+        return {
+            **{t.exposure: f"exposure of {task}" for task, t in targets if t.exposure is not None},
+            **{t.minus: f"taken from {t.column or task}" for task, t in targets if t.minus is not None},
+            **dict.fromkeys(self.condition_columns(), "says where labels count"),
+            **dict.fromkeys(self.ids, "travels along"),
+            **dict.fromkeys(self.aside, "divides the rows"),
+        }
+
     def weight_columns(self) -> list[str]:
         """Return the columns of sample weights."""
         if self.weights is None:
@@ -132,7 +122,8 @@ class TableColumns(Ranged):
             ConfigurationError: for a declared column, or a pattern, that the table does not have; for a target's
                 column that is declared as a feature; and for a table without features.
         """
-        targets = set(self.target_columns().values())
+        targets = set(self.target_columns().values()) | {t.event for t in self.targets.values() if t.event is not None}
+        aside = self.set_aside()
         for what, wanted in {
             "numeric": self.numeric,
             "categorical": self.categorical,
@@ -141,9 +132,12 @@ class TableColumns(Ranged):
             "dates": [*self.dates],
             "targets": sorted(targets),
             "weights": self.weight_columns(),
+            "ids": self.ids,
+            "only_where": self.condition_columns(),
+            **{f"targets.{task}": [t.exposure or t.minus] for task, t in self.targets.items() if t.exposure or t.minus},
         }.items():
             for name in wanted:
-                if not (matching(name, names) if what not in ("targets", "weights") else name in names):
+                if not (matching(name, names) if what in _PATTERNS else name in names):
                     raise ConfigurationError(
                         f"Expected columns among {listed(names)}, found {name!r} in `{what}`."
                         f"{did_you_mean(name, names)}"
@@ -159,7 +153,7 @@ class TableColumns(Ranged):
             if name in reserved:
                 continue
             chosen = self._declared(name)
-            if "ignore" in chosen or (not chosen and name in self.aside):
+            if "ignore" in chosen or (not chosen and name in aside):
                 roles.ignored.append(name)
             elif not chosen:
                 roles.open.append(name)
@@ -177,6 +171,9 @@ class TableColumns(Ranged):
         }
         exact = {what for what, names in lists.items() if name in names}
         return exact or {what for what, names in lists.items() if any(fnmatchcase(name, n) for n in names)}
+
+
+_PATTERNS = ("numeric", "categorical", "ignore", "log1p", "dates")  # lists in which a name may be a pattern
 
 
 def matching(pattern: str, names: Iterable[str]) -> list[str]:

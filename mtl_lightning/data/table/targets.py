@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from mtl_lightning.data.base import TaskFactory
-from mtl_lightning.data.table.columns import TargetColumn, TargetKind
+from mtl_lightning.data.table.target_column import TargetColumn, TargetKind
 from mtl_lightning.tasks.classification import BinaryClassification, MulticlassClassification
 from mtl_lightning.tasks.regression import Regression
 from mtl_lightning.types import ConfigurationError, TargetSpec
