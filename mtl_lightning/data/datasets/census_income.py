@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from mtl_lightning.data.base import TaskOverrides
 from mtl_lightning.data.datasets.table import TableData
 from mtl_lightning.data.files import check_sha256, download, unpack
-from mtl_lightning.data.table.target_column import TargetColumn
 from mtl_lightning.data.table.split import SPLITS
+from mtl_lightning.data.table.target_column import TargetColumn
 from mtl_lightning.encoding.reader import TableFiles
 from mtl_lightning.types import DataError
 

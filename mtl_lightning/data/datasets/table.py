@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from mtl_lightning.data.streaming.rows import StreamedRows
 from mtl_lightning.data.streaming.split import StreamSplit
 from mtl_lightning.data.streaming.table import Streaming, TableStream
 from mtl_lightning.data.table.columns import TableColumns
-from mtl_lightning.data.table.target_column import TargetColumn
+from mtl_lightning.data.table.conditions import declared_conditions
 from mtl_lightning.data.table.drift import Drift, Drifts
 from mtl_lightning.data.table.encoder import TableEncoder
 from mtl_lightning.data.table.pieces import Selected, placed, select
@@ -28,6 +28,7 @@ from mtl_lightning.data.table.predicted import PredictedRows
 from mtl_lightning.data.table.rows import RowsBuilder, TableRows
 from mtl_lightning.data.table.schema import TableFitter, what_matters
 from mtl_lightning.data.table.split import NONE, SPLITS, TableSplit, shares_of_train, table_of, without_rows
+from mtl_lightning.data.table.target_column import TargetColumn
 from mtl_lightning.data.table.targets import declared_targets, declared_task
 from mtl_lightning.data.table.words import described
 from mtl_lightning.encoding.cells import CellError
@@ -35,6 +36,7 @@ from mtl_lightning.encoding.reader import As, TableFiles, UnreadableNumberError,
 from mtl_lightning.tasks.regression import Regression
 from mtl_lightning.types import Batch, ConfigurationError, DataError, TargetSpec
 
+LabelValue: TypeAlias = bool | int | float | str
 Source = Literal["train", "val", "test", "path", "predict"]
 
 
@@ -76,6 +78,10 @@ class TableData(MultiTaskDataModule):
         categorical: columns of categories.
         ignore: columns to leave out.
         weights: the column of sample weights for all tasks, or one by task.
+        only_where: by task ``{column or task: value or values}``, such as ``{bought: {clicked: 1}}``: its labels count
+            only in rows where that column (or target) holds one of these values; elsewhere, and where the value is
+            missing, there is no label. Several conditions must all hold. Statistics are those of the rows that count.
+            Columns that only say so are no features unless they are declared.
         log1p: numeric columns of which sign(x) log(1 + abs(x)) is taken, for amounts with a long tail.
         missing_values: what stands for a missing value, such as ``"?"``, beside empty fields, null, nan and the usual
             marks.
@@ -126,6 +132,7 @@ class TableData(MultiTaskDataModule):
         categorical: list[str] | None = None,
         ignore: list[str] | None = None,
         weights: str | dict[str, str] | None = None,
+        only_where: dict[str, dict[str, LabelValue | list[LabelValue]]] | None = None,
         log1p: list[str] | None = None,
         missing_values: list[str] | None = None,
         usual_missing: bool | list[str] = True,
@@ -148,13 +155,15 @@ class TableData(MultiTaskDataModule):
         super().__init__(batch_size=batch_size, tasks=tasks, seed=seed, num_workers=num_workers, drop_last=drop_last)
         paths = {"path": path, "train": train, "val": val, "test": test, "predict": predict}
         self.paths, self.split = shares_of_train(paths, split or TableSplit())
+        declared = declared_targets(targets or {}, self._overrides)
         self.columns = TableColumns(
-            targets=declared_targets(targets or {}, self._overrides),
+            targets=declared,
             numeric=numeric or (),
             categorical=categorical or (),
             ignore=ignore or (),
             aside=self.split.columns,
             weights=weights,
+            only_where=declared_conditions(only_where or {}, declared),
             log1p=log1p or (),
             missing_values=missing_values or (),
             usual_missing=usual_missing,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from mtl_lightning.data.table import labels
+from mtl_lightning.data.table.conditions import Conditions
 from mtl_lightning.encoding.cells import CellError
 from mtl_lightning.encoding.drift import DriftCounts
 from mtl_lightning.encoding.encoder import RowEncoder
@@ -35,18 +39,41 @@ class TableEncoder(RowEncoder):
         if isinstance(weights, Mapping):
             weights = {task: column for task, column in weights.items() if task in self.missing}
         self._weights: str | dict[str, str] | None = weights
+        every = schema["targets"]
+        questions = {task: known for task, known in every.items() if known["kind"] in labels.YES_OR_NO}
+        self._conditions = Conditions(
+            {task: known["only_where"] for task, known in every.items() if "only_where" in known},
+            {task: known["column"] for task, known in every.items()},
+            {task: partial(self._answer, known) for task, known in questions.items()},
+            self._texts,
+        )
+
+    def _answer(self, known: Mapping[str, Any], batch: Any) -> NDArray[np.int64]:
+        return labels.answer(known, self._cells(batch))
 
     def needed(self, *, targets: bool) -> dict[str, Literal["number", "text"]]:
         """Return the columns that :meth:`encode` looks at, and as what they are best read from a text file."""
         if not targets:
             return self.features()
         kinds: dict[str, Literal["number", "text"]] = dict.fromkeys(self.schema["numeric"], "number")
-        for known in self.targets.values():
-            kinds[known["column"]] = "number" if known["kind"] in ("number", "at_least") else "text"
+        looked_at = [known for task in self.targets for known in self._looked_at(task)]
+        for known in looked_at:
+            kinds[known["column"]] = "number" if known["kind"] in labels.AS_NUMBERS else "text"
+            kinds |= {known[part]: "number" for part in ("exposure", "minus") if known.get(part) is not None}
         kinds |= dict.fromkeys(self._weight_columns(), "number")
         # A column that is read in two ways is read as text.
-        kinds |= dict.fromkeys((k["column"] for k in self.targets.values() if k["kind"] in _TEXT), "text")
+        kinds |= dict.fromkeys((k["column"] for k in looked_at if k["kind"] not in labels.AS_NUMBERS), "text")
+        kinds |= dict.fromkeys((k["event"] for k in looked_at if k["kind"] == "survival"), "text")
         return self._as_text(kinds)
+
+    def _looked_at(self, task: str) -> Iterator[dict[str, Any]]:
+        """Yield what is known of a task, and of the tasks and columns that say where its labels count."""
+        known = self.schema["targets"].get(task, {"column": task, "kind": "condition"})
+        yield known
+        for name in known.get("only_where", {}):
+            yield from self._looked_at(name)
+            if name in self.schema["targets"] and self.schema["targets"][name]["kind"] not in labels.YES_OR_NO:
+                yield {"column": self.schema["targets"][name]["column"], "kind": "condition"}  # its text is
 
     def _weight_columns(self) -> list[str]:
         if self._weights is None:
@@ -67,7 +94,7 @@ class TableEncoder(RowEncoder):
         Returns:
             ``inputs`` of ``numeric`` (N, Dn) float32 and ``categorical`` (N, Dc) int64; with ``targets``, a tensor (N,)
             for each task, float32 for numbers, float64 where float32 would round them visibly, and int64 for classes;
-            and perhaps ``weights``, float32.
+            (N, 2) float32 for counts with their exposure and times with their event; and perhaps ``weights``, float32.
 
         Raises:
             DataError: for a column that is not there.
@@ -89,35 +116,40 @@ class TableEncoder(RowEncoder):
 
     def _count_missing(self, targets: Mapping[str, Tensor], drift: DriftCounts, counted: Any) -> None:
         """Count the missing cells of the targets' columns, each of which may be that of several tasks."""
-        for column, task in {known["column"]: task for task, known in self.targets.items()}.items():
+        always = {task: known for task, known in self.targets.items() if shows_gaps(known)}
+        for column, task in {known["column"]: task for task, known in always.items()}.items():
             target = targets[task].numpy()
             missing = np.isnan(target) if target.dtype.kind == "f" else target == self.missing[task]
             drift.labels(column, missing[counted])
 
     def _target(self, batch: Any, task: str) -> Tensor:
-        """Encode a target (N,)."""
-        known, missing = self.targets[task], self.missing[task]
-        column, kind = known["column"], known["kind"]
+        """Encode a target (N,), or (N, 2) with an exposure or an event."""
+        rows = self._conditions.rows(task, batch)
+        if rows is None:
+            return torch.from_numpy(self._labels(batch, task))
+        try:
+            found = self._labels(batch.take(rows), task)
+        except CellError as error:
+            raise CellError(str(error), None if error.row is None else int(rows[error.row])) from error
+        empty = np.nan if found.dtype.kind == "f" else self.missing[task]
+        whole = np.full((batch.num_rows, *found.shape[1:]), empty, dtype=found.dtype)
+        whole[rows] = found
+        return torch.from_numpy(whole)
+
+    def _labels(self, batch: Any, task: str) -> NDArray[Any]:
+        """Encode the labels of rows in which they count."""
+        known, cells = self.targets[task], self._cells(batch)
+        kind = known["kind"]
         if kind == "number":
             wide = needs_float64(known["mean"], known["std"])
-            return torch.from_numpy(self._numbers(batch, column).astype(np.float64 if wide else np.float32))
-        if kind == "at_least":
-            found = self._numbers(batch, column)
-            return torch.from_numpy(np.where(np.isnan(found), missing, found >= known["threshold"]).astype(np.int64))
-        indices, values = self._texts(batch, column)
-        if kind == "positive":
-            codes = [int(value in known["values"]) for value in values]
-        else:
-            classes = {value: index for index, value in enumerate(known["values"])}
-            codes = [classes.get(value, -1) for value in values]
-            if -1 in codes:
-                where = int((indices == codes.index(-1)).argmax())
-                raise CellError(
-                    f"column {column!r}: expected a class that the training split has, {known['values']}, found "
-                    f"{values[indices[where]]!r}. Correct it, or name it in `missing_values`",
-                    where,
-                )
-        return torch.from_numpy(np.array([*codes, missing], dtype=np.int64)[indices])
+            return labels.number(known, cells).astype(np.float64 if wide else np.float32)
+        if kind in ("count", "survival"):
+            return (labels.count if kind == "count" else labels.survival)(known, cells).astype(np.float32)
+        codes = (labels.answer if kind in labels.YES_OR_NO else labels.classes)(known, cells)
+        return np.where(codes < 0, self.missing[task], codes)
+
+    def _cells(self, batch: Any) -> labels.Cells:
+        return labels.Cells(batch, self._numbers, self._texts)
 
     def _weight(self, batch: Any, name: str) -> Tensor:
         found = self._numbers(batch, name)
@@ -128,4 +160,7 @@ class TableEncoder(RowEncoder):
         return torch.from_numpy(found.astype(np.float32))
 
 
-_TEXT = ("classes", "positive")
+def shows_gaps(known: Mapping[str, Any]) -> bool:
+    """Whether a label is missing where its column's cell is, and only there."""
+    alone = all(known.get(part) is None for part in ("exposure", "minus", "event"))
+    return alone and known["kind"] != "is_missing" and not known.get("only_where")

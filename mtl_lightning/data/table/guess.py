@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from mtl_lightning import tasks
+from mtl_lightning.data.table.counted import looks_counted
 from mtl_lightning.data.table.profile import FEW, Kind, Profile
+from mtl_lightning.data.table.target_column import TargetKind
 from mtl_lightning.names import listed
 from mtl_lightning.types import DataError
 
 _ROWS = 10  # a value, in the mean, that categories need to be learned
 _ORDERED = 100  # rows, from which numbers that always rise are row numbers and texts that seldom repeat are names
+_SCATTERED = 0.8  # the deviation over the mean, from which integers may be counts
 _CLASSES = 1_000  # more are refused unless they are declared
 
 
@@ -73,8 +77,8 @@ def _written(profile: Profile) -> str:
     return f"{marks}{f' and {unit}' if unit else ''}{f', as in {example}' if example else ''}"
 
 
-def guess_target(task: str, column: str, profile: Profile) -> tuple[Literal["number", "classes"], str]:
-    """Return the kind of target that a column looks like; and what to declare if it is the other kind.
+def guess_target(task: str, column: str, profile: Profile) -> tuple[TargetKind, str]:
+    """Return the kind of target that a column looks like; and what to declare if it is another kind.
 
     Raises:
         DataError: for texts that are too many classes for their rows.
@@ -86,10 +90,17 @@ def guess_target(task: str, column: str, profile: Profile) -> tuple[Literal["num
         return _checked_classes(task, column, profile), ""
     if reading.notation.bools or distinct <= 2:
         return "classes", "" if reading.is_integer else number
-    if reading.notation.dates or not reading.is_integer or distinct > FEW:
+    if reading.notation.dates or not reading.is_integer:
         return "number", outweighed(profile)
+    if hasattr(tasks, "Count") and looks_counted(profile):
+        return "count", f"{classes}, `kind: number` if they are amounts"
+    if distinct > FEW:
+        scattered = reading.lowest[0] >= 0 and reading.moments.finish().std >= _SCATTERED * reading.moments.mean
+        counts = f"`targets: {{{task}: {{kind: count}}}}` if they count events"
+        return "number", outweighed(profile) or (counts if scattered else "")
     many = profile.present >= _ROWS * distinct
-    return ("classes", number) if many else ("number", classes)
+    others = ", `kind: ordinal` if they are levels in order, `kind: count` if they count events"
+    return ("classes", number + others) if many else ("number", classes + others)
 
 
 def _checked_classes(task: str, column: str, profile: Profile) -> Literal["classes"]:

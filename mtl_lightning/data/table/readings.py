@@ -21,6 +21,7 @@ Locate: TypeAlias = Callable[[int], str]
 """Says where a row of a batch is, for people: the file and its row there."""
 Texts: TypeAlias = tuple[NDArray[np.int64], list[str]]
 
+SMALL = 10  # integers from 0 that are counted
 SHOWN = 5  # cells that an error quotes
 _OUTWEIGHS = 0.9999  # the share of the variance that is one cell's
 _HOPELESS = 10_000  # cells after which a notation that has read none is given up
@@ -56,6 +57,7 @@ class Reading:
     parsed: int = 0
     moments: Moments = field(default_factory=Moments)
     is_integer: bool = True
+    small: NDArray[np.int64] = field(default_factory=lambda: np.zeros(SMALL, dtype=np.int64))  # how often 0, 1, ..., 9
     rises: bool = True
     last: float = -np.inf
     lowest: tuple[float, str] = (np.inf, "")  # and where it was met first
@@ -78,6 +80,8 @@ class Reading:
                 self.lowest, self.highest = min(self.lowest, extreme), max(self.highest, extreme)
         self.parsed += len(found)
         self.is_integer = self.is_integer and bool((found == np.floor(found)).all())
+        if self.is_integer:
+            self.small = self.small + np.bincount(found[(found >= 0) & (found < SMALL)].astype(int), minlength=SMALL)
         self.rises = self.rises and bool((np.diff(found, prepend=self.last) > 0).all())
         self.last = found[-1]
         self.moments.add(logarithmic(found) if self.log1p else found)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from mtl_lightning.data.table.columns import ColumnRoles, TableColumns, TargetColumn, in_order, matching
-from mtl_lightning.data.table.guess import Guess, guess_feature, guess_target, outweighed
+from mtl_lightning.data.table.columns import ColumnRoles, TableColumns, in_order, matching
+from mtl_lightning.data.table.guess import Guess, guess_feature, outweighed
+from mtl_lightning.data.table.label_fitter import LabelFitter, update
 from mtl_lightning.data.table.profile import Kind, Profile
 from mtl_lightning.data.table.readings import Locate
 from mtl_lightning.data.table.words import refuse_spoiled
-from mtl_lightning.encoding.cells import CellError
-from mtl_lightning.names import listed
 from mtl_lightning.types import ConfigurationError, DataError, TableSpec, input_spec_to_dict
 
 
@@ -46,7 +45,7 @@ class TableFitter:
         self._numeric: dict[str, Profile] = {}
         self._categorical: dict[str, Profile] = {}
         self._open: dict[str, Profile] = {}
-        self._targets: dict[str, Profile] = {}  # by task
+        self._labels = LabelFitter(columns)
         self._guessed: dict[str, Guess] = {}
 
     def needed(self, names: Iterable[str]) -> dict[str, Literal["number", "text"]]:
@@ -58,12 +57,12 @@ class TableFitter:
         """
         names = list(names)
         roles = self._roles or self._begin(names)
-        columns = self.columns.target_columns()
+        of_targets = self._labels.needed()
         wanted = {
             **dict.fromkeys(roles.numeric, "number"),
-            **{columns[task]: "number" for task, profile in self._targets.items() if profile.kind == "number"},
+            **{name: kind for name, kind in of_targets.items() if kind == "number"},
             **dict.fromkeys((*roles.categorical, *roles.open), "text"),
-            **{columns[task]: "text" for task, profile in self._targets.items() if profile.kind != "number"},
+            **{name: kind for name, kind in of_targets.items() if kind != "number"},
         }
         return {name: kind for name in names if (kind := _as(wanted.get(name))) is not None}
 
@@ -85,9 +84,8 @@ class TableFitter:
         locate = locate or (lambda row: f"row {before + row + 1}")
         for profiles in (self._numeric, self._categorical, self._open):
             for name, profile in profiles.items():
-                _update(profile, batch, name, locate)
-        for task, profile in self._targets.items():
-            _update(profile, batch, self.columns.target_columns()[task], locate)
+                update(profile, batch, name, locate)
+        self._labels.update(batch, locate)
 
     def _begin(self, names: list[str]) -> ColumnRoles:
         columns = self.columns
@@ -96,11 +94,6 @@ class TableFitter:
         self._numeric = {name: self._profile("number", name, name in logarithmic) for name in roles.numeric}
         self._categorical = {name: self._profile("category", name) for name in roles.categorical}
         self._open = {name: self._profile(None, name) for name in roles.open}
-        for task, target in columns.targets.items():
-            is_text = target.positive is not None or target.kind == "classes"
-            is_number = target.at_least is not None or target.kind == "number"
-            kind: Kind | None = "category" if is_text else "number" if is_number else None
-            self._targets[task] = self._profile(kind, target.column or task)
         return roles
 
     def _profile(self, kind: Kind | None, name: str, log1p: bool = False) -> Profile:
@@ -117,14 +110,15 @@ class TableFitter:
             raise DataError("The training split: expected rows, found none.")
         guessed, doubts = self._guess()
         numeric, categorical = (self._of_kind(kind) for kind in ("number", "category"))
-        ignored = {
-            name: "divides the rows" if name in self.columns.aside else "declared" for name in self._roles.ignored
-        } | {name: guess.why for name, guess in guessed.items() if guess.kind is None}
+        aside = self.columns.set_aside()
+        ignored = {name: aside.get(name, "declared") for name in self._roles.ignored} | {
+            name: guess.why for name, guess in guessed.items() if guess.kind is None
+        }
         if not numeric and not categorical:
             raise ConfigurationError(f"Expected columns to learn from, found none: {ignored or 'only targets'}.")
         vocabularies = {name: self._vocabulary(profile) for name, profile in categorical.items()}
         spec = TableSpec(tuple(numeric), {name: len(values) + 1 for name, values in vocabularies.items()})
-        targets = {task: self._target(task, target, doubts) for task, target in self.columns.targets.items()}
+        targets = self._labels.finish(doubts)
         return {
             "input_spec": input_spec_to_dict(spec),
             "rows": self._rows,
@@ -133,7 +127,7 @@ class TableFitter:
             "categorical": vocabularies,
             "ranges": {name: _range(profile) for name, profile in numeric.items() if profile.reading.parsed},
             "reads": self._reads(),
-            "missing": {name: profile.absent for name, profile in self._profiles().items() if profile.absent},
+            "missing": {name: absent for name, absent in self._absent().items() if absent},
             "guessed": {name: guess.why for name, guess in guessed.items() if guess.kind is not None},
             "doubts": doubts,
             "ignored": ignored,
@@ -157,10 +151,11 @@ class TableFitter:
 
     def _profiles(self) -> dict[str, Profile]:
         """Return the profiles by column; of a column with several, one that has looked at it as numbers."""
-        columns = self.columns.target_columns()
-        targets = {columns[task]: profile for task, profile in self._targets.items()}
-        as_numbers = {columns[task]: profile for task, profile in self._targets.items() if profile.kind != "category"}
-        return {**self._categorical, **self._numeric, **self._open, **targets, **as_numbers}
+        return {**self._categorical, **self._numeric, **self._open, **self._labels.profiles()}
+
+    def _absent(self) -> dict[str, int]:
+        features = {**self._categorical, **self._numeric, **self._open}
+        return {name: profile.absent for name, profile in features.items()} | self._labels.absent()
 
     def _reads(self) -> dict[str, dict[str, Any]]:
         """Return how the cells of a column are spelled, where they are not plain."""
@@ -174,46 +169,12 @@ class TableFitter:
     def _vocabulary(self, profile: Profile) -> list[str]:
         return in_order(value for value, count in profile.categories().items() if count >= self.columns.min_count)
 
-    def _target(self, task: str, target: TargetColumn, doubts: dict[str, str]) -> dict[str, Any]:
-        """Return what is known of a task's target: where it is, how it is read, its classes or its moments."""
-        column = target.column or task
-        known: dict[str, Any] = {"column": column, "guessed": False}
-        profile = self._targets[task]
-        if profile.is_spoiled:
-            refuse_spoiled(column, profile, f"declare the target: `targets: {{{task}: {{kind: classes}}}}`")
-        if target.positive is not None:
-            self._expect_some(task, target.positive)
-            return known | {"kind": "positive", "values": list(target.positive)}
-        if target.at_least is not None:
-            return known | {"kind": "at_least", "threshold": float(target.at_least)}
-        kind, doubt = (target.kind, "") if target.kind else guess_target(task, column, profile)
-        doubts.update({f"target {task}": doubt} if doubt else {})
-        known |= {"kind": kind, "guessed": target.kind is None}
-        if kind == "number":
-            if not profile.present:
-                raise DataError(f"Target {task!r}: expected numbers in the training split, found none.")
-            return known | _moments(profile)
-        classes = profile.categories()
-        if len(classes) < 2:
-            raise DataError(
-                f"Target {task!r}: expected at least 2 classes in the training split, found {list(classes)}."
-            )
-        return known | {"values": in_order(classes)}
-
-    def _expect_some(self, task: str, positive: list[str]) -> None:
-        """Refuse values that no training row has, which would be a misspelling."""
-        found = self._targets[task].counts
-        if not found.keys() & {*positive}:
-            raise DataError(
-                f"Target {task!r}: expected some of {listed(positive)} in the training split, found {listed([*found])}."
-            )
-
 
 def what_matters(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a schema by which columns and targets are encoded, without what was met and said of them."""
     known = [key for key in ("numeric", "categorical", "reads", "weights") if key in schema]
     targets = {
-        task: {key: value for key, value in target.items() if key != "guessed"}
+        task: {key: value for key, value in target.items() if key not in ("guessed", "counts")}
         for task, target in schema["targets"].items()
     }
     order = [*schema["numeric"], *schema["categorical"]]
@@ -231,10 +192,3 @@ def _moments(profile: Profile) -> dict[str, float]:
 
 def _range(profile: Profile) -> list[float]:
     return [profile.reading.lowest[0], profile.reading.highest[0]]
-
-
-def _update(profile: Profile, batch: Any, name: str, locate: Locate) -> None:
-    try:
-        profile.update(batch.column(name), locate)
-    except CellError as error:
-        raise CellError(f"column {name!r}: {error}", error.row) from error

@@ -43,13 +43,28 @@ def _some(words: list[str], between: str = ", ") -> str:
 
 
 def _target_in_words(known: Mapping[str, Any]) -> str:
-    if known["kind"] == "number":
-        return f"a number, {known['mean']:.4g} in the mean, standard deviation {known['std']:.4g}"
-    if known["kind"] == "at_least":
-        return f"is {known['column']!r} at least {known['threshold']:g}?"
-    if known["kind"] == "positive":
-        return f"is {known['column']!r} among {listed(known['values'], 3)}?"
-    return f"{len(known['values'])} classes, {listed(known['values'], 5)}"
+    conditions = known.get("only_where", {})
+    where = " and ".join(f"{name!r} is {' or '.join(values)}" for name, values in conditions.items())
+    return _kind_in_words(known) + (f", where {where}" if where else "")
+
+
+def _kind_in_words(known: Mapping[str, Any]) -> str:
+    kind, column = known["kind"], known["column"]
+    if kind in ("number", "count"):
+        over = f" per {known['exposure']!r}" if known.get("exposure") else ""
+        minus = f"{column!r} - {known.get('minus')!r}" if known.get("minus") else "a number"
+        what = f"a count{over}" if kind == "count" else f"the logarithm of {column!r}" if known.get("log") else minus
+        return f"{what}, {known['mean']:.4g} in the mean, standard deviation {known['std']:.4g}"
+    if kind == "survival":
+        return f"the time {column!r} to the event {known['event']!r}, {known['mean']:.4g} in the mean"
+    if kind == "at_least":
+        return f"is {column!r} at least {known['threshold']:g}?"
+    if kind == "positive":
+        return f"is {column!r} among {listed(known['values'], 3)}?"
+    if kind == "is_missing":
+        return f"is {column!r} missing?"
+    what = "levels in order" if kind == "ordinal" else "classes"
+    return f"{len(known['values'])} {what}, {listed(known['values'], 5)}"
 
 
 def refuse_spoiled(name: str, profile: Profile, instead: str) -> None:
