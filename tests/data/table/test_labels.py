@@ -312,7 +312,9 @@ def test_a_streamed_table_gives_the_same_schema_and_labels(tmp_path: Path) -> No
         assert data.schema == found[0].schema
         batch = next(iter(data.val_dataloader()))
         labels.append(batch["targets"])
-        assert data.tasks["gain"].state_dict()["target_mean"].item() == pytest.approx(data.schema["targets"]["gain"]["mean"])
+        assert data.tasks["gain"].state_dict()["target_mean"].item() == pytest.approx(
+            data.schema["targets"]["gain"]["mean"]
+        )
     clicked = np.array(table["clicked"])[300:]
     amount = np.array([float(text.replace(",", "")) for text in table["amount"].to_pylist()])[300:]
     for other in labels:
