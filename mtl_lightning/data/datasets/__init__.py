@@ -6,14 +6,15 @@
 (['click', 'conversion', 'click_and_conversion'], 4)
 
 A new dataset is a file here, and one line here: :mod:`mtl_lightning.data` exports whatever is in this ``__all__``.
-What several datasets share is in ``images`` (pictures in image files), ``idx`` (MNIST's format) and ``dense`` (pictures
-with maps of labels).
+What several datasets share is in ``images`` (pictures in image files), ``idx`` (MNIST's format), ``dense`` (pictures
+with maps of labels) and ``packaged`` (files of a Python package).
 """
 
 from mtl_lightning.data.datasets.celeba import CelebA
 from mtl_lightning.data.datasets.census_income import CensusIncome
 from mtl_lightning.data.datasets.cityscapes import Cityscapes
 from mtl_lightning.data.datasets.correlated import CorrelatedRegression
+from mtl_lightning.data.datasets.flights import Flights
 from mtl_lightning.data.datasets.funnel import SyntheticFunnel
 from mtl_lightning.data.datasets.multidigit import MultiDigit
 from mtl_lightning.data.datasets.multimnist import MultiFashion, MultiMNIST
@@ -30,6 +31,7 @@ __all__ = [
     "CensusIncome",
     "Cityscapes",
     "CorrelatedRegression",
+    "Flights",
     "MultiDigit",
     "MultiFashion",
     "MultiMNIST",
