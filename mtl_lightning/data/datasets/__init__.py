@@ -21,12 +21,14 @@ from mtl_lightning.data.datasets.multimnist import MultiFashion, MultiMNIST
 from mtl_lightning.data.datasets.nyuv2 import NYUv2
 from mtl_lightning.data.datasets.office import Office
 from mtl_lightning.data.datasets.office_domain import OfficeDomain
+from mtl_lightning.data.datasets.qm9 import QM9
 from mtl_lightning.data.datasets.synthetic import SyntheticRegression
 from mtl_lightning.data.datasets.synthetic_shapes import SyntheticShapes
 from mtl_lightning.data.datasets.table import TableData
 from mtl_lightning.data.datasets.toy import TwoTaskLandscape
 
 __all__ = [
+    "QM9",
     "CelebA",
     "CensusIncome",
     "Cityscapes",

@@ -46,7 +46,7 @@ class Flights(TableData):
     The features are what is known when a flight should leave: carrier, origin, destination, weekday and hour;
     scheduled departure and arrival (``sched_dep``, ``sched_arr``: local minutes since midnight), the minutes between
     them on the two clocks (``sched_minutes``), the distance (miles), and the weather at the origin in the hour before
-    the scheduled one, since an hour's weather is written down late in it.
+    the scheduled one, since nobody says at which minute of an hour its weather was written down.
 
     The split is by time (``time_hour``, the scheduled hour in UTC): a day's flights are late together, so that rows
     drawn by chance would tell of each other. The first 80 % of the flights are for training, to the middle of October;
@@ -60,8 +60,8 @@ class Flights(TableData):
         root: a folder for the table that is made of the package's files, once; it may hold ``flights.csv.zip`` (or
             ``flights.csv``) and ``weather.csv`` in place of the package.
         tail_numbers: give the tail numbers, 4,043 categories, and leave the flights without one unlabelled.
-        split: another split; ``date`` (2013-01-31) is a column for it too: ``{fractions: [0.8, 0.1, 0.1], group: date}``
-            draws whole days by chance.
+        split: another split, for which there is also a column ``date`` (2013-01-31): ``{group: date}`` draws whole days
+            by chance.
         min_count: a category with fewer training rows than this counts as not met in training.
         batch_size: rows of a batch of one process.
         tasks: other tasks for declared names, as functions of the ``TargetSpec``; None removes a task.
@@ -94,7 +94,7 @@ class Flights(TableData):
             },
             numeric=NUMERIC,
             categorical=[*CATEGORICAL, *(["tailnum"] if tail_numbers else [])],
-            ignore=["tailnum", "cancelled*", "date", "time_hour"],
+            ignore=["cancelled*", "date", "time_hour", *([] if tail_numbers else ["tailnum"])],
             min_count=min_count,
             split=TableSplit(time="time_hour") if split is None else split,
             batch_size=batch_size,
@@ -172,7 +172,10 @@ def weather_before(path: Path, origin: Any, hour: Any) -> dict[str, Any]:
     names = [*WEATHER, "wind_dir"]
     types = {"origin": pa.string(), "time_hour": UTC} | dict.fromkeys(WEATHER, pa.float64()) | {"wind_dir": pa.int64()}
     read = pa.Table.from_batches(csv_pieces(path, types), pa.schema(types))
-    rows = {place: row for row, place in enumerate(zip(read["origin"].to_pylist(), seconds(read["time_hour"]).tolist(), strict=True))}
+    rows = {
+        place: row
+        for row, place in enumerate(zip(read["origin"].to_pylist(), seconds(read["time_hour"]).tolist(), strict=True))
+    }
     wanted = zip(origin.to_pylist(), (seconds(hour) - HOUR).tolist(), strict=True)
     indices = pa.array([rows.get(place) for place in wanted], pa.int64())
     return {name: read[name].combine_chunks().take(indices) for name in names}

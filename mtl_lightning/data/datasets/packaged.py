@@ -21,7 +21,7 @@ from mtl_lightning.names import did_you_mean, listed
 from mtl_lightning.types import DataError
 
 _MISSING = ["", "NA", "NaN", "nan"]
-_BLOCK = 1 << 24  # bytes of CSV that are parsed at a time
+_BLOCK = 1 << 22  # bytes of CSV that are parsed at a time
 
 
 class DataPackage(NamedTuple):
@@ -39,7 +39,8 @@ class DataPackage(NamedTuple):
 
     def find(self, root: Path) -> dict[str, Path] | None:
         """Return the files by the first spelling of their names: those in ``root``, else those of the package that is
-        installed; None where neither has all of them."""
+        installed; None where neither has all of them.
+        """
         folders = [root]
         with suppress(ValueError):  # a module that was made by hand has no spec
             spec = find_spec(self.name)
