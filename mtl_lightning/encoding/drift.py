@@ -9,16 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from mtl_lightning.encoding.kinds import Cells, kinds_of
+
 _BEYOND = 0.1  # of the width of the training rows' range, beyond which a number is far outside of it
 _ERRORS = 3  # standard errors of a share of missing cells that are no chance
 _SHOWN = 3  # values that are quoted
-_NEW, _MISSING = range(2)
+_LOOKED_AT = 20  # rows, for those
+_NEW, _MISSING, _CUT = range(3)
+COUNTS = 3  # of a column: these
 
 
 class Strange(NamedTuple):
     """A column with cells unlike those of training: the share of all rows, the same in words, the cells and their kind.
 
-    ``kind`` is ``"unseen"`` for categories, ``"outside"`` for numbers, ``"missing"`` for more gaps than in training.
+    ``kind`` is ``"unseen"`` for categories, ``"outside"`` for numbers, ``"missing"`` for more gaps than in training,
+    ``"cut"`` for what is only encoded in part.
     """
 
     column: str
@@ -33,7 +38,8 @@ class DriftCounts:
 
     These are categories that were not met in training (or too seldom, see ``min_count``), numbers that lie outside of
     the training rows' range by more than a tenth of its width, and missing cells, those of targets too, beyond their
-    share in training by more than chance would have it.
+    share in training by more than chance would have it. Columns of other kinds say themselves what is new
+    (:class:`~mtl_lightning.encoding.kinds.Cells`); one with several features is told of once.
 
     Args:
         schema: as of :meth:`~mtl_lightning.data.TableFitter.finish`. Of one that does not know ranges, or how many
@@ -47,15 +53,19 @@ class DriftCounts:
         self._ranges = ranges
         features = (*self._numeric, *self._categorical)
         targets = dict.fromkeys(target["column"] for target in schema["targets"].values())
-        self._targets = [name for name in targets if name not in features]
-        absent, names = schema.get("missing"), (*features, *self._targets)
+        self._kinds = [*kinds_of(schema).values()]
+        sources = [kind.columns[0] for kind in self._kinds]
+        self._gaps = [name not in (*features, *sources[:place]) for place, name in enumerate(sources)]
+        self._targets = [name for name in targets if name not in (*features, *sources)]
+        self._names = [*features, *self._targets, *sources]
+        absent, names = schema.get("missing"), self._names
         self._usual = {} if absent is None else {name: absent.get(name, 0) / schema["rows"] for name in names}
         self._rows, self._cells = self._counters(len(names))
         self._examples: dict[str, list[str]] = {}  # of this process
 
     def _counters(self, columns: int) -> tuple[Any, Any]:
-        """Return zeros: for each process its rows (P,), and the new and the missing cells (P, columns, 2)."""
-        return np.zeros(1, dtype=np.int64), np.zeros((1, columns, 2), dtype=np.int64)
+        """Return zeros: for each process its rows (P,); and its new, its missing and its cut cells (P, columns, 3)."""
+        return np.zeros(1, dtype=np.int64), np.zeros((1, columns, COUNTS), dtype=np.int64)
 
     def _place(self) -> int:
         """Return the number of this process among those that count."""
@@ -88,6 +98,22 @@ class DriftCounts:
         if number := int(new.sum()):
             counts[_NEW] += number
             self.show(name, [values[index] for index in np.unique(indices[new])[:_SHOWN].tolist()])
+
+    def cells(self, place: int, cells: Cells, counted: Any = slice(None)) -> None:
+        """Count those of the cells (N,) that are ``counted``, of the feature of another kind that is in this place."""
+        kind = self._kinds[place]
+        counts = self._cells[self._place(), len(self._names) - len(self._kinds) + place]
+        if self._gaps[place]:
+            counts[_MISSING] += int(cells.missing[counted].sum())
+        if cells.cut is not None:
+            counts[_CUT] += int(cells.cut[counted].sum())
+        if cells.new is None or not cells.new.any():
+            return
+        rows = np.arange(len(cells.new))[counted]
+        rows = rows[cells.new[rows]]
+        counts[_NEW] += len(rows)
+        if cells.examples is not None and len(self._examples.get(kind.columns[0], ())) < _SHOWN:
+            self.show(kind.columns[0], cells.examples(rows[:_LOOKED_AT]))
 
     def show(self, name: str, values: Sequence[str]) -> None:
         """Note values that were not met in training, a few of which are told."""
@@ -137,12 +163,17 @@ class DriftCounts:
             return []
         rows = max(self.rows, 1)
         strange: list[Strange] = []
-        names = [*self._numeric, *self._categorical, *self._targets]
-        for place, (name, (new, missing)) in enumerate(zip(names, self._cells.sum(0).tolist(), strict=True)):
+        first = len(self._names) - len(self._kinds)
+        for place, (name, counts) in enumerate(zip(self._names, self._cells.sum(0).tolist(), strict=True)):
+            new, missing, cut = counts
+            other = self._kinds[place - first] if place >= first else None
             if new:
-                kind = "outside" if place < len(self._numeric) else "unseen"
-                how = self._outside(name) if kind == "outside" else self._unmet(name)
+                kind = "outside" if place < len(self._numeric) else "unseen" if other is None else other.strange
+                words = "were not met in training" if other is None else other.words()
+                how = self._outside(name) if place < len(self._numeric) else self._unmet(name, words)
                 strange.append(Strange(name, new / rows, f"{percent(new / rows)} {how}", new, kind))
+            if cut and other is not None:
+                strange.append(Strange(name, cut / rows, f"{percent(cut / rows)} {other.cut_words()}", cut, "cut"))
             usual = self._usual.get(name, 1.0)
             if (more := missing / rows - usual) > _ERRORS * (max(usual * (1 - usual), 1 / rows) / rows) ** 0.5:
                 how = f"are missing, {percent(usual)} of the training rows"
@@ -153,10 +184,10 @@ class DriftCounts:
         low, high = self._ranges[name]
         return f"are far outside of {low:g} .. {high:g}, the range in training"
 
-    def _unmet(self, name: str) -> str:
+    def _unmet(self, name: str, words: str) -> str:
         examples = self._examples.get(name, [])
         shown = ", ".join(repr(value if len(value) <= 40 else f"{value[:37]}...") for value in examples)
-        return "were not met in training" + (f", such as {shown}" if shown else "")
+        return words + (f", such as {shown}" if shown else "")
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:

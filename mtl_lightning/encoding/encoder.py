@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from mtl_lightning.encoding.cells import CellError, numbers, texts
 from mtl_lightning.encoding.drift import DriftCounts
+from mtl_lightning.encoding.kinds import Cells, ColumnKind, kinds_of
+from mtl_lightning.encoding.kinds.base import DTYPES
 from mtl_lightning.encoding.moments import logarithmic
 from mtl_lightning.encoding.notation import PLAIN, Notation
 from mtl_lightning.errors import DataError
@@ -21,8 +23,9 @@ class RowEncoder:
     :class:`~mtl_lightning.data.TableFitter` has fitted; it can be pickled.
 
     Numeric columns become standardised float32, nan where a number is missing. The values of a categorical column
-    become codes 1, 2, ..., and 0 where one is missing or was not met in training. The order of the table's columns
-    does not matter, nor do columns that the schema does not know.
+    become codes 1, 2, ..., and 0 where one is missing or was not met in training. Columns of other kinds
+    (:mod:`~mtl_lightning.encoding.kinds`) add numbers or codes after these. The order of the table's columns does not
+    matter, nor do columns that the schema does not know.
 
     Args:
         schema: as of :meth:`~mtl_lightning.data.TableFitter.finish`.
@@ -34,15 +37,22 @@ class RowEncoder:
         reads = schema.get("reads", {})  # none before version 0.2
         self._notations = {name: Notation.from_dict(read) for name, read in reads.items()}
         self._codes = {name: {value: i + 1 for i, value in enumerate(v)} for name, v in schema["categorical"].items()}
+        self._kinds = kinds_of(self.schema)
 
     def features(self) -> dict[str, Literal["number", "text"]]:
         """Return the columns of features, and as what they are best read from a text file."""
-        return self._as_text(dict.fromkeys(self.schema["numeric"], "number"))
+        return self._as_text(self._as_numbers())
+
+    def _as_numbers(self) -> dict[str, Literal["number", "text"]]:
+        """Return the columns that are read as numbers at least."""
+        kinds = (kind for kind in self._kinds.values() if kind.reads == "number")
+        return dict.fromkeys([*self.schema["numeric"], *(name for kind in kinds for name in kind.columns)], "number")
 
     def _as_text(self, kinds: dict[str, Literal["number", "text"]]) -> dict[str, Literal["number", "text"]]:
         """Return columns with those as text that are categories, or numbers spelled in a way that Arrow cannot read."""
         spelled = {name for name, notation in self._notations.items() if not notation.is_plain}
-        return kinds | dict.fromkeys([*self.schema["categorical"], *(kinds.keys() & spelled)], "text")
+        texts = (name for kind in self._kinds.values() if kind.reads == "text" for name in kind.columns)
+        return kinds | dict.fromkeys([*self.schema["categorical"], *texts, *(kinds.keys() & spelled)], "text")
 
     def inputs(
         self, batch: Any, drift: DriftCounts | None = None, counted: Any = slice(None)
@@ -55,7 +65,8 @@ class RowEncoder:
             counted: those of the rows (N,) that it looks at, by default all.
 
         Returns:
-            ``numeric`` (N, Dn) float32 and ``categorical`` (N, Dc) int64.
+            ``numeric`` (N, Dn) float32 and ``categorical`` (N, Dc) int64; and ``lists`` (N, L) int64 where there are
+            columns of lists.
 
         Raises:
             DataError: for a column that is not there.
@@ -65,6 +76,7 @@ class RowEncoder:
             batch.num_rows,
             lambda name: self._numbers(batch, name),
             lambda name: self._texts(batch, name),
+            lambda kind: self._kind_cells(batch, kind),
             drift,
             counted,
         )
@@ -74,6 +86,7 @@ class RowEncoder:
         rows: int,
         of_numbers: Callable[[str], NDArray[np.float64]],
         of_texts: Callable[[str], tuple[NDArray[np.int64], list[str]]],
+        of_kinds: Callable[[ColumnKind], Cells],
         drift: DriftCounts | None,
         counted: Any = slice(None),
     ) -> dict[str, NDArray[Any]]:
@@ -93,7 +106,31 @@ class RowEncoder:
             categorical[:, place] = np.array([*(codes.get(value, 0) for value in values), 0], dtype=np.int64)[indices]
             if drift is not None:
                 drift.categories(place, name, categorical[counted, place], indices[counted], values)
-        return {"numeric": numeric, "categorical": categorical}
+        return self._with_kinds({"numeric": numeric, "categorical": categorical}, of_kinds, drift, counted)
+
+    def _with_kinds(
+        self,
+        inputs: dict[str, NDArray[Any]],
+        of_kinds: Callable[[ColumnKind], Cells],
+        drift: DriftCounts | None,
+        counted: Any = slice(None),
+    ) -> dict[str, NDArray[Any]]:
+        """Return the arrays of numbers and categories with those of other kinds beside them."""
+        if not self._kinds:
+            return inputs
+        parts: dict[str, list[NDArray[Any]]] = {block: [array] for block, array in inputs.items()}
+        for place, kind in enumerate(self._kinds.values()):
+            cells = of_kinds(kind)
+            parts.setdefault(kind.block, []).append(cells.array.astype(DTYPES[kind.block], copy=False))
+            if drift is not None:
+                drift.cells(place, cells, counted)
+        return {block: found[0] if len(found) == 1 else np.concatenate(found, 1) for block, found in parts.items()}
+
+    def _kind_cells(self, batch: Any, kind: ColumnKind) -> Cells:
+        try:
+            return kind.encode(*(_column(batch, name) for name in kind.columns))
+        except CellError as error:
+            raise CellError(f"column {kind.columns[0]!r}: {error}", error.row) from error
 
     def _numbers(self, batch: Any, name: str) -> NDArray[np.float64]:
         try:

@@ -7,11 +7,14 @@ from math import nan
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from mtl_lightning.encoding.cells import LARGEST, CellError, readable_numbers, texts
 from mtl_lightning.encoding.drift import DriftCounts
 from mtl_lightning.encoding.encoder import RowEncoder
+from mtl_lightning.encoding.kinds import Cells, ColumnKind
+from mtl_lightning.encoding.kinds.readable import readable_cells, readable_values
 from mtl_lightning.encoding.moments import logarithmic
 from mtl_lightning.encoding.notation import PLAIN
 from mtl_lightning.encoding.values import number_of, text_of
@@ -113,7 +116,14 @@ class LenientEncoder(RowEncoder):
                 faults.cannot_read(name, filled, lambda row: column[row].as_py())
                 return np.full(table.num_rows, -1), []
 
-        return self._encoded(table.num_rows, of_numbers, of_texts, drift)
+        def of_kinds(kind: ColumnKind) -> Cells:
+            for name in kind.columns:
+                if name not in names:
+                    faults.lacks(name, table.num_rows)
+            columns = [table.column(n) if n in names else pa.nulls(table.num_rows) for n in kind.columns]
+            return self._readable(kind, columns, faults, lambda row: columns[0][row].as_py())
+
+        return self._encoded(table.num_rows, of_numbers, of_texts, of_kinds, drift)
 
     def texts(self, rows: Any, name: str) -> list[str | None]:
         """Return the cells of a column as texts, None where one is missing; a column that is not there is all missing.
@@ -142,14 +152,31 @@ class LenientEncoder(RowEncoder):
     def rows(self, rows: Sequence[Mapping[str, Any]], drift: DriftCounts, faults: Faults) -> dict[str, NDArray[Any]]:
         """Encode the features of rows (N) that are dicts; the same as :meth:`table` would give of such a table."""
         drift.begin(len(rows))
-        return {"numeric": self._numeric(rows, drift, faults), "categorical": self._categorical(rows, drift, faults)}
+        found: dict[str, NDArray[Any]] = {
+            "numeric": self._numeric(rows, drift, faults),
+            "categorical": self._categorical(rows, drift, faults),
+        }
+
+        def of_kinds(kind: ColumnKind) -> Cells:
+            for name in kind.columns:
+                self._look_for(name, rows, faults)
+            columns = []
+            for name in kind.columns:
+                array, failed = readable_values(kind, [row.get(name) for row in rows], name)
+                columns.append(array)
+                _cannot_read(name, failed, lambda row, name=name: rows[row].get(name), faults)  # type: ignore[misc]  # a default
+            return self._readable(kind, columns, faults, lambda row: rows[row].get(kind.columns[0]))
+
+        return self._with_kinds(found, of_kinds, drift)
 
     def few(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]] | None:
         """Encode the features of a few rows in a fraction of the time; None if there is anything to tell of them, or
-        any value is spelled in another way than the schema's.
+        any value is spelled in another way than the schema's, or there are columns of other kinds.
 
         The same as :meth:`rows` gives.
         """
+        if self._kinds:
+            return None
         numbers: list[float] = []
         codes: list[int] = []
         try:
@@ -171,6 +198,11 @@ class LenientEncoder(RowEncoder):
         numeric = np.array(numbers, dtype=np.float64).reshape(len(rows), len(self._usual))
         categorical = np.array(codes, dtype=np.int64).reshape(len(rows), len(self._plan))
         return {"numeric": self._standardised(numeric), "categorical": categorical}
+
+    def _readable(self, kind: ColumnKind, columns: Sequence[Any], faults: Faults, cell: Callable[[int], Any]) -> Cells:
+        cells, failed = readable_cells(kind, columns)
+        _cannot_read(kind.columns[0], failed, cell, faults)
+        return cells
 
     def _standardised(self, found: NDArray[np.float64]) -> NDArray[np.float32]:
         for place in self._logs:
@@ -275,6 +307,12 @@ class LenientEncoder(RowEncoder):
             if gaps[place]:
                 self._look_for(name, rows, faults)
         drift.add(len(self._names), new, gaps)
+
+
+def _cannot_read(name: str, rows: Sequence[int], cell: Callable[[int], Any], faults: Faults) -> None:
+    """Tell of cells of a column, which may have several features, once."""
+    if rows and name not in faults.unreadable:
+        faults.cannot_read(name, rows, cell)
 
 
 def _float(text: str) -> float | None:

@@ -34,7 +34,7 @@ from mtl_lightning.data.table.words import described
 from mtl_lightning.encoding.cells import CellError
 from mtl_lightning.encoding.reader import As, TableFiles, UnreadableNumberError, find_files
 from mtl_lightning.tasks.regression import Regression
-from mtl_lightning.types import Batch, ConfigurationError, DataError, TargetSpec
+from mtl_lightning.types import Batch, ConfigurationError, DataError, TableSpec, TargetSpec
 
 LabelValue: TypeAlias = bool | int | float | str
 Source = Literal["train", "val", "test", "path", "predict"]
@@ -87,7 +87,10 @@ class TableData(MultiTaskDataModule):
             marks.
         usual_missing: true: ``NA``, ``N/A``, ``null``, ``NULL``, ``None``, ``NaN``, ``nan``, ``-`` and ``#N/A`` are
             missing values everywhere; false, or a list of those that are, where some of them mean something.
-        min_count: a category with fewer training rows than this counts as not met in training.
+        min_count: a category, or a bucket of ``hashed``, with fewer training rows than this counts as not met in
+            training; for all columns, or by column.
+        hashed: columns of ids of many levels, each with a number of buckets, ``{user_id: 200000}``: an id's code is the
+            bucket that its hash falls in.
         split: how ``path`` is divided (:class:`~mtl_lightning.data.TableSplit`): by chance, 80, 10 and 10 %
             by default, by time, or by a column. Its columns are no features unless they are declared.
         thousands: what sets groups of three digits apart in texts, such as ``","`` in 2,125,730; by default what all
@@ -136,7 +139,8 @@ class TableData(MultiTaskDataModule):
         log1p: list[str] | None = None,
         missing_values: list[str] | None = None,
         usual_missing: bool | list[str] = True,
-        min_count: int = 1,
+        min_count: int | dict[str, int] = 1,
+        hashed: dict[str, int] | None = None,
         split: TableSplit | None = None,
         thousands: str | None = None,
         decimal: str | None = None,
@@ -168,6 +172,7 @@ class TableData(MultiTaskDataModule):
             missing_values=missing_values or (),
             usual_missing=usual_missing,
             min_count=min_count,
+            hashed=hashed or {},
             thousands=thousands,
             decimal=decimal,
             dates=dates or (),
@@ -355,7 +360,9 @@ class TableData(MultiTaskDataModule):
         """Encode rows of a source; a split without rows is left out, so that it fails when it is asked for."""
         encoder = TableEncoder(self.schema, self.missing_labels)
         files = self._files(source)
-        most = max((len(values) + 1 for values in self.schema["categorical"].values()), default=1)
+        spec = cast("TableSpec", self.input_spec)
+        lists = max((codes for codes, _ in spec.lists.values()), default=1)
+        most = {"categorical": max(spec.categorical.values(), default=1), "lists": lists}
         found = {split: RowsBuilder(most) for split in splits}
         for selected in self._selected(source, files, encoder.needed(targets=targets), *splits):
             with selected.located():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mtl_lightning.data.table.target_column import TargetColumn
 from mtl_lightning.encoding.notation import BOOLS, ISO, ISO_DATES, PLAIN, USUAL, Notation, declared
@@ -24,6 +24,7 @@ class ColumnRoles(NamedTuple):
     categorical: list[str]
     open: list[str]
     ignored: list[str]
+    kinds: dict[str, list[str]]  # by the argument that names them: columns of other kinds
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ class TableColumns(Ranged):
         missing_values: what stands for a missing value, beside empty fields, null, nan and the usual marks.
         usual_missing: whether ``NA``, ``N/A``, ``null``, ``NULL``, ``None``, ``NaN``, ``nan``, ``-`` and ``#N/A`` stand
             for a missing value; or those of them, or others, that do.
-        min_count: a category with fewer training rows than this counts as unseen.
+        min_count: a category, or a bucket, with fewer training rows than this counts as unseen; for all columns, or
+            by column.
+        hashed: columns of ids, each with the number of buckets that they are hashed into.
         thousands: what sets groups of three digits apart in numbers, such as ``","``; where nothing is declared, what
             all cells of a column agree in.
         decimal: what stands before the fraction, such as ``","``; likewise.
@@ -68,10 +71,20 @@ class TableColumns(Ranged):
     log1p: Sequence[str] = ()
     missing_values: Sequence[str] = ()
     usual_missing: bool | Sequence[str] = True
-    min_count: int = 1
+    min_count: int | Mapping[str, int] = 1
     thousands: str | None = None
     decimal: str | None = None
     dates: Sequence[str] | Mapping[str, str] = ()
+    hashed: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> dict[str, list[str]]:
+        """The arguments that name columns of other kinds than numbers and categories, each with its columns."""
+        return {"hashed": [*self.hashed]}
+
+    def least(self, name: str) -> int:
+        """Return the number of training rows that a category of a column needs."""
+        return self.min_count if isinstance(self.min_count, int) else chosen_for(self.min_count, name, 1)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -130,6 +143,8 @@ class TableColumns(Ranged):
             "ignore": self.ignore,
             "log1p": self.log1p,
             "dates": [*self.dates],
+            "min_count": [] if isinstance(self.min_count, int) else [*self.min_count],
+            **self.kinds,
             "targets": sorted(targets),
             "weights": self.weight_columns(),
             "ids": self.ids,
@@ -137,18 +152,19 @@ class TableColumns(Ranged):
             **{f"targets.{task}": [t.exposure or t.minus] for task, t in self.targets.items() if t.exposure or t.minus},
         }.items():
             for name in wanted:
-                if not (matching(name, names) if what in _PATTERNS else name in names):
+                if not (matching(name, names) if what in (*_PATTERNS, *self.kinds) else name in names):
                     raise ConfigurationError(
                         f"Expected columns among {listed(names)}, found {name!r} in `{what}`."
                         f"{did_you_mean(name, names)}"
                     )
         reserved = targets | {*self.weight_columns()}
-        if leaks := [name for name in (*self.numeric, *self.categorical, *self.log1p) if name in reserved]:
+        features = [*self.numeric, *self.categorical, *self.log1p, *(n for names in self.kinds.values() for n in names)]
+        if leaks := [name for name in features if name in reserved]:
             raise ConfigurationError(
                 f"Column {leaks[0]!r} holds a target or a weight, found it among the features: the network would be "
-                "shown the answer. Take it out of `numeric`, `categorical` and `log1p`."
+                "shown the answer. Take it out of `numeric`, `categorical`, `log1p` and the other kinds of columns."
             )
-        roles = ColumnRoles([], [], [], [])
+        roles = ColumnRoles([], [], [], [], {what: [] for what in self.kinds})
         for name in names:
             if name in reserved:
                 continue
@@ -158,6 +174,9 @@ class TableColumns(Ranged):
             elif not chosen:
                 roles.open.append(name)
             else:
+                self._refuse_both(name, chosen)
+                for what in roles.kinds.keys() & chosen:
+                    roles.kinds[what].append(name)
                 roles.numeric.extend([name] if "numeric" in chosen else [])
                 roles.categorical.extend([name] if "categorical" in chosen else [])
         return roles
@@ -168,12 +187,39 @@ class TableColumns(Ranged):
             "numeric": [*self.numeric, *self.log1p, *self.dates],
             "categorical": self.categorical,
             "ignore": self.ignore,
+            **self.kinds,
         }
         exact = {what for what, names in lists.items() if name in names}
         return exact or {what for what, names in lists.items() if any(fnmatchcase(name, n) for n in names)}
 
+    @staticmethod
+    def _refuse_both(name: str, chosen: set[str]) -> None:
+        """Refuse a column that is to be codes in several ways."""
+        if len(both := sorted(chosen & {*_CODES})) > 1:
+            raise ConfigurationError(
+                f"Column {name!r}: expected one of `{'`, `'.join(_CODES)}`, found it in `{'` and `'.join(both)}`. "
+                "Take it out of all but one."
+            )
 
-_PATTERNS = ("numeric", "categorical", "ignore", "log1p", "dates")  # lists in which a name may be a pattern
+
+_CODES = ("categorical", "hashed")  # ways in which the texts of a column become codes
+
+
+def chosen_for(options: Mapping[str, Any], name: str, otherwise: Any = None) -> Any:
+    """Return what is declared for a column: under its full name, else under the first pattern that it matches."""
+    if name in options:
+        return options[name]
+    return next((option for pattern, option in options.items() if fnmatchcase(name, pattern)), otherwise)
+
+
+_PATTERNS = (
+    "numeric",
+    "categorical",
+    "ignore",
+    "log1p",
+    "dates",
+    "min_count",
+)  # lists in which a name may be a pattern
 
 
 def matching(pattern: str, names: Iterable[str]) -> list[str]:

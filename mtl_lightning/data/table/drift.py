@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import get_worker_info
 
-from mtl_lightning.encoding.drift import DriftCounts, percent
+from mtl_lightning.encoding.drift import COUNTS, DriftCounts, percent
 from mtl_lightning.names import listed
 from mtl_lightning.types import ConfigurationError, MtlLightningWarning
 
@@ -31,7 +31,7 @@ class Drift(DriftCounts):
     def _counters(self, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.inference_mode(False):  # it is made during a prediction, and outlives that
             rows = torch.zeros(self._workers + 1, dtype=torch.int64)
-            cells = torch.zeros(self._workers + 1, columns, 2, dtype=torch.int64)
+            cells = torch.zeros(self._workers + 1, columns, COUNTS, dtype=torch.int64)
         for counts in (rows, cells) if self._workers else ():
             counts.share_memory_()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return rows, cells

@@ -55,7 +55,7 @@ class TableEncoder(RowEncoder):
         """Return the columns that :meth:`encode` looks at, and as what they are best read from a text file."""
         if not targets:
             return self.features()
-        kinds: dict[str, Literal["number", "text"]] = dict.fromkeys(self.schema["numeric"], "number")
+        kinds = self._as_numbers()
         looked_at = [known for task in self.targets for known in self._looked_at(task)]
         for known in looked_at:
             kinds[known["column"]] = "number" if known["kind"] in labels.AS_NUMBERS else "text"
@@ -92,7 +92,8 @@ class TableEncoder(RowEncoder):
             counted: those of the rows (N,) that it looks at, by default all.
 
         Returns:
-            ``inputs`` of ``numeric`` (N, Dn) float32 and ``categorical`` (N, Dc) int64; with ``targets``, a tensor (N,)
+            ``inputs`` of ``numeric`` (N, Dn) float32 and ``categorical`` (N, Dc) int64, and perhaps ``lists`` (N, L)
+            int64; with ``targets``, a tensor (N,)
             for each task, float32 for numbers, float64 where float32 would round them visibly, and int64 for classes;
             (N, 2) float32 for counts with their exposure and times with their event; and perhaps ``weights``, float32.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -17,7 +17,7 @@ class TableRows(TensorRows):
     """Rows whose codes of categories are held in the smallest integers that can, and given as int64.
 
     Args:
-        inputs: ``numeric`` (N, Dn) and ``categorical`` (N, Dc).
+        inputs: ``numeric`` (N, Dn) and ``categorical`` (N, Dc), perhaps ``lists`` (N, L).
         targets: as of :class:`~mtl_lightning.data.rows.TensorRows`; None for rows without, whose batches then have
             none.
         weights: as of :class:`~mtl_lightning.data.rows.TensorRows`.
@@ -48,21 +48,20 @@ class RowsBuilder:
     """Collects encoded batches until all rows are there.
 
     Args:
-        codes: the largest number of codes of a categorical column.
+        codes: the largest number of codes of a column, for the categorical ones, or by block of the inputs.
     """
 
-    def __init__(self, codes: int) -> None:
+    def __init__(self, codes: int | Mapping[str, int]) -> None:
         self.rows = 0
-        self._dtype = next(
-            dtype for dtype in (torch.uint8, torch.int16, torch.int32) if codes - 1 <= torch.iinfo(dtype).max
-        )
+        most = {"categorical": codes} if isinstance(codes, int) else codes
+        self._dtypes = {("inputs", block): _smallest(number) for block, number in most.items()}
         self._parts: dict[tuple[str, ...], list[Tensor]] = {}
 
     def add(self, batch: Batch, rows: Tensor | None = None) -> None:
         """Add a batch, or some of its rows (M,) int64."""
         for path, tensor in leaves(batch):
             part = tensor if rows is None else tensor.index_select(0, rows)
-            part = part.to(self._dtype) if path == ("inputs", "categorical") else part
+            part = part.to(self._dtypes[path]) if path in self._dtypes else part
             self._parts.setdefault(path, []).append(part)
         first = next(iter(self._parts.values()))
         self.rows += len(first[-1])
@@ -79,6 +78,14 @@ class RowsBuilder:
         return TableRows(whole["inputs"], whole.get("targets"), whole.get("weights"))
 
 
+def _smallest(codes: int) -> torch.dtype:
+    return next(dtype for dtype in (torch.uint8, torch.int16, torch.int32) if codes - 1 <= torch.iinfo(dtype).max)
+
+
 def _widened(batch: Batch) -> Batch:
-    batch["inputs"]["categorical"] = batch["inputs"]["categorical"].long()
+    for block in batch["inputs"].keys() & _CODES:
+        batch["inputs"][block] = batch["inputs"][block].long()
     return batch
+
+
+_CODES = {"categorical", "lists"}

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from mtl_lightning.data.table.columns import ColumnRoles, TableColumns, in_order, matching
 from mtl_lightning.data.table.guess import Guess, guess_feature, outweighed
+from mtl_lightning.data.table.kinds.base import KindFitter
+from mtl_lightning.data.table.kinds.declared import declared_fitters
 from mtl_lightning.data.table.label_fitter import LabelFitter, update
 from mtl_lightning.data.table.profile import Kind, Profile
 from mtl_lightning.data.table.readings import Locate
 from mtl_lightning.data.table.words import refuse_spoiled
+from mtl_lightning.encoding.cells import CellError
+from mtl_lightning.encoding.kinds import kinds_of
 from mtl_lightning.types import ConfigurationError, DataError, TableSpec, input_spec_to_dict
 
 
@@ -28,11 +33,11 @@ class TableFitter:
         batch = encoder.encode(record_batch, targets=True)
 
     The schema is plain data. ``numeric`` has ``mean``, ``std`` and ``log1p`` by column, ``categorical`` the values by
-    column, whose codes are 1, 2, ... in this order, ``ranges`` the smallest and the largest number by column,
-    ``targets`` what :class:`TableEncoder` needs by task, ``reads`` how
-    the cells of a column are spelled that are not plain, ``missing_values`` all that stands for a missing value,
-    ``missing`` their number by column, ``guessed`` and ``ignored`` the reasons by column, ``doubts`` what else a column
-    may be.
+    column, whose codes are 1, 2, ... in this order, ``kinds`` the features of other kinds, where there are any
+    (:mod:`mtl_lightning.encoding.kinds`), ``ranges`` the smallest and the largest number by column, ``targets`` what
+    :class:`TableEncoder` needs by task, ``reads`` how the cells of a column are spelled that are not plain,
+    ``missing_values`` all that stands for a missing value, ``missing`` their number by column, ``guessed`` and
+    ``ignored`` the reasons by column, ``doubts`` what else a column may be.
 
     Args:
         columns: what is declared of the columns.
@@ -45,6 +50,7 @@ class TableFitter:
         self._numeric: dict[str, Profile] = {}
         self._categorical: dict[str, Profile] = {}
         self._open: dict[str, Profile] = {}
+        self._kinds: dict[str, KindFitter] = {}  # by feature
         self._labels = LabelFitter(columns)
         self._guessed: dict[str, Guess] = {}
 
@@ -59,9 +65,13 @@ class TableFitter:
         roles = self._roles or self._begin(names)
         of_targets = self._labels.needed()
         wanted = {
+            **{
+                name: "number" for fitter in self._kinds.values() if fitter.reads == "number" for name in fitter.columns
+            },
             **dict.fromkeys(roles.numeric, "number"),
             **{name: kind for name, kind in of_targets.items() if kind == "number"},
             **dict.fromkeys((*roles.categorical, *roles.open), "text"),
+            **{name: "text" for fitter in self._kinds.values() if fitter.reads == "text" for name in fitter.columns},
             **{name: kind for name, kind in of_targets.items() if kind != "number"},
         }
         return {name: kind for name in names if (kind := _as(wanted.get(name))) is not None}
@@ -85,6 +95,9 @@ class TableFitter:
         for profiles in (self._numeric, self._categorical, self._open):
             for name, profile in profiles.items():
                 update(profile, batch, name, locate)
+        for fitter in self._kinds.values():
+            with _of(fitter.columns[0]):
+                fitter.update(tuple(batch.column(name) for name in fitter.columns), locate)
         self._labels.update(batch, locate)
 
     def _begin(self, names: list[str]) -> ColumnRoles:
@@ -94,6 +107,7 @@ class TableFitter:
         self._numeric = {name: self._profile("number", name, name in logarithmic) for name in roles.numeric}
         self._categorical = {name: self._profile("category", name) for name in roles.categorical}
         self._open = {name: self._profile(None, name) for name in roles.open}
+        self._kinds = declared_fitters(columns, roles.kinds)
         return roles
 
     def _profile(self, kind: Kind | None, name: str, log1p: bool = False) -> Profile:
@@ -114,10 +128,11 @@ class TableFitter:
         ignored = {name: aside.get(name, "declared") for name in self._roles.ignored} | {
             name: guess.why for name, guess in guessed.items() if guess.kind is None
         }
-        if not numeric and not categorical:
+        kinds = {name: fitter.known() for name, fitter in self._kinds.items()}
+        if not numeric and not categorical and not kinds:
             raise ConfigurationError(f"Expected columns to learn from, found none: {ignored or 'only targets'}.")
-        vocabularies = {name: self._vocabulary(profile) for name, profile in categorical.items()}
-        spec = TableSpec(tuple(numeric), {name: len(values) + 1 for name, values in vocabularies.items()})
+        vocabularies = {name: self._vocabulary(name, profile) for name, profile in categorical.items()}
+        spec = _spec([*numeric], vocabularies, {"kinds": kinds, "missing_values": self.columns.missing})
         targets = self._labels.finish(doubts)
         return {
             "input_spec": input_spec_to_dict(spec),
@@ -125,6 +140,7 @@ class TableFitter:
             "missing_values": list(self.columns.missing),
             "numeric": {name: {**_moments(profile), "log1p": profile.log1p} for name, profile in numeric.items()},
             "categorical": vocabularies,
+            **({"kinds": kinds} if kinds else {}),
             "ranges": {name: _range(profile) for name, profile in numeric.items() if profile.reading.parsed},
             "reads": self._reads(),
             "missing": {name: absent for name, absent in self._absent().items() if absent},
@@ -155,7 +171,8 @@ class TableFitter:
 
     def _absent(self) -> dict[str, int]:
         features = {**self._categorical, **self._numeric, **self._open}
-        return {name: profile.absent for name, profile in features.items()} | self._labels.absent()
+        absent = {name: profile.absent for name, profile in features.items()} | self._labels.absent()
+        return {fitter.columns[0]: fitter.absent for fitter in self._kinds.values()} | absent
 
     def _reads(self) -> dict[str, dict[str, Any]]:
         """Return how the cells of a column are spelled, where they are not plain."""
@@ -166,19 +183,46 @@ class TableFitter:
         weights = self.columns.weights
         return dict(weights) if isinstance(weights, Mapping) else None
 
-    def _vocabulary(self, profile: Profile) -> list[str]:
-        return in_order(value for value, count in profile.categories().items() if count >= self.columns.min_count)
+    def _vocabulary(self, name: str, profile: Profile) -> list[str]:
+        least = self.columns.least(name)
+        return in_order(value for value, count in profile.categories().items() if count >= least)
 
 
 def what_matters(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a schema by which columns and targets are encoded, without what was met and said of them."""
-    known = [key for key in ("numeric", "categorical", "reads", "weights") if key in schema]
+    known = [key for key in ("numeric", "categorical", "kinds", "reads", "weights") if key in schema]
     targets = {
         task: {key: value for key, value in target.items() if key not in ("guessed", "counts")}
         for task, target in schema["targets"].items()
     }
-    order = [*schema["numeric"], *schema["categorical"]]
+    order = [*schema["numeric"], *schema["categorical"], *schema.get("kinds", ())]
     return {**{key: schema[key] for key in known}, "targets": targets, "order": order}
+
+
+def _spec(numeric: list[str], vocabularies: Mapping[str, list[str]], schema: Mapping[str, Any]) -> TableSpec:
+    """Return what the network is given, in the order of the encoder.
+
+    Raises:
+        ConfigurationError: for two features of one name.
+    """
+    categorical = {name: len(values) + 1 for name, values in vocabularies.items()}
+    lists: dict[str, tuple[int, int]] = {}
+    shared: dict[str, str] = {}
+    for kind in kinds_of(schema).values():
+        there = numeric if kind.block == "numeric" else [*categorical, *lists]
+        if twice := [name for name in kind.names if name in there]:
+            raise ConfigurationError(
+                f"Feature {twice[0]!r} of column {kind.columns[0]!r}: expected names that differ, found another "
+                "feature of this name. Rename the column, or leave out one of the two."
+            )
+        if kind.block == "numeric":
+            numeric += kind.names
+        elif kind.block == "categorical":
+            categorical |= kind.codes
+        else:
+            lists[kind.feature] = (kind.codes[kind.feature], kind.width)
+        shared |= dict.fromkeys(kind.codes, kind.shared) if kind.shared is not None else {}
+    return TableSpec(tuple(numeric), categorical, lists, shared)
 
 
 def _as(kind: str | None) -> Literal["number", "text"] | None:
@@ -192,3 +236,12 @@ def _moments(profile: Profile) -> dict[str, float]:
 
 def _range(profile: Profile) -> list[float]:
     return [profile.reading.lowest[0], profile.reading.highest[0]]
+
+
+@contextmanager
+def _of(name: str) -> Iterator[None]:
+    """Add the column's name to an error."""
+    try:
+        yield
+    except CellError as error:
+        raise CellError(f"column {name!r}: {error}", error.row) from error

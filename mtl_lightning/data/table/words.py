@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from mtl_lightning.data.table.profile import Profile
+from mtl_lightning.encoding.kinds import kinds_of
 from mtl_lightning.names import listed
 from mtl_lightning.types import DataError
 
 _MOST = 12  # columns of a kind that are printed
+_BLOCKS = {"numeric": "more numbers", "categorical": "more codes", "lists": "lists"}
 
 
 def described(schema: Mapping[str, Any]) -> str:
@@ -19,6 +21,12 @@ def described(schema: Mapping[str, Any]) -> str:
     for kind in ("numeric", "categorical"):
         reasons = {name: schema["guessed"].get(name, "") for name in schema[kind]}
         lines += [f"  {kind}: {_columns(reasons, doubts)}"] if reasons else []
+    told = {name: (kind.block, kind.told()) for name, kind in kinds_of(schema).items()}
+    for block, words in _BLOCKS.items():
+        reasons = {name: why for name, (of, why) in told.items() if of == block}
+        guessed = {name: schema["guessed"][name] for name in reasons if name in schema["guessed"]}
+        reasons |= {name: f"{guessed[name]}: {reasons[name]}" for name in guessed}
+        lines += [f"  {words}: {_columns(reasons, doubts)}"] if reasons else []
     lines += [f"  left out: {_columns(schema['ignored'], {})}"] if schema["ignored"] else []
     if missing := schema.get("missing"):
         lines.append(f"  missing: {_some([f'{name} {count}' for name, count in missing.items()])}")
