@@ -41,9 +41,10 @@ def readable_cells(kind: ColumnKind, columns: Sequence[Any]) -> tuple[Cells, lis
     unread = np.zeros(len(places), dtype=np.bool_)
     unread[failed] = True
     kept = pa.array(places, mask=unread)
-    if unread.all():  # the type, perhaps
+    try:
+        return kind.encode(*(array.take(kept) for array in arrays)), failed
+    except CellError:  # for the type
         return kind.encode(*(pa.nulls(len(places)) for _ in arrays)), failed
-    return kind.encode(*(array.take(kept) for array in arrays)), failed
 
 
 def _failing(kind: ColumnKind, arrays: Sequence[Any], start: int, stop: int) -> list[int]:
