@@ -70,6 +70,7 @@ OURS: dict[str, Range] = {
     **_all("num_shared num_tasks out_features", FROM_1),
     **_all("output_size period rates reduction shapes size sizes steps steps_per_epoch update_weights_every", FROM_1),
     **_all("warmup_updates width widths DeadUnits.window ScaleCropFlip.scales", FROM_1),
+    **_all("DCNv2.layers DCNv2.rank DCNv2.experts", FROM_1),
     **_all("DSelectK.num_experts CorrelatedRegression.features", Range(2)),
     "SyntheticFunnel.features": Range(4),
     "RateFinder.updates": Range(3),

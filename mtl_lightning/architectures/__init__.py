@@ -56,6 +56,7 @@ from mtl_lightning.architectures.base import (
 )
 from mtl_lightning.architectures.cgc import CGC
 from mtl_lightning.architectures.cross_stitch import CrossStitch
+from mtl_lightning.architectures.dcn import DCNv2
 from mtl_lightning.architectures.dense_heads import ASPP, DeepLabHead, UpsamplingHead
 from mtl_lightning.architectures.dselect_k import DSelectK
 from mtl_lightning.architectures.encoders import MLP, LeNet
@@ -87,6 +88,7 @@ __all__ = [
     "ArchitectureArgument",
     "BatchNorm",
     "CrossStitch",
+    "DCNv2",
     "DSelectK",
     "DeepLabHead",
     "Encoder",

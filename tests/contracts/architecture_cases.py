@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from mtl_lightning import architectures
-from mtl_lightning.architectures import Architecture, BatchNorm, Encoder, Head, LeNet, SharedBottom, TabularEncoder
+from mtl_lightning.architectures import (
+    Architecture,
+    BatchNorm,
+    DCNv2,
+    Encoder,
+    Head,
+    LeNet,
+    SharedBottom,
+    TabularEncoder,
+)
 from mtl_lightning.types import ConfigurationError, Features, InputSpec, TableSpec, TensorSpec
 
 TASKS = ["a", "b", "c"]
@@ -31,6 +40,7 @@ ENCODERS_IN_USE: list[tuple[Any, Any]] = [
     (TABLE, partial(TabularEncoder, hidden=(8, 6))),
     (TABLE, partial(TabularEncoder, hidden=(8, 6), norm=BatchNorm)),
     (LISTS, partial(TabularEncoder, hidden=(8, 6), bag={"bought": "sum"})),
+    (LISTS, partial(DCNv2, layers=2, rank=3, experts=2, structure="parallel", hidden=(6, 4))),
 ]
 DRAWS = 5
 
