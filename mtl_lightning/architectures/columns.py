@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from mtl_lightning.architectures.numbers import NumberKind, number_embeddings
 from mtl_lightning.architectures.sizes import check_widths
 from mtl_lightning.names import did_you_mean
 from mtl_lightning.types import ConfigurationError, TableSpec
@@ -39,10 +40,14 @@ class Columns(nn.Module):
         standardize: whether to standardise the numeric columns here.
         bag: how the embeddings of a list's elements are brought together, or how those of some columns are (the
             others' mean).
+        numbers: how numeric columns are embedded, all or some by name; None leaves them as they are.
+        number_width: the width of these embeddings.
+        frequencies: of a periodic one, by column.
+        frequency_scale: what these are drawn with.
 
     Raises:
-        ConfigurationError: for names that are no such columns, widths below 1, and columns that share embeddings but
-            differ in width or number of codes.
+        ConfigurationError: for names that are no such columns, widths below 1, columns that share embeddings but
+            differ in width or number of codes, and numbers without the quantiles that their embedding needs.
     """
 
     def __init__(
@@ -51,6 +56,10 @@ class Columns(nn.Module):
         embedding: int | Mapping[str, int] | None,
         standardize: bool,
         bag: Bag | Mapping[str, Bag] = "mean",
+        numbers: NumberKind | Mapping[str, NumberKind] | None = None,
+        number_width: int = 8,
+        frequencies: int = 16,
+        frequency_scale: float = 0.1,
     ) -> None:
         super().__init__()
         tables = _Tables(spec, embedding)
@@ -62,13 +71,23 @@ class Columns(nn.Module):
         if wrong := {name: kind for name, kind in self._bags.items() if kind not in ("mean", "sum")}:
             raise ConfigurationError(f"`bag`: expected mean or sum, found {wrong}.")
         self.standardize = Standardize(len(spec.numeric)) if standardize and spec.numeric else None
-        self.width = len(spec.numeric) + sum(tables.sizes[table][1] for table in self._tables)
+        kinds = _by_name("numbers", numbers, dict.fromkeys(spec.numeric), "numeric columns", None)
+        plain, self.numbers = number_embeddings(
+            spec, kinds, isinstance(numbers, Mapping), number_width, frequencies, frequency_scale
+        )
+        self._plain = None if len(plain) == len(spec.numeric) else plain
+        self.width = (
+            len(plain)
+            + (len(spec.numeric) - len(plain)) * number_width
+            + sum(tables.sizes[table][1] for table in self._tables)
+        )
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Map ``numeric`` (B, Dn), ``categorical`` (B, Dc) and, where there are any, ``lists`` (B, L) to (B, width)."""
-        numeric = inputs["numeric"]
-        numeric = numeric if self.standardize is None else self.standardize(numeric)
-        parts = [torch.nan_to_num(numeric, nan=0.0)]
+        given = inputs["numeric"]
+        numeric = given if self.standardize is None else self.standardize(given)
+        parts = [torch.nan_to_num(numeric if self._plain is None else numeric[:, self._plain], nan=0.0)]
+        parts += [embed(given if embed.in_given_units else numeric) for embed in self.numbers.values()]
         codes = inputs["categorical"]
         parts += [self.embedding[table](codes[:, i]) for i, table in enumerate(self._tables[: self._categorical])]
         parts += self._bagged(inputs["lists"]) if self._lists else []

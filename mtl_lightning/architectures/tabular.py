@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mtl_lightning.architectures.base import Encoder
 from mtl_lightning.architectures.columns import Bag, Columns
 from mtl_lightning.architectures.encoders import perceptron_stages
+from mtl_lightning.architectures.numbers import NumberKind
 from mtl_lightning.architectures.sizes import check_widths
 from mtl_lightning.types import ConfigurationError, InputSpec, TableSpec
 
@@ -20,7 +21,7 @@ class TabularEncoder(Encoder):
     that starts at zero and is learned from the rows in which it occurs; where training had none of these, it adds
     nothing. A list is the mean or the sum of its elements' embeddings; code 0 is no element, and an empty list is
     zero. Columns that the schema lets share have one table of embeddings in common. Numeric columns come standardised
-    from the data; nan, a missing number, becomes 0, the mean.
+    from the data; nan, a missing number, becomes 0, the mean, or has a vector of its own where ``numbers`` embeds it.
 
     The first of its ``stages`` embeds and concatenates, each further one is a hidden layer. The embeddings are called
     ``*.embedding.<number>.weight``, for ``groups: {embeddings: ["*.embedding.*"]}``: numbered by column, categorical
@@ -31,6 +32,14 @@ class TabularEncoder(Encoder):
         hidden: the width of each layer; none gives the concatenated columns themselves.
         embedding: the width of the embeddings: a number for all columns, or one by the name of a column or a shared
             table; by default :func:`embedding_width` of the number of codes, for columns without an entry too.
+        numbers: embeds each number as a vector (``numbers.py``): ``"linear"`` and ``"periodic"`` need nothing else,
+            ``"piecewise"`` and ``"buckets"`` the training quantiles that the data's schema has; for all columns (those
+            without quantiles, as vectors, stay numbers), or by column name. None, and columns without an entry, are
+            the numbers themselves.
+        number_width: the width of each of these vectors.
+        frequencies: how many frequencies a periodic one has for each column.
+        frequency_scale: the standard deviation of the normal distribution that these are drawn from, in cycles per
+            unit of the numbers; the paper tunes it between 0.01 and 100.
         bag: how the embeddings of a list's elements are brought together: ``"mean"``, ``"sum"``, or one by column
             name, the mean for those without an entry.
         standardize: standardise the numeric columns here (:class:`Standardize`), for data that does not.
@@ -40,8 +49,8 @@ class TabularEncoder(Encoder):
 
     Raises:
         ConfigurationError: if the spec is of another kind or has no columns, a width is below 1, ``embedding`` names
-            no categorical column, list or shared table, ``bag`` no list, or columns that share embeddings differ in
-            their width.
+            no categorical column, list or shared table, ``bag`` no list, columns that share embeddings differ in their
+            width, or there are no quantiles where ``numbers`` needs them.
     """
 
     def __init__(
@@ -50,6 +59,10 @@ class TabularEncoder(Encoder):
         *,
         hidden: Sequence[int] = (128, 64),
         embedding: int | dict[str, int] | None = None,
+        numbers: NumberKind | dict[str, NumberKind] | None = None,
+        number_width: int = 8,
+        frequencies: int = 16,
+        frequency_scale: float = 0.1,
         bag: Bag | dict[str, Bag] = "mean",
         standardize: bool = False,
         activation: Callable[[], nn.Module] = nn.ReLU,
@@ -61,7 +74,7 @@ class TabularEncoder(Encoder):
             raise ConfigurationError(
                 f"TabularEncoder takes tables (a TableSpec with columns), found {spec!r}; use MLP for vectors."
             )
-        columns = Columns(spec, embedding, standardize, bag)
+        columns = Columns(spec, embedding, standardize, bag, numbers, number_width, frequencies, frequency_scale)
         widths = (columns.width, *check_widths("`hidden`", hidden))
         layers = perceptron_stages(widths, activation, dropout, norm)
         self.stages = nn.Sequential(columns, *(nn.Sequential(*layer) for layer in layers))

@@ -39,7 +39,7 @@ ENCODERS_IN_USE: list[tuple[Any, Any]] = [
     (PICTURES, partial(LeNet, channels=(4, 6), width=8)),
     (TABLE, partial(TabularEncoder, hidden=(8, 6))),
     (TABLE, partial(TabularEncoder, hidden=(8, 6), norm=BatchNorm)),
-    (LISTS, partial(TabularEncoder, hidden=(8, 6), bag={"bought": "sum"})),
+    (LISTS, partial(TabularEncoder, hidden=(8, 6), bag={"bought": "sum"}, numbers="piecewise")),
     (LISTS, partial(DCNv2, layers=2, rank=3, experts=2, structure="parallel", hidden=(6, 4))),
 ]
 DRAWS = 5
