@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mtl_lightning.data.table.quantiles import Sample
 from mtl_lightning.encoding.cells import LARGEST, cast, cast_text, is_text, one, spelled_alike, texts
 from mtl_lightning.encoding.moments import Moments, logarithmic
 from mtl_lightning.encoding.notation import BOOLS, COMMAS, ISO_DATES, PLAIN, Notation
@@ -56,6 +57,7 @@ class Reading:
     log1p: bool = False
     parsed: int = 0
     moments: Moments = field(default_factory=Moments)
+    sample: Sample = field(default_factory=Sample)
     is_integer: bool = True
     small: NDArray[np.int64] = field(default_factory=lambda: np.zeros(SMALL, dtype=np.int64))  # how often 0, 1, ..., 9
     rises: bool = True
@@ -84,6 +86,7 @@ class Reading:
             self.small = self.small + np.bincount(found[(found >= 0) & (found < SMALL)].astype(int), minlength=SMALL)
         self.rises = self.rises and bool((np.diff(found, prepend=self.last) > 0).all())
         self.last = found[-1]
+        self.sample.add(found)
         self.moments.add(logarithmic(found) if self.log1p else found)
 
     def read(self, indices: NDArray[np.int64], values: Sequence[str], locate: Locate) -> None:

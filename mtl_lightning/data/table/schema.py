@@ -6,16 +6,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import numpy as np
+
 from mtl_lightning.data.table.columns import ColumnRoles, TableColumns, in_order, matching
 from mtl_lightning.data.table.guess import Guess, guess_feature, outweighed
 from mtl_lightning.data.table.kinds.base import KindFitter
 from mtl_lightning.data.table.kinds.declared import declared_fitters
 from mtl_lightning.data.table.label_fitter import LabelFitter, update
 from mtl_lightning.data.table.profile import Kind, Profile
+from mtl_lightning.data.table.quantiles import bounds as bounds_between
 from mtl_lightning.data.table.readings import Locate
 from mtl_lightning.data.table.words import refuse_spoiled
 from mtl_lightning.encoding.cells import CellError
 from mtl_lightning.encoding.kinds import kinds_of
+from mtl_lightning.encoding.moments import logarithmic
 from mtl_lightning.types import ConfigurationError, DataError, TableSpec, input_spec_to_dict
 
 
@@ -132,7 +136,8 @@ class TableFitter:
         if not numeric and not categorical and not kinds:
             raise ConfigurationError(f"Expected columns to learn from, found none: {ignored or 'only targets'}.")
         vocabularies = {name: self._vocabulary(name, profile) for name, profile in categorical.items()}
-        spec = _spec([*numeric], vocabularies, {"kinds": kinds, "missing_values": self.columns.missing})
+        quantiles = {name: found for name, profile in numeric.items() if (found := _quantiles(profile))}
+        spec = _spec([*numeric], vocabularies, quantiles, {"kinds": kinds, "missing_values": self.columns.missing})
         targets = self._labels.finish(doubts)
         return {
             "input_spec": input_spec_to_dict(spec),
@@ -199,7 +204,12 @@ def what_matters(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: schema[key] for key in known}, "targets": targets, "order": order}
 
 
-def _spec(numeric: list[str], vocabularies: Mapping[str, list[str]], schema: Mapping[str, Any]) -> TableSpec:
+def _spec(
+    numeric: list[str],
+    vocabularies: Mapping[str, list[str]],
+    quantiles: Mapping[str, list[float]],
+    schema: Mapping[str, Any],
+) -> TableSpec:
     """Return what the network is given, in the order of the encoder.
 
     Raises:
@@ -222,7 +232,8 @@ def _spec(numeric: list[str], vocabularies: Mapping[str, list[str]], schema: Map
         else:
             lists[kind.feature] = (kind.codes[kind.feature], kind.width)
         shared |= dict.fromkeys(kind.codes, kind.shared) if kind.shared is not None else {}
-    return TableSpec(tuple(numeric), categorical, lists, shared)
+    bounds = {name: tuple(found) for name, found in quantiles.items()}
+    return TableSpec(tuple(numeric), categorical, lists, shared, bounds)
 
 
 def _as(kind: str | None) -> Literal["number", "text"] | None:
@@ -232,6 +243,14 @@ def _as(kind: str | None) -> Literal["number", "text"] | None:
 def _moments(profile: Profile) -> dict[str, float]:
     moments = profile.reading.moments.finish()
     return {"mean": moments.mean, "std": moments.std}
+
+
+def _quantiles(profile: Profile) -> list[float]:
+    """Return bounds between equal shares of a column's numbers, standardised as rows are, in float32."""
+    found, moments = bounds_between(profile.reading.sample.finish()), _moments(profile)
+    found = logarithmic(found) if profile.log1p else found
+    standard: list[float] = np.unique(((found - moments["mean"]) / moments["std"]).astype(np.float32)).tolist()
+    return standard
 
 
 def _range(profile: Profile) -> list[float]:

@@ -53,12 +53,20 @@ def guessed(values: Any) -> str | None:
 # ----------------------------------------------------------------------------------------------------------- by hand
 def test_a_small_table_by_hand() -> None:
     schema = fit(log1p=["big"], numeric=["x"])
-    assert input_spec_from_dict(schema["input_spec"]) == TableSpec(("x", "big"), {"city": 3})
+    spec = input_spec_from_dict(schema["input_spec"])
+    assert isinstance(spec, TableSpec)
+    assert spec == TableSpec(("x", "big"), {"city": 3}, quantiles=spec.quantiles)
     encoded = TableEncoder(schema).encode(TABLE)
     x = np.array([1, 2, np.nan, 4])
     big = np.log1p([0, 9, 99, np.nan])
     expected = np.stack([(v - np.nanmean(v)) / np.nanstd(v) for v in (x, big)], 1)
     np.testing.assert_allclose(encoded["inputs"]["numeric"].numpy(), expected, rtol=1e-6)
+    assert (
+        spec.quantiles
+        == {  # three numbers each, all but the first of which begin a share
+            name: pytest.approx(np.sort(column)[1:3]) for name, column in zip(("x", "big"), expected.T, strict=True)
+        }
+    )
     assert encoded["inputs"]["categorical"].tolist() == [[2], [1], [2], [0]]
     targets = encoded["targets"]
     np.testing.assert_array_equal(targets["price"].numpy(), np.array([10.5, 20, np.nan, 60]))
