@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -148,31 +148,37 @@ class UncertaintyWeighting(Balancer):
         """
         losses = torch.where(present, losses, 0.0)
         new = self._start(losses.detach(), present) if self.training and not self.affine else None
-        s = torch.cat([*self.log_vars.parameters()])
+        s = torch.cat(self._s())
         if new is not None:
             # at its optimum the gradient of s is rounding noise, which Adam would blow up to a full step: make it 0
             s = torch.where(new, s.detach(), s)
         terms = self.a * torch.exp(-s) * losses + self._regularizer.value(s, self.b, self.power)
         return torch.where(present, terms, 0.0).sum()
 
+    def _s(self) -> list[Tensor]:
+        """Return s of each task (1,); ``parameters()`` would look for it in all modules below, at every update."""
+        return cast("list[Tensor]", [*self.log_vars._parameters.values()])
+
     def owned(self) -> dict[int, list[nn.Parameter]]:
         """Return each task's s."""
         return {index: [s] for index, s in enumerate(self.log_vars)}
 
+    @torch.no_grad()
     def sigmas(self) -> Tensor:
         """Return each task's noise level (T,): a standard deviation, in units of its loss.
 
         It is that of the loss at which s would be at its optimum: where :math:`e^{s} r(s) = a L` with the regulariser's
         slope r, which with Liebel and Körner's term is not b.
         """
-        s = torch.cat([*self.log_vars.parameters()]).detach()
-        s = s + torch.log(self._regularizer.slope(s, self.b, self.power) / self.b)
+        s = torch.cat(self._s())
+        slope = self._regularizer.slope(s, self.b, self.power)
+        s = s if slope is self.b else s + torch.log(slope / self.b)
         return self.power.sqrt() * torch.exp(0.5 * self.power * s)  # sqrt(2) b for the scale b of Laplace noise
 
     @torch.no_grad()
     def after_update(self, losses: Callable[[], Tensor]) -> None:
         """Bring every s back between the bounds."""
-        s: list[Tensor] = [*self.log_vars.parameters()]
+        s = self._s()
         low, high = self.bounds
         torch._foreach_clamp_min_(s, low)
         torch._foreach_clamp_max_(s, high)

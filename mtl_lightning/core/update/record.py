@@ -8,13 +8,13 @@ as Lightning does. Where somebody reads metrics of training between these steps,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
 from mtl_lightning.core.network.network import Network
@@ -23,6 +23,7 @@ from mtl_lightning.core.optim.schedules import CompositeScheduler
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.sharding import norms
 from mtl_lightning.core.update.best_validation import BestValidation
+from mtl_lightning.core.update.event_rows import add_row
 from mtl_lightning.core.update.losses import Losses
 from mtl_lightning.core.update.run_table import made_with, write_line
 from mtl_lightning.core.update.window import Window
@@ -45,17 +46,18 @@ class Row:
         self._norm_tensor: Tensor | None = None
         self.host: dict[str, float] = {}
 
-    def add(self, names: list[str], values: Tensor) -> None:
-        """Add scalars () or a vector with a name for each entry."""
+    def add(self, names: Sequence[str], values: Tensor) -> None:
+        """Add scalars () or a vector with a name for each entry; detached."""
         self._names += names
-        self._tensors.append(values.detach().reshape(-1))
+        self._tensors.append(values if values.dim() == 1 else values.reshape(-1))
 
     def add_norms(self, groups: Mapping[str, list[Tensor]]) -> Tensor | None:
         """Add the gradient norm of each group that has a gradient; return those of the tensors (N,), if there are any.
 
         They are put together on the host.
         """
-        self._norms = [(f"train/grad_norm/{name}", len(grads)) for name, grads in groups.items() if grads]
+        present = [name for name, grads in groups.items() if grads]
+        self._norms = [*zip(_tags("grad_norm", tuple(present)), [len(groups[name]) for name in present], strict=True)]
         if self._norms:
             self._norm_tensor = norms([grad for grads in groups.values() for grad in grads])
         return self._norm_tensor
@@ -64,11 +66,25 @@ class Row:
         """Return all scalars by name; the one transfer."""
         parts = self._tensors if self._norm_tensor is None else [*self._tensors, self._norm_tensor]
         flat: list[float] = torch.cat(parts).tolist()
-        found = dict(zip(self._names, flat[: len(self._names)], strict=True))
-        rest = iter(flat[len(self._names) :])
+        found = dict(zip(self._names, flat, strict=False))
+        start = len(self._names)
         for name, number in self._norms:
-            found[name] = math.hypot(*(next(rest) for _ in range(number)))
-        return {**found, **self.host}
+            found[name] = math.hypot(*flat[start : start + number])
+            start += number
+        found.update(self.host)
+        return found
+
+
+@lru_cache(maxsize=1024)
+def _tags(kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the tags of a kind of scalar, kept for the updates to come."""
+    return tuple(f"train/{kind}/{name}" for name in names)
+
+
+@lru_cache(maxsize=64)
+def _on_bar(tags: tuple[str, ...]) -> dict[str, str]:
+    """Return which of some tags the progress bar shows, each with what it is called there."""
+    return {tag: tag.removeprefix("train/") for tag in tags if tag.startswith("train/loss")}
 
 
 def _asked_for(trainer: Trainer, update: int) -> bool:
@@ -101,22 +117,26 @@ def collect(
     trainer = runtime.trainer
     if not (always or _asked_for(trainer, trainer.global_step + 1) or trainer.is_last_batch):
         return None
-    totals = runtime.all_sum(torch.cat([losses.tasks, losses.objective.reshape(1) / runtime.world_size]))
-    row = Row(totals[:-1])
-    names = window.names
-    present: Any = slice(0, len(names)) if len(names) == len(window.counts) else window.present_indices
-    row.add(["train/loss"], totals[-1])
-    row.add([f"train/loss/{name}" for name in names], totals[present])
+    tasks, objective = losses.tasks, losses.objective.detach().reshape(1)
+    if runtime.world_size > 1:
+        totals = runtime.all_sum(torch.cat([tasks, objective / runtime.world_size]))
+        tasks, objective = totals[:-1], totals[-1:]
+    row = Row(tasks)
+    names, every = tuple(window.names), tuple(window.counts)
+    everyone = len(names) == len(every)
+    present = [] if everyone else window.present_indices
+    row.add(["train/loss"], objective)
+    row.add(_tags("loss", names), tasks if everyone else tasks[present])
     if losses.weights is not None:
-        row.add([f"train/weight/{name}" for name in names], losses.weights[present])
+        row.add(_tags("weight", names), losses.weights if everyone else losses.weights[present])
     sigmas = network.balancer.sigmas()
     if sigmas is not None:
-        row.add([f"train/sigma/{name}" for name in window.counts], sigmas)
-    for name, value in losses.aux.items():
-        row.add([f"train/aux/{name}"], value)
-    row.host.update((f"train/labels/{name}", count) for name, count in window.counts.items())  # on the host already
-    for name, one in optimizer.optimizers.items():
-        row.host[f"train/lr/{name}"] = float(one.param_groups[0]["lr"])
+        row.add(_tags("sigma", every), sigmas)
+    for tag, value in zip(_tags("aux", tuple(losses.aux)), losses.aux.values(), strict=True):
+        row.add([tag], value)
+    row.host.update(zip(_tags("labels", every), window.counts.values(), strict=True))  # on the host already
+    rates = [float(one.param_groups[0]["lr"]) for one in optimizer.optimizers.values()]
+    row.host.update(zip(_tags("lr", tuple(optimizer.optimizers)), rates, strict=True))
     return row
 
 
@@ -124,19 +144,18 @@ def write(row: Row, trainer: Trainer) -> None:
     """Write a row to every logger, to the progress bar, and to the metrics that callbacks may monitor."""
     values = row.values()
     trainer.callback_metrics.update(zip(values, torch.tensor([*values.values()]).unbind(), strict=True))
-    bar = {name.removeprefix("train/"): value for name, value in values.items() if name.startswith("train/loss")}
-    trainer.progress_bar_metrics.update(bar)
+    trainer.progress_bar_metrics.update((name, values[tag]) for tag, name in _on_bar(tuple(values)).items())
     if _asked_for(trainer, trainer.global_step):
+        values["epoch"] = trainer.current_epoch
         for logger in trainer.loggers:
-            _log(logger, {**values, "epoch": trainer.current_epoch}, trainer)
+            _log(logger, values, trainer)
 
 
 def _log(logger: Logger, values: Mapping[str, float], trainer: Trainer) -> None:
-    """Give a row to a logger; to TensorBoard as one event, since each costs a checksum and a switch of threads."""
+    """Give a row to a logger; to TensorBoard as one event that is encoded once."""
     step = trainer.global_step - 1
     if trainer.is_global_zero and type(logger) is TensorBoardLogger and not logger._prefix:
-        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
-        logger.experiment.file_writer.add_summary(summary, step)
+        add_row(logger.experiment.file_writer, tuple(values), [*values.values()], step)
     else:  # on other processes loggers are told too, and know what to do there
         logger.log_metrics(dict(values), step=step)
 
