@@ -44,6 +44,7 @@ class Columns(nn.Module):
         number_width: the width of these embeddings.
         frequencies: of a periodic one, by column.
         frequency_scale: what these are drawn with.
+        sparse: whether the gradients of embeddings of categories and lists are sparse.
 
     Raises:
         ConfigurationError: for names that are no such columns, widths below 1, columns that share embeddings but
@@ -60,10 +61,11 @@ class Columns(nn.Module):
         number_width: int = 8,
         frequencies: int = 16,
         frequency_scale: float = 0.1,
+        sparse: bool = False,
     ) -> None:
         super().__init__()
         tables = _Tables(spec, embedding)
-        self.embedding = nn.ModuleList(Embedding(codes, width) for codes, width in tables.sizes)
+        self.embedding = nn.ModuleList(Embedding(codes, width, sparse=sparse) for codes, width in tables.sizes)
         self._tables, self._categorical = tables.of_columns, len(spec.categorical)
         ends = accumulate((length for _, length in spec.lists.values()), initial=0)
         self._lists = [slice(start, end) for start, end in pairwise(ends)]

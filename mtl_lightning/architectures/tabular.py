@@ -42,6 +42,10 @@ class TabularEncoder(Encoder):
             unit of the numbers; the paper tunes it between 0.01 and 100.
         bag: how the embeddings of a list's elements are brought together: ``"mean"``, ``"sum"``, or one by column
             name, the mean for those without an entry.
+        sparse: give the embeddings sparse gradients, so that an update costs what its rows cost, however many codes
+            there are. They need an optimizer that takes these, ``SparseAdam`` in a group of their own (``groups:
+            {embeddings: ["*.embedding.*"]}``), ``SGD`` or ``Adagrad``, a balancer of losses, and no
+            clipping.
         standardize: standardise the numeric columns here (:class:`Standardize`), for data that does not.
         activation: makes each layer's activation: a class, or a function without arguments.
         dropout: the probability with which a hidden unit is zeroed in training.
@@ -64,6 +68,7 @@ class TabularEncoder(Encoder):
         frequencies: int = 16,
         frequency_scale: float = 0.1,
         bag: Bag | dict[str, Bag] = "mean",
+        sparse: bool = False,
         standardize: bool = False,
         activation: Callable[[], nn.Module] = nn.ReLU,
         dropout: float = 0.0,
@@ -74,7 +79,9 @@ class TabularEncoder(Encoder):
             raise ConfigurationError(
                 f"TabularEncoder takes tables (a TableSpec with columns), found {spec!r}; use MLP for vectors."
             )
-        columns = Columns(spec, embedding, standardize, bag, numbers, number_width, frequencies, frequency_scale)
+        columns = Columns(
+            spec, embedding, standardize, bag, numbers, number_width, frequencies, frequency_scale, sparse
+        )
         widths = (columns.width, *check_widths("`hidden`", hidden))
         layers = perceptron_stages(widths, activation, dropout, norm)
         self.stages = nn.Sequential(columns, *(nn.Sequential(*layer) for layer in layers))

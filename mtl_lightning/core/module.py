@@ -175,6 +175,7 @@ class MultiTaskModule(Described, Network, compat.Exports):
         if self.runtime.world_size > 1:
             self.balancer.share_seeds(self.trainer.strategy.broadcast)
         check_shared(self, self.trainer.accumulate_grad_batches)
+        self.plan.check_clipping(self, bool(self.trainer_arguments.gradient_clip_val))
         self.updates.warn_of_setup()
         record.start(self.trainer, saving.hyperparameters(self.hparams_initial, self.trainer))
 

@@ -155,3 +155,23 @@ def sparse_parameters(module: nn.Module) -> set[int]:
     """Return the ids of embedding weights that get sparse gradients."""
     embeddings = (m for m in module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag))
     return {id(m.weight) for m in embeddings if m.sparse}
+
+
+def check_clipping(groups: Mapping[str, Mapping[str, nn.Parameter]], sparse: set[int], clip: Sequence[str]) -> None:
+    """Refuse to clip sparse gradients, which PyTorch has no norms of.
+
+    Args:
+        groups: parameters by name, by group.
+        sparse: the ids of those that get sparse gradients.
+        clip: the groups that are clipped.
+
+    Raises:
+        ConfigurationError: that names the group.
+    """
+    for name in clip:
+        if any(id(parameter) in sparse for parameter in groups[name].values()):
+            raise ConfigurationError(
+                "Gradient clipping: expected gradients that are not sparse, found those of embeddings with `sparse` in "
+                f"the group {name!r}. Leave `sparse` out, or clip other groups alone: `gradient_clip: {{group: 1.0}}` of "
+                "the model, in place of the trainer's `gradient_clip_val`."
+            )

@@ -13,7 +13,7 @@ from torch.optim import Adam
 from mtl_lightning.core.network.arguments import check_arguments
 from mtl_lightning.core.network.graph import BALANCER, DEFAULT
 from mtl_lightning.core.network.roles import Named, Roles
-from mtl_lightning.core.optim.build import assign_groups, build_optimizers, sparse_parameters
+from mtl_lightning.core.optim.build import assign_groups, build_optimizers, check_clipping, sparse_parameters
 from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.core.optim.schedulers import SchedulerFactory
 from mtl_lightning.core.optim.schedules import CompositeScheduler, Length, Schedule, no_length
@@ -79,6 +79,19 @@ class OptimizerPlan:
             optimizer.set_rates(self._factor)
         self._found = False
         return optimizer, CompositeScheduler(optimizer, self._schedulers, length)
+
+    def check_clipping(self, network: nn.Module, whole: bool) -> None:
+        """Refuse to clip sparse gradients.
+
+        Args:
+            network: whose parameters are in the groups.
+            whole: whether the trainer clips all of them together.
+
+        Raises:
+            ConfigurationError: that names the group.
+        """
+        clipped = [name for name, named in self.groups.items() if named and (whole or name in self.gradient_clip)]
+        check_clipping(self.groups, sparse_parameters(network), clipped)
 
     @property
     def rate(self) -> float:
