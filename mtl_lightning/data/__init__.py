@@ -47,11 +47,20 @@ from mtl_lightning.data.per_task import (
 )
 from mtl_lightning.data.rows import BatchRows, TensorRows
 from mtl_lightning.data.streaming import Streaming, StreamLoader
-from mtl_lightning.data.table import TableColumns, TableEncoder, TableFitter, TableSplit, TargetColumn
+from mtl_lightning.data.table import (
+    ListColumn,
+    TableColumns,
+    TableEncoder,
+    TableFitter,
+    TableSplit,
+    TargetColumn,
+    TextColumn,
+)
 
 __all__ = [
     "BatchRows",
     "EpochSampler",
+    "ListColumn",
     "MultiTaskDataModule",
     "PerTaskData",
     "PerTaskLoader",
@@ -71,6 +80,7 @@ __all__ = [
     "TaskOverrides",
     "TemperatureSampling",
     "TensorRows",
+    "TextColumn",
     "UniformSampling",
 ]
 __all__ += datasets.__all__

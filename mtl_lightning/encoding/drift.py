@@ -136,7 +136,7 @@ class DriftCounts:
 
     def any(self) -> bool:
         """Whether there is anything that :meth:`found` might tell; gaps in so few rows are always chance."""
-        return bool(self._cells[..., _NEW].any()) or (self.rows > _ERRORS and bool(self._cells.any()))
+        return bool(self._cells[..., [_NEW, _CUT]].any()) or (self.rows > _ERRORS and bool(self._cells.any()))
 
     def afresh(self) -> Self:
         """Return one that has counted nothing yet."""

@@ -23,6 +23,13 @@ from mtl_lightning.data.table.columns import TableColumns
 from mtl_lightning.data.table.conditions import declared_conditions
 from mtl_lightning.data.table.drift import Drift, Drifts
 from mtl_lightning.data.table.encoder import TableEncoder
+from mtl_lightning.data.table.kind_columns import (
+    ListColumn,
+    TextColumn,
+    declared_lists,
+    declared_text,
+    declared_vectors,
+)
 from mtl_lightning.data.table.pieces import Selected, placed, select
 from mtl_lightning.data.table.predicted import PredictedRows
 from mtl_lightning.data.table.rows import RowsBuilder, TableRows
@@ -91,6 +98,13 @@ class TableData(MultiTaskDataModule):
             training; for all columns, or by column.
         hashed: columns of ids of many levels, each with a number of buckets, ``{user_id: 200000}``: an id's code is the
             bucket that its hash falls in.
+        lists: columns of lists of categories, by name; or each with what separates its elements, ``{tags: "|"}``, or
+            more (:class:`~mtl_lightning.data.ListColumn`). Lists of Parquet need no declaration.
+        vectors: columns of lists of numbers, all of one length; texts are JSON, or ``{place: " "}`` separates them.
+        text: columns of free text, by name, or each with more (:class:`~mtl_lightning.data.TextColumn`): words and
+            groups of letters become codes.
+        share: columns that have one vocabulary and their embeddings in common, by any name,
+            ``{user: [user_id, friend_id]}``.
         split: how ``path`` is divided (:class:`~mtl_lightning.data.TableSplit`): by chance, 80, 10 and 10 %
             by default, by time, or by a column. Its columns are no features unless they are declared.
         thousands: what sets groups of three digits apart in texts, such as ``","`` in 2,125,730; by default what all
@@ -141,6 +155,10 @@ class TableData(MultiTaskDataModule):
         usual_missing: bool | list[str] = True,
         min_count: int | dict[str, int] = 1,
         hashed: dict[str, int] | None = None,
+        lists: list[str] | dict[str, str | ListColumn | None] | None = None,
+        vectors: list[str] | dict[str, str | None] | None = None,
+        text: list[str] | dict[str, TextColumn | None] | None = None,
+        share: dict[str, list[str]] | None = None,
         split: TableSplit | None = None,
         thousands: str | None = None,
         decimal: str | None = None,
@@ -173,6 +191,10 @@ class TableData(MultiTaskDataModule):
             usual_missing=usual_missing,
             min_count=min_count,
             hashed=hashed or {},
+            lists=declared_lists(lists or {}),
+            vectors=declared_vectors(vectors or {}),
+            text=declared_text(text or {}),
+            share=share or {},
             thousands=thousands,
             decimal=decimal,
             dates=dates or (),

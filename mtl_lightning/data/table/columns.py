@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+from mtl_lightning.data.table.kind_columns import ListColumn, TextColumn
 from mtl_lightning.data.table.target_column import TargetColumn
 from mtl_lightning.encoding.notation import BOOLS, ISO, ISO_DATES, PLAIN, USUAL, Notation, declared
 from mtl_lightning.names import did_you_mean, listed
@@ -53,6 +54,11 @@ class TableColumns(Ranged):
         min_count: a category, or a bucket, with fewer training rows than this counts as unseen; for all columns, or
             by column.
         hashed: columns of ids, each with the number of buckets that they are hashed into.
+        lists: columns of lists of categories.
+        vectors: columns of lists of numbers, all of one length, with what separates them in texts; None for JSON.
+        text: columns of free text.
+        share: columns that have one vocabulary, or one set of buckets, and their embeddings in common, by the name of
+            these; those that are not declared otherwise are categories, or hashed where another one of them is.
         thousands: what sets groups of three digits apart in numbers, such as ``","``; where nothing is declared, what
             all cells of a column agree in.
         decimal: what stands before the fraction, such as ``","``; likewise.
@@ -76,15 +82,45 @@ class TableColumns(Ranged):
     decimal: str | None = None
     dates: Sequence[str] | Mapping[str, str] = ()
     hashed: Mapping[str, int] = field(default_factory=dict)
+    lists: Mapping[str, ListColumn] = field(default_factory=dict)
+    vectors: Mapping[str, str | None] = field(default_factory=dict)
+    text: Mapping[str, TextColumn] = field(default_factory=dict)
+    share: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def kinds(self) -> dict[str, list[str]]:
         """The arguments that name columns of other kinds than numbers and categories, each with its columns."""
-        return {"hashed": [*self.hashed]}
+        return {"hashed": [*self.hashed], "lists": [*self.lists], "vectors": [*self.vectors], "text": [*self.text]}
+
+    def shared(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """Return which of a table's columns have their embeddings in common, by the name of the table of these.
+
+        Raises:
+            ConfigurationError: for a column that is in two of them.
+        """
+        found = {g: [*dict.fromkeys(n for p in wanted for n in matching(p, names))] for g, wanted in self.share.items()}
+        every = [name for group in found.values() for name in group]
+        if twice := [name for name in every if every.count(name) > 1]:
+            raise ConfigurationError(f"`share`: expected a column in one group, found {twice[0]!r} in several.")
+        return found
+
+    def buckets_of(self, name: str, own: int | None = None) -> int | None:
+        """Return how many buckets a column is hashed into: by itself, or with those that it shares embeddings with."""
+        found: int | None = chosen_for(self.hashed, name, own)
+        if found is not None:
+            return found
+        group = next((one for one in self.share.values() if any(fnmatchcase(name, p) for p in one)), ())
+        sizes = [chosen_for(self.hashed, other) for other in group]
+        sizes += [one.buckets for other in group if (one := chosen_for(self.lists, other)) is not None]
+        return next((size for size in sizes if size is not None), None)
 
     def least(self, name: str) -> int:
         """Return the number of training rows that a category of a column needs."""
-        return self.min_count if isinstance(self.min_count, int) else chosen_for(self.min_count, name, 1)
+        if isinstance(self.min_count, int):
+            return self.min_count
+        together = next((one for one in self.share.values() if any(fnmatchcase(name, p) for p in one)), ())
+        found: list[int] = [chosen_for(self.min_count, one, 1) for one in (name, *together)]
+        return max(found)  # of one vocabulary
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -136,7 +172,7 @@ class TableColumns(Ranged):
                 column that is declared as a feature; and for a table without features.
         """
         targets = set(self.target_columns().values()) | {t.event for t in self.targets.values() if t.event is not None}
-        aside = self.set_aside()
+        aside, patterns = self.set_aside(), (*_PATTERNS, *self.kinds)
         for what, wanted in {
             "numeric": self.numeric,
             "categorical": self.categorical,
@@ -145,6 +181,7 @@ class TableColumns(Ranged):
             "dates": [*self.dates],
             "min_count": [] if isinstance(self.min_count, int) else [*self.min_count],
             **self.kinds,
+            **{f"share.{group}": wanted for group, wanted in self.share.items()},
             "targets": sorted(targets),
             "weights": self.weight_columns(),
             "ids": self.ids,
@@ -152,23 +189,29 @@ class TableColumns(Ranged):
             **{f"targets.{task}": [t.exposure or t.minus] for task, t in self.targets.items() if t.exposure or t.minus},
         }.items():
             for name in wanted:
-                if not (matching(name, names) if what in (*_PATTERNS, *self.kinds) else name in names):
+                if not (matching(name, names) if what.partition(".")[0] in patterns else name in names):
                     raise ConfigurationError(
                         f"Expected columns among {listed(names)}, found {name!r} in `{what}`."
                         f"{did_you_mean(name, names)}"
                     )
         reserved = targets | {*self.weight_columns()}
-        features = [*self.numeric, *self.categorical, *self.log1p, *(n for names in self.kinds.values() for n in names)]
+        others = [name for named in (*self.kinds.values(), *self.share.values()) for name in named]
+        features = [*self.numeric, *self.categorical, *self.log1p, *others]
         if leaks := [name for name in features if name in reserved]:
             raise ConfigurationError(
                 f"Column {leaks[0]!r} holds a target or a weight, found it among the features: the network would be "
                 "shown the answer. Take it out of `numeric`, `categorical`, `log1p` and the other kinds of columns."
             )
+        together = {name for group in self.shared(names).values() for name in group}
         roles = ColumnRoles([], [], [], [], {what: [] for what in self.kinds})
         for name in names:
             if name in reserved:
                 continue
             chosen = self._declared(name)
+            if name in together and not chosen & {*_CODES, "ignore"}:
+                chosen = chosen | {"hashed" if self.buckets_of(name) is not None else "categorical"}
+            elif name in together and "categorical" in chosen and self.buckets_of(name) is not None:
+                chosen = chosen - {"categorical"} | {"hashed"}
             if "ignore" in chosen or (not chosen and name in aside):
                 roles.ignored.append(name)
             elif not chosen:
@@ -202,7 +245,7 @@ class TableColumns(Ranged):
             )
 
 
-_CODES = ("categorical", "hashed")  # ways in which the texts of a column become codes
+_CODES = ("categorical", "hashed", "lists", "text", "vectors")  # of which a column may be one
 
 
 def chosen_for(options: Mapping[str, Any], name: str, otherwise: Any = None) -> Any:
@@ -219,6 +262,7 @@ _PATTERNS = (
     "log1p",
     "dates",
     "min_count",
+    "share",
 )  # lists in which a name may be a pattern
 
 

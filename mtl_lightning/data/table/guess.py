@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, NamedTuple
 
 from mtl_lightning import tasks
@@ -14,6 +15,7 @@ from mtl_lightning.types import DataError
 _ROWS = 10  # a value, in the mean, that categories need to be learned
 _ORDERED = 100  # rows, from which numbers that always rise are row numbers and texts that seldom repeat are names
 _SCATTERED = 0.8  # the deviation over the mean, from which integers may be counts
+_AS_IDS = re.compile(r"(?:^|_|\b)(?:id|ID|Id)$|[a-z]I[dD]$")
 _CLASSES = 1_000  # more are refused unless they are declared
 
 
@@ -46,7 +48,8 @@ def guess_feature(name: str, profile: Profile) -> Guess:
             return Guess("category", why, f"`numeric: [{name}]` if they are amounts")
         return Guess("number", why, f"`categorical: [{name}]` if they are codes")
     what = "integers" if reading.is_integer else "numbers"
-    return Guess("number", what + _written(profile), outweighed(profile))
+    ids = f"`hashed: {{{name}: 200000}}` if they are ids" if reading.is_integer and _AS_IDS.search(name) else ""
+    return Guess("number", what + _written(profile), ids or outweighed(profile))
 
 
 def outweighed(profile: Profile) -> str:
@@ -60,10 +63,16 @@ def outweighed(profile: Profile) -> str:
 
 def _text(name: str, profile: Profile) -> Guess:
     distinct = len(profile.categories())
-    if not profile.is_counted or (distinct > profile.present / 2 and profile.rows > _ORDERED):
+    if not profile.is_counted:
+        doubt = f"`hashed: {{{name}: 200000}}` if they are ids, `text: [{name}]` if they are words"
+        return Guess(None, "more than 100000 different texts", doubt)
+    if distinct > profile.present / 2 and profile.rows > _ORDERED:
         return Guess(None, "text that seldom repeats")
     share = profile.reading.parsed / profile.present
     doubt = f"{share:.0%} of its cells are numbers; `numeric: [{name}]` says which are not" if share > 0.1 else ""
+    for mark in "|;":
+        if not doubt and 2 * sum(mark in text for text in profile.categories()) > distinct:
+            doubt = f"`lists: {{{name}: {mark!r}}}` if they are lists"
     return Guess("category", f"{distinct} different texts", doubt)
 
 

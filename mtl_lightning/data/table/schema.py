@@ -12,6 +12,8 @@ from mtl_lightning.data.table.columns import ColumnRoles, TableColumns, in_order
 from mtl_lightning.data.table.guess import Guess, guess_feature, outweighed
 from mtl_lightning.data.table.kinds.base import KindFitter
 from mtl_lightning.data.table.kinds.declared import declared_fitters
+from mtl_lightning.data.table.kinds.guessed import Guessed, by_texts, by_type
+from mtl_lightning.data.table.kinds.sharing import unite
 from mtl_lightning.data.table.label_fitter import LabelFitter, update
 from mtl_lightning.data.table.profile import Kind, Profile
 from mtl_lightning.data.table.quantiles import bounds as bounds_between
@@ -50,6 +52,7 @@ class TableFitter:
     def __init__(self, columns: TableColumns) -> None:
         self.columns = columns
         self._rows = 0
+        self._names: list[str] = []
         self._roles: ColumnRoles | None = None
         self._numeric: dict[str, Profile] = {}
         self._categorical: dict[str, Profile] = {}
@@ -57,6 +60,7 @@ class TableFitter:
         self._kinds: dict[str, KindFitter] = {}  # by feature
         self._labels = LabelFitter(columns)
         self._guessed: dict[str, Guess] = {}
+        self._of_other_kinds: dict[str, Guessed] = {}
 
     def needed(self, names: Iterable[str]) -> dict[str, Literal["number", "text"]]:
         """Return which columns :meth:`update` will look at, of a table that has columns ``names``; and as what they
@@ -95,6 +99,8 @@ class TableFitter:
             self._begin(batch.schema.names)
         before = self._rows
         self._rows += batch.num_rows
+        if not before:
+            self._look_at_types(batch)
         locate = locate or (lambda row: f"row {before + row + 1}")
         for profiles in (self._numeric, self._categorical, self._open):
             for name, profile in profiles.items():
@@ -104,9 +110,17 @@ class TableFitter:
                 fitter.update(tuple(batch.column(name) for name in fitter.columns), locate)
         self._labels.update(batch, locate)
 
+    def _look_at_types(self, batch: Any) -> None:
+        """Take columns of Arrow's lists for what they are."""
+        for name in [*self._open]:
+            if (found := by_type(self.columns, name, batch.column(name).type)) is not None:
+                del self._open[name]
+                self._kinds[name], self._of_other_kinds[name] = found.fitter, found
+
     def _begin(self, names: list[str]) -> ColumnRoles:
         columns = self.columns
-        self._roles = roles = columns.roles(names)
+        self._roles, self._names = columns.roles(names), names
+        roles = self._roles
         logarithmic = {name for pattern in columns.log1p for name in matching(pattern, names)}
         self._numeric = {name: self._profile("number", name, name in logarithmic) for name in roles.numeric}
         self._categorical = {name: self._profile("category", name) for name in roles.categorical}
@@ -132,12 +146,17 @@ class TableFitter:
         ignored = {name: aside.get(name, "declared") for name in self._roles.ignored} | {
             name: guess.why for name, guess in guessed.items() if guess.kind is None
         }
+        groups = self.columns.shared(self._names)
+        counts = {name: profile.categories() for name, profile in categorical.items()}
+        counts = unite(groups, counts, self._kinds)
         kinds = {name: fitter.known() for name, fitter in self._kinds.items()}
         if not numeric and not categorical and not kinds:
             raise ConfigurationError(f"Expected columns to learn from, found none: {ignored or 'only targets'}.")
-        vocabularies = {name: self._vocabulary(name, profile) for name, profile in categorical.items()}
+        vocabularies = {name: self._vocabulary(name, met) for name, met in counts.items()}
+        shared = {name: group for group, names in groups.items() for name in names if name in vocabularies}
         quantiles = {name: found for name, profile in numeric.items() if (found := _quantiles(profile))}
-        spec = _spec([*numeric], vocabularies, quantiles, {"kinds": kinds, "missing_values": self.columns.missing})
+        known = {"kinds": kinds, "missing_values": self.columns.missing}
+        spec = _spec([*numeric], vocabularies, quantiles, known, shared)
         targets = self._labels.finish(doubts)
         return {
             "input_spec": input_spec_to_dict(spec),
@@ -149,7 +168,8 @@ class TableFitter:
             "ranges": {name: _range(profile) for name, profile in numeric.items() if profile.reading.parsed},
             "reads": self._reads(),
             "missing": {name: absent for name, absent in self._absent().items() if absent},
-            "guessed": {name: guess.why for name, guess in guessed.items() if guess.kind is not None},
+            "guessed": {name: guess.why for name, guess in guessed.items() if guess.kind is not None}
+            | {name: found.why for name, found in self._of_other_kinds.items()},
             "doubts": doubts,
             "ignored": ignored,
             "targets": targets,
@@ -162,7 +182,13 @@ class TableFitter:
             if profile.is_spoiled:
                 refuse_spoiled(name, profile, f"declare the column: `categorical: [{name}]`")
         self._guessed = {name: guess_feature(name, profile) for name, profile in self._open.items()}
+        for name, guess in [*self._guessed.items()]:
+            repeats = guess.kind == "category"
+            if guess.kind != "number" and (found := by_texts(self.columns, name, self._open[name], repeats=repeats)):
+                self._kinds[name], self._of_other_kinds[name] = found.fitter, found
+                del self._guessed[name]
         doubts = {name: doubt for name, profile in self._numeric.items() if (doubt := outweighed(profile))}
+        doubts |= {name: found.doubt for name, found in self._of_other_kinds.items() if found.doubt}
         return self._guessed, doubts | {name: guess.doubt for name, guess in self._guessed.items() if guess.doubt}
 
     def _of_kind(self, kind: Kind) -> dict[str, Profile]:
@@ -188,9 +214,9 @@ class TableFitter:
         weights = self.columns.weights
         return dict(weights) if isinstance(weights, Mapping) else None
 
-    def _vocabulary(self, name: str, profile: Profile) -> list[str]:
+    def _vocabulary(self, name: str, met: Mapping[str, int]) -> list[str]:
         least = self.columns.least(name)
-        return in_order(value for value, count in profile.categories().items() if count >= least)
+        return in_order(value for value, count in met.items() if count >= least)
 
 
 def what_matters(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,6 +235,7 @@ def _spec(
     vocabularies: Mapping[str, list[str]],
     quantiles: Mapping[str, list[float]],
     schema: Mapping[str, Any],
+    shared: dict[str, str],
 ) -> TableSpec:
     """Return what the network is given, in the order of the encoder.
 
@@ -217,7 +244,6 @@ def _spec(
     """
     categorical = {name: len(values) + 1 for name, values in vocabularies.items()}
     lists: dict[str, tuple[int, int]] = {}
-    shared: dict[str, str] = {}
     for kind in kinds_of(schema).values():
         there = numeric if kind.block == "numeric" else [*categorical, *lists]
         if twice := [name for name in kind.names if name in there]:

@@ -10,11 +10,14 @@ from typing import Any
 
 from mtl_lightning.encoding.kinds.base import Cells, ColumnKind
 from mtl_lightning.encoding.kinds.hashed import Hashed
+from mtl_lightning.encoding.kinds.listed import Listed
+from mtl_lightning.encoding.kinds.text import Text
+from mtl_lightning.encoding.kinds.vector import Vector
 from mtl_lightning.errors import DataError
 
 __all__ = ["KINDS", "Cells", "ColumnKind", "kinds_of"]
 
-KINDS: dict[str, type[ColumnKind]] = {kind.kind: kind for kind in (Hashed,)}
+KINDS: dict[str, type[ColumnKind]] = {kind.kind: kind for kind in (Hashed, Listed, Text, Vector)}
 """By the name that a schema has for it."""
 
 

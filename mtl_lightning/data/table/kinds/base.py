@@ -27,6 +27,7 @@ class KindFitter(ABC):
         columns: the source columns, the main one first.
         rows: how many rows were seen.
         absent: of how many the main column is missing.
+        shared: the name of the embedding table that it has in common with other columns; None for its own.
     """
 
     kind: ClassVar[str]
@@ -36,6 +37,7 @@ class KindFitter(ABC):
         self.feature, self.columns = feature, (column,)
         self.missing = frozenset(missing)
         self.rows = self.absent = 0
+        self.shared: str | None = None
 
     @abstractmethod
     def update(self, columns: tuple[Any, ...], locate: Locate) -> None:
@@ -59,4 +61,5 @@ class KindFitter(ABC):
 
     def known(self) -> dict[str, Any]:
         """Return the feature's part of the schema."""
-        return {"kind": self.kind, "column": self.columns[0], **self.finish()}
+        shared = {} if self.shared is None else {"shared": self.shared}
+        return {"kind": self.kind, "column": self.columns[0], **shared, **self.finish()}
