@@ -172,6 +172,6 @@ def check_clipping(groups: Mapping[str, Mapping[str, nn.Parameter]], sparse: set
         if any(id(parameter) in sparse for parameter in groups[name].values()):
             raise ConfigurationError(
                 "Gradient clipping: expected gradients that are not sparse, found those of embeddings with `sparse` in "
-                f"the group {name!r}. Leave `sparse` out, or clip other groups alone: `gradient_clip: {{group: 1.0}}` of "
-                "the model, in place of the trainer's `gradient_clip_val`."
+                f"the group {name!r}. Leave `sparse` out, or clip other groups alone: `gradient_clip: {{group: 1.0}}` "
+                "of the model, in place of the trainer's `gradient_clip_val`."
             )
