@@ -59,12 +59,15 @@ class Batch(TypedDict, total=False):
     - ``inputs``: anything that has ``.to()`` or is a dict of such;
     - ``targets``: ``{task: Tensor}``. Missing labels: ``nan`` in float targets, ``-100`` (or the task's
       ``ignore_index``) in integer targets, a task absent from the dict;
-    - ``weights``: sample weights, (B,) for all tasks or ``{task: (B,)}``.
+    - ``weights``: sample weights, (B,) for all tasks or ``{task: (B,)}``;
+    - ``ids``: what travels along with the rows and comes out beside their predictions, never seen by the network: a
+      tensor (B, *), a NumPy array, a list, or a dict of such.
     """
 
     inputs: Any
     targets: dict[str, Tensor]
     weights: Tensor | dict[str, Tensor]
+    ids: Any
 
 
 @dataclass(frozen=True)

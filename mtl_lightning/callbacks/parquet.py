@@ -56,6 +56,41 @@ def record_batch(columns: Mapping[str, Tensor]) -> Any:
     return pa.RecordBatch.from_arrays([_array(column) for column in columns.values()], names=list(columns))
 
 
+def id_columns(ids: Any, name: str = "ids") -> dict[str, Any]:
+    """Return what travels along with the rows of a batch as Arrow arrays (B,) by column.
+
+    Those of a dict are called as its keys, others ``ids``; a tensor or an array (B, D) becomes lists.
+    """
+    if isinstance(ids, Mapping):
+        above = "" if name == "ids" else f"{name}."
+        return {k: v for key, value in ids.items() for k, v in id_columns(value, f"{above}{key}").items()}
+    if isinstance(ids, Tensor):
+        ids = ids.detach().cpu()
+        ids = ids.float() if ids.dtype == torch.bfloat16 else ids
+    values = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else list(ids)
+    try:
+        return {name: pa.array(values)}
+    except (pa.ArrowException, TypeError):
+        return {name: pa.array([str(value) for value in values])}
+
+
+def beside(ids: Mapping[str, Any], batch: Any, rows: int) -> Any:
+    """Return a record batch of B rows, None for one without columns, with columns of ids before its own.
+
+    Raises:
+        ConfigurationError: for ids of another number of rows, and for those that are called as another column.
+    """
+    others = {} if batch is None else dict(zip(batch.schema.names, batch.columns, strict=True))
+    for name, column in ids.items():
+        if len(column) != rows or name in others:
+            taken = f"a column {name!r} already" if name in others else f"{len(column)}"
+            raise ConfigurationError(
+                f"`ids`, {name!r}: expected one for each of {rows} rows, under a name that no task's column "
+                f"has, found {taken}."
+            )
+    return pa.RecordBatch.from_arrays([*ids.values(), *others.values()], names=[*ids, *others])
+
+
 def rows_of(columns: Mapping[str, Tensor]) -> int:
     """Return B, the number of rows of all columns (B, *).
 

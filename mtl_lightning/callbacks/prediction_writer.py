@@ -15,7 +15,17 @@ from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 from mtl_lightning.callbacks.answered import Answers, finish
 from mtl_lightning.callbacks.diagnosis import multi_task
 from mtl_lightning.callbacks.maps import MapFormat, MapPart, byte_sized, is_of_maps, split_maps
-from mtl_lightning.callbacks.parquet import Part, check_shares, columns_of, is_ours, merge, record_batch, rows_of
+from mtl_lightning.callbacks.parquet import (
+    Part,
+    beside,
+    check_shares,
+    columns_of,
+    id_columns,
+    is_ours,
+    merge,
+    record_batch,
+    rows_of,
+)
 from mtl_lightning.core import MultiTaskModule
 from mtl_lightning.types import ConfigurationError
 
@@ -27,6 +37,9 @@ class PredictionWriter(BasePredictionWriter):
     folder with the Parquet file's name but for its suffix: ``predictions/<task>/<row>.npy``, arrays (H, W) or
     (C, H, W), class maps as uint8. The row is its number in the data, from 0. Tables and maps may come together;
     without any prediction for the table there is no Parquet file.
+
+    What travels along with the rows of a batch, its ``ids``, is in columns before those of the tasks: ``ids``, or those
+    that a dict of them names.
 
     Columns, for the tasks ``left`` (one of 10 classes) and ``size`` (a number), and with ``keep: [user]``::
 
@@ -168,14 +181,19 @@ class PredictionWriter(BasePredictionWriter):
                 "PredictionWriter: expected `predict_step` to return {task: tensor} or {task: {key: tensor}}, found "
                 f"{type(prediction).__name__}. Leave the callback out to write something else."
             )
-        columns = columns_of(prediction)
-        self._rows[dataloader_idx] += rows_of(columns)
-        table, maps = split_maps(columns, self.all_maps)
         module, target = multi_task(pl_module, self), self._targets[dataloader_idx]
-        if table:
+        predicted = dict(prediction)
+        carried = {} if "ids" in module.tasks else id_columns(predicted.pop("ids", {}))
+        ids = {name: column for name, column in carried.items() if name not in self.keep}
+        columns = columns_of(predicted)
+        rows = rows_of(columns)
+        self._rows[dataloader_idx] += rows
+        table, maps = split_maps(columns, self.all_maps)
+        if table or ids:
             if dataloader_idx not in self._parts:
                 self._parts[dataloader_idx] = Part(_part_of(target, trainer.global_rank), _metadata(module, self._told))
-            self._parts[dataloader_idx].write(self._answers.of_batch(record_batch(table)))
+            found = self._answers.of_batch(record_batch(table)) if table else None
+            self._parts[dataloader_idx].write(beside(ids, found, rows))
         if maps:
             if dataloader_idx not in self._map_parts:
                 _refuse_others(_folder_of(target), is_of_maps)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
+from mtl_lightning.data.ids import lengths_of, map_ids, taken
 from mtl_lightning.data.seeding import mixed_seed, random_state_of
 from mtl_lightning.nested import leaves, map_leaves
 from mtl_lightning.tasks.rows import MISSING
@@ -24,9 +25,10 @@ class TensorRows(Dataset[Batch]):
         inputs: a tensor (N, *), or a dict of such.
         targets: one tensor (N, *) per task, a missing label as in :class:`~mtl_lightning.types.Batch`.
         weights: sample weights, (N,) for all tasks or one (N,) per task.
+        ids: what travels along with the rows: a tensor (N, *), a NumPy array, a list, or a dict of such.
 
     Raises:
-        ConfigurationError: if the tensors differ in N.
+        ConfigurationError: if they differ in N.
     """
 
     deterministic = True  # nothing is drawn when a row is read, so no random state needs setting
@@ -36,11 +38,14 @@ class TensorRows(Dataset[Batch]):
         inputs: Tensor | dict[str, Tensor],
         targets: dict[str, Tensor],
         weights: Tensor | dict[str, Tensor] | None = None,
+        ids: Any = None,
     ) -> None:
+        self._ids = ids
         self._columns: dict[str, Any] = {"inputs": inputs, "targets": dict(targets)}
         if weights is not None:
             self._columns["weights"] = weights
         lengths = {".".join(map(str, place)): len(tensor) for place, tensor in leaves(self._columns)}
+        lengths |= dict(lengths_of(ids) if ids is not None else ())
         if len(set(lengths.values())) != 1:
             raise ConfigurationError(f"Expected tensors with the same number of rows, found {lengths}.")
         self._length = next(iter(lengths.values()))
@@ -49,11 +54,17 @@ class TensorRows(Dataset[Batch]):
         return self._length
 
     def __getitem__(self, row: int) -> Batch:
-        return cast("Batch", map_leaves(lambda column: column[row], self._columns))
+        found = cast("Batch", map_leaves(lambda column: column[row], self._columns))
+        if self._ids is not None:
+            found["ids"] = map_ids(lambda values: values[row], self._ids)
+        return found
 
     def __getitems__(self, rows: Sequence[int]) -> Batch:
         index = torch.tensor(rows, dtype=torch.int64)
-        return cast("Batch", map_leaves(lambda column: column.index_select(0, index), self._columns))
+        found = cast("Batch", map_leaves(lambda column: column.index_select(0, index), self._columns))
+        if self._ids is not None:
+            found["ids"] = taken(self._ids, index)
+        return found
 
 
 class BatchRows(Dataset[Batch]):

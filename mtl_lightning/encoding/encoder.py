@@ -128,19 +128,19 @@ class RowEncoder:
 
     def _kind_cells(self, batch: Any, kind: ColumnKind) -> Cells:
         try:
-            return kind.encode(*(_column(batch, name) for name in kind.columns))
+            return kind.encode(*(column_of(batch, name) for name in kind.columns))
         except CellError as error:
             raise CellError(f"column {kind.columns[0]!r}: {error}", error.row) from error
 
     def _numbers(self, batch: Any, name: str) -> NDArray[np.float64]:
         try:
-            return numbers(_column(batch, name), self._spellings, self._notations.get(name, PLAIN))
+            return numbers(column_of(batch, name), self._spellings, self._notations.get(name, PLAIN))
         except CellError as error:
             raise CellError(f"column {name!r}: {error}", error.row) from error
 
     def _texts(self, batch: Any, name: str) -> tuple[NDArray[np.int64], list[str]]:
         try:
-            return self._lowered(name, *texts(_column(batch, name), self._spellings))
+            return self._lowered(name, *texts(column_of(batch, name), self._spellings))
         except CellError as error:
             raise CellError(f"column {name!r}: {error}", error.row) from error
 
@@ -150,7 +150,12 @@ class RowEncoder:
         return indices, [value.lower() for value in values] if notation and notation.bools else values
 
 
-def _column(batch: Any, name: str) -> Any:
+def column_of(batch: Any, name: str) -> Any:
+    """Return a column of a batch.
+
+    Raises:
+        DataError: if it is not there.
+    """
     names = batch.schema.names
     if name not in names:
         raise DataError(

@@ -213,7 +213,7 @@ class Network(nn.Module):
         network knows how (:attr:`calibration`).
 
         Args:
-            inputs: as in a batch; or a batch, whose targets are not looked at.
+            inputs: as in a batch; or a batch, whose targets are not looked at, and whose ``ids`` come out as they are.
             tasks: the tasks to predict, all by default; only they, and those that they read, are computed.
 
         Raises:
@@ -228,7 +228,8 @@ class Network(nn.Module):
             else:
                 self.check_built()
                 outputs = self.run(inputs_of(inputs), wanted)[0]
-        return {name: self.tasks[name].predict(self.calibrated(name, outputs[name])) for name in wanted}
+        found = {name: self.tasks[name].predict(self.calibrated(name, outputs[name])) for name in wanted}
+        return with_ids(found, inputs)
 
     def calibrated(self, task: str, output: Tensor) -> Tensor:
         """Return outputs (B, K, *) of a task, calibrated where it is known how, in float32 or better."""
@@ -252,6 +253,22 @@ class Network(nn.Module):
 def inputs_of(item: Any) -> Any:
     """Return the inputs of a batch; of anything else, itself."""
     return item["inputs"] if isinstance(item, Mapping) and "inputs" in item else item
+
+
+def with_ids(predictions: dict[str, Any], item: Any) -> dict[str, Any]:
+    """Return predictions by task with the ids of the batch that they are of, under ``"ids"``, if it has some.
+
+    Raises:
+        ConfigurationError: for a task of that name.
+    """
+    if not (isinstance(item, Mapping) and "inputs" in item and "ids" in item):
+        return predictions
+    if "ids" in predictions:
+        raise ConfigurationError(
+            "The batch has `ids`, which come out beside the predictions: expected no task of this name, found one. "
+            "Rename the task."
+        )
+    return {**predictions, "ids": item["ids"]}
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

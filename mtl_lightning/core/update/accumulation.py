@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.runtime import Runtime
-from mtl_lightning.core.update.batches import check_targets, micro_batches, targets_of
+from mtl_lightning.core.update.batches import check_targets, micro_batches, targets_of, without_ids
 from mtl_lightning.plain import is_plain
 from mtl_lightning.types import Batch, BatchError, TensorSpec
 
@@ -39,7 +39,7 @@ class Accumulation:
 
         A complete window may be empty on this process, where loaders of several datasets gave it nothing.
         """
-        self.batches += batches
+        self.batches += [without_ids(batch) for batch in batches]
         if not complete:
             return None
         window, self.batches = self.batches, []

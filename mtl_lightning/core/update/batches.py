@@ -11,7 +11,7 @@ from torch import Tensor
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch, BatchError, TargetError
 
-_KEYS = ("inputs", "targets", "weights")
+_KEYS = ("inputs", "targets", "weights", "ids")
 WANTED = "a batch {'inputs': ..., 'targets': {task: tensor}}"
 
 
@@ -65,7 +65,17 @@ def _joined(first: Batch, second: Batch) -> Batch:
     joined: Batch = {"inputs": first["inputs"], "targets": {**targets_of(first), **targets_of(second)}}
     found = {name: weight_of(part, name) for part in (first, second) for name in targets_of(part)}
     weights = {name: weight for name, weight in found.items() if weight is not None}
-    return {**joined, "weights": weights} if weights else joined
+    if weights:
+        joined["weights"] = weights
+    for batch in (second, first):
+        if "ids" in batch:
+            joined["ids"] = batch["ids"]
+    return joined
+
+
+def without_ids(batch: Batch) -> Batch:
+    """Return a batch without what only travels along with its rows, which an update does not need."""
+    return cast("Batch", {key: value for key, value in batch.items() if key != "ids"}) if "ids" in batch else batch
 
 
 def _check_keys(batch: Mapping[str, Any], tasks: list[str]) -> None:
@@ -73,7 +83,7 @@ def _check_keys(batch: Mapping[str, Any], tasks: list[str]) -> None:
         raise BatchError(
             f"Expected {WANTED}, and 'weights' if there are sample weights, found the keys "
             f"{sorted(map(str, batch))}. Put what the network reads into `inputs`, targets into `targets` by task, and "
-            "leave out what else a row has."
+            "what else a row has into `ids`."
         )
     targets = batch.get("targets")
     if not isinstance(targets, Mapping):

@@ -85,6 +85,9 @@ class TableData(MultiTaskDataModule):
         categorical: columns of categories.
         ignore: columns to leave out.
         weights: the column of sample weights for all tasks, or one by task.
+        ids: columns that travel along with the rows as they stand in the file, and come out beside their predictions;
+            metrics by group (:class:`~mtl_lightning.callbacks.GroupedMetrics`) take groups of them. They are no
+            features unless they are declared.
         only_where: by task ``{column or task: value or values}``, such as ``{bought: {clicked: 1}}``: its labels count
             only in rows where that column (or target) holds one of these values; elsewhere, and where the value is
             missing, there is no label. Several conditions must all hold. Statistics are those of the rows that count.
@@ -149,6 +152,7 @@ class TableData(MultiTaskDataModule):
         categorical: list[str] | None = None,
         ignore: list[str] | None = None,
         weights: str | dict[str, str] | None = None,
+        ids: list[str] | None = None,
         only_where: dict[str, dict[str, LabelValue | list[LabelValue]]] | None = None,
         log1p: list[str] | None = None,
         missing_values: list[str] | None = None,
@@ -185,6 +189,7 @@ class TableData(MultiTaskDataModule):
             ignore=ignore or (),
             aside=self.split.columns,
             weights=weights,
+            ids=ids or (),
             only_where=declared_conditions(only_where or {}, declared),
             log1p=log1p or (),
             missing_values=missing_values or (),
@@ -344,7 +349,7 @@ class TableData(MultiTaskDataModule):
     def _streamed(
         self, source: Source, split: Split, *, targets: bool = True, drift: Drift | None = None
     ) -> StreamedRows:
-        encoder = TableEncoder(self.schema, self.missing_labels)
+        encoder = TableEncoder(self.schema, self.missing_labels, self.columns.ids)
         columns = encoder.needed(targets=targets)
         encode = partial(encoder.encode, targets=targets, drift=drift)
         return self._stream(source).rows(SPLITS.index(split), encode, columns)
@@ -380,7 +385,7 @@ class TableData(MultiTaskDataModule):
         self, source: Source, splits: Sequence[Split], *, targets: bool = True, drift: Drift | None = None
     ) -> dict[Split, TableRows]:
         """Encode rows of a source; a split without rows is left out, so that it fails when it is asked for."""
-        encoder = TableEncoder(self.schema, self.missing_labels)
+        encoder = TableEncoder(self.schema, self.missing_labels, self.columns.ids)
         files = self._files(source)
         spec = cast("TableSpec", self.input_spec)
         lists = max((codes for codes, _ in spec.lists.values()), default=1)

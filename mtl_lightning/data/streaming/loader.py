@@ -19,6 +19,7 @@ from typing import Any, cast
 import torch
 from torch.utils.data import Sampler, get_worker_info
 
+from mtl_lightning.data.ids import joined, sliced, without_ids
 from mtl_lightning.data.loader import ResumableLoader, refuse_other
 from mtl_lightning.data.rows import BatchRows, only_tasks, without_labels
 from mtl_lightning.data.streaming.order import StreamOrder
@@ -108,8 +109,10 @@ class StreamLoader(ResumableLoader):
             yield self._joined(parts)
 
     def _joined(self, parts: Sequence[Any]) -> Any:
-        batch = map_leaves(lambda *columns: torch.cat(columns), *parts) if len(parts) > 1 else parts[0]
-        return map_leaves(lambda column: column.pin_memory(), batch) if self._pinned else batch
+        rest, ids = zip(*(without_ids(part) for part in parts), strict=True)
+        batch = map_leaves(lambda *columns: torch.cat(columns), *rest) if len(parts) > 1 else rest[0]
+        batch = map_leaves(lambda column: column.pin_memory(), batch) if self._pinned else batch
+        return {**batch, **{key: joined([part[key] for part in ids]) for key in ids[0]}}
 
     def _identity(self) -> dict[str, int]:
         return super()._identity() | {
@@ -134,7 +137,8 @@ class _Blocks(BatchRows):
                 for name, target in batch["targets"].items()
             }
         if get_worker_info() is not None:
-            batch = map_leaves(lambda column: column.share_memory_(), batch)  # now, not in the thread that sends it
+            rest, ids = without_ids(batch)
+            batch = map_leaves(lambda column: column.share_memory_(), rest) | ids  # now, not while it is sent
             _give_memory_back()
         return batch
 
@@ -148,12 +152,14 @@ def _cuts(start: int, end: int, first: int, size: int) -> Iterator[tuple[int, in
 
 
 def _rows_of(block: Any) -> int:
-    _, first = next(leaves(block))
+    _, first = next(leaves(block["inputs"]))
     return len(first)
 
 
 def _part(block: Any, start: int, end: int) -> Any:
-    return map_leaves(lambda column: column[start:end].clone(), block)
+    rest, ids = without_ids(block)
+    part = map_leaves(lambda column: column[start:end].clone(), rest)
+    return {**part, **{key: sliced(value, start, end) for key, value in ids.items()}}
 
 
 def _begin_worker(_: int) -> None:

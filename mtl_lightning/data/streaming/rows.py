@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
+from mtl_lightning.data.ids import taken, without_ids
 from mtl_lightning.data.streaming.source import ParquetSource, Slice
 from mtl_lightning.nested import map_leaves
 from mtl_lightning.types import Batch, ConfigurationError, DataError
@@ -91,7 +92,9 @@ class StreamedRows(Dataset[Batch]):
         if block.seed is None:
             return batch
         order = torch.randperm(block.rows, generator=torch.Generator().manual_seed(block.seed))
-        return cast("Batch", map_leaves(lambda column: column.index_select(0, order), batch))
+        rest, ids = without_ids(batch)
+        shuffled = map_leaves(lambda column: column.index_select(0, order), rest)
+        return cast("Batch", {**shuffled, **{key: taken(value, order) for key, value in ids.items()}})
 
     def tables(self) -> Iterator[Any]:
         """Yield all rows of the split as they are, a ``pyarrow.Table`` for each slice that has some, in their order."""

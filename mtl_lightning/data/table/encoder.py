@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mtl_lightning.data.table import labels
 from mtl_lightning.data.table.conditions import Conditions
-from mtl_lightning.encoding.cells import CellError
+from mtl_lightning.encoding.cells import CellError, one
 from mtl_lightning.encoding.drift import DriftCounts
-from mtl_lightning.encoding.encoder import RowEncoder
+from mtl_lightning.encoding.encoder import RowEncoder, column_of
 from mtl_lightning.tasks.rows import MISSING, needs_float64
 from mtl_lightning.types import Batch
 
@@ -29,10 +30,14 @@ class TableEncoder(RowEncoder):
     Args:
         schema: as of :meth:`TableFitter.finish`.
         missing: the tasks to encode, and the missing label in the integer target of each; by default all, with -100.
+        ids: columns to carry along as they stand there.
     """
 
-    def __init__(self, schema: Mapping[str, Any], missing: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, schema: Mapping[str, Any], missing: Mapping[str, int] | None = None, ids: Sequence[str] = ()
+    ) -> None:
         super().__init__(schema)
+        self.ids = list(ids)
         self.missing = dict.fromkeys(schema["targets"], MISSING) if missing is None else dict(missing)
         self.targets = {task: known for task, known in schema["targets"].items() if task in self.missing}
         weights = schema["weights"]
@@ -54,7 +59,7 @@ class TableEncoder(RowEncoder):
     def needed(self, *, targets: bool) -> dict[str, Literal["number", "text"]]:
         """Return the columns that :meth:`encode` looks at, and as what they are best read from a text file."""
         if not targets:
-            return self.features()
+            return self.features() | dict.fromkeys(self.ids, "text")
         kinds = self._as_numbers()
         looked_at = [known for task in self.targets for known in self._looked_at(task)]
         for known in looked_at:
@@ -64,7 +69,7 @@ class TableEncoder(RowEncoder):
         # A column that is read in two ways is read as text.
         kinds |= dict.fromkeys((k["column"] for k in looked_at if k["kind"] not in labels.AS_NUMBERS), "text")
         kinds |= dict.fromkeys((k["event"] for k in looked_at if k["kind"] == "survival"), "text")
-        return self._as_text(kinds)
+        return self._as_text(kinds) | dict.fromkeys(self.ids, "text")
 
     def _looked_at(self, task: str) -> Iterator[dict[str, Any]]:
         """Yield what is known of a task, and of the tasks and columns that say where its labels count."""
@@ -103,6 +108,8 @@ class TableEncoder(RowEncoder):
         """
         inputs = self.inputs(batch, drift, counted)
         encoded: Batch = {"inputs": {name: torch.from_numpy(array) for name, array in inputs.items()}}
+        if self.ids:
+            encoded["ids"] = {name: self._as_it_stands(batch, name) for name in self.ids}
         if targets:
             encoded["targets"] = {task: self._target(batch, task) for task in self.targets}
             if drift is not None:
@@ -114,6 +121,15 @@ class TableEncoder(RowEncoder):
                     else {task: self._weight(batch, name) for task, name in self._weights.items()}
                 )
         return encoded
+
+    def _as_it_stands(self, batch: Any, name: str) -> NDArray[np.object_]:
+        """Return a column as texts (N,), empty where there is none; equal ones are one object."""
+        encoded = one(column_of(batch, name))
+        encoded = encoded if pa.types.is_dictionary(encoded.type) else encoded.cast(pa.string()).dictionary_encode()
+        texts = ["" if text is None else text for text in encoded.dictionary.cast(pa.string()).to_pylist()]
+        values = np.array([*texts, ""], dtype=object)
+        found: NDArray[np.object_] = values[encoded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)]
+        return found
 
     def _count_missing(self, targets: Mapping[str, Tensor], drift: DriftCounts, counted: Any) -> None:
         """Count the missing cells of the targets' columns, each of which may be that of several tasks."""

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from mtl_lightning.data.ids import joined, taken, without_ids
 from mtl_lightning.data.rows import TensorRows
 from mtl_lightning.nested import leaves
 from mtl_lightning.types import Batch
@@ -21,6 +22,7 @@ class TableRows(TensorRows):
         targets: as of :class:`~mtl_lightning.data.rows.TensorRows`; None for rows without, whose batches then have
             none.
         weights: as of :class:`~mtl_lightning.data.rows.TensorRows`.
+        ids: likewise.
     """
 
     def __init__(
@@ -28,8 +30,9 @@ class TableRows(TensorRows):
         inputs: dict[str, Tensor],
         targets: dict[str, Tensor] | None,
         weights: Tensor | dict[str, Tensor] | None = None,
+        ids: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(inputs, targets or {}, weights)
+        super().__init__(inputs, targets or {}, weights, ids)
         if targets is None:
             del self._columns["targets"]
 
@@ -55,11 +58,15 @@ class RowsBuilder:
         self.rows = 0
         most = {"categorical": codes} if isinstance(codes, int) else codes
         self._dtypes = {("inputs", block): _smallest(number) for block, number in most.items()}
+        self._ids: list[dict[str, Any]] = []
         self._parts: dict[tuple[str, ...], list[Tensor]] = {}
 
     def add(self, batch: Batch, rows: Tensor | None = None) -> None:
         """Add a batch, or some of its rows (M,) int64."""
-        for path, tensor in leaves(batch):
+        rest, ids = without_ids(batch)
+        if ids:
+            self._ids.append(ids["ids"] if rows is None else taken(ids["ids"], rows))
+        for path, tensor in leaves(rest):
             part = tensor if rows is None else tensor.index_select(0, rows)
             part = part.to(self._dtypes[path]) if path in self._dtypes else part
             self._parts.setdefault(path, []).append(part)
@@ -75,7 +82,8 @@ class RowsBuilder:
             for key in above:
                 place = place.setdefault(key, {})
             place[last] = torch.cat(self._parts.pop(path))
-        return TableRows(whole["inputs"], whole.get("targets"), whole.get("weights"))
+        ids = joined(self._ids) if self._ids else None
+        return TableRows(whole["inputs"], whole.get("targets"), whole.get("weights"), ids)
 
 
 def _smallest(codes: int) -> torch.dtype:
