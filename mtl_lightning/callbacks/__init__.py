@@ -18,6 +18,8 @@ Task affinity measures which tasks help each other, and proposes which to train 
 >>> from mtl_lightning.callbacks import TaskAffinity
 >>> trainer = Trainer(callbacks=[TaskAffinity(max_networks=2)])
 
+``GroupedMetrics`` says how well the rows of each user, or of another group, are ordered.
+
 ``Calibration`` fits probabilities and intervals that hold to each validation, ``CalibrationMetrics`` says in a test
 whether they do.
 
@@ -25,10 +27,10 @@ Figures of a validation (``PRCurves``, ``ConfusionMatrices``, ``ReliabilityDiagr
 ``DensePanels``) and texts of a run (``RunText``) are for TensorBoard, ``EpochTable`` is for the terminal, and
 ``ConstantMetrics`` says what a test's figures are to be held against.
 
-The command line adds all but ``TaskAffinity`` to every run and takes their options under keys such as ``dead_units``,
-``conflict``, ``predictions``, ``pr_curves`` (``--help`` lists them); in a YAML for another program they are chosen
-by ``class_path``. A callback sees the module, its groups and its optimizers, never a particular task or balancer, and
-it changes nothing of a run.
+The command line adds all but ``TaskAffinity`` and ``GroupedMetrics`` to every run and takes their options under keys
+such as ``dead_units``, ``conflict``, ``predictions``, ``pr_curves`` (``--help`` lists them); in a YAML for another
+program they are chosen by ``class_path``. A callback sees the module, its groups and its optimizers, never a particular
+task or balancer, and it changes nothing of a run.
 """
 
 from mtl_lightning.callbacks.baselines import BaselineWriter
@@ -42,6 +44,7 @@ from mtl_lightning.callbacks.delta_m import LogDeltaM
 from mtl_lightning.callbacks.dense_panels import DensePanels
 from mtl_lightning.callbacks.epoch_table import EpochTable
 from mtl_lightning.callbacks.gate_use import GateUse
+from mtl_lightning.callbacks.grouped_metrics import GroupedMetrics
 from mtl_lightning.callbacks.learning_speed import LearningSpeed
 from mtl_lightning.callbacks.overfitting import Overfitting
 from mtl_lightning.callbacks.pr_curves import PRCurves
@@ -64,6 +67,7 @@ __all__ = [
     "DensePanels",
     "EpochTable",
     "GateUse",
+    "GroupedMetrics",
     "LearningSpeed",
     "LogDeltaM",
     "Overfitting",
