@@ -124,7 +124,7 @@ DATA = floors(
     "base",
     "loader|saved|differences",
     "rows",
-    "seeding|files",
+    "seeding|files|ids",
     "archives",
     on=(*LEVEL_0, *ENCODING, "tasks", "tasks.base"),
 )
