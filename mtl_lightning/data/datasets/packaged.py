@@ -78,14 +78,23 @@ def key_of(version: str, files: Mapping[str, Path]) -> str:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Give a path to write to, whose file takes the place of another when it is whole, or is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Give a path to write to, whose file takes the place of another when it is whole, or is removed.
+
+    Raises:
+        DataError: if nothing can be written there.
+    """
     part = path.with_name(f".{path.stem}-{uuid4().hex}{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        raise DataError(
+            f"{path}: expected to write the made table there, could not: {error.strerror or error}. "
+            "Give another `root`, or make room in it."
+        ) from error
     finally:
         part.unlink(missing_ok=True)
 

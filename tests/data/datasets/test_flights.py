@@ -161,6 +161,15 @@ def test_damaged_files_are_named(written: Path) -> None:
     assert not [*written.glob(".flights*")]
 
 
+def test_a_folder_that_takes_no_file_is_told(tmp_path: Path) -> None:
+    (write_flights(tmp_path) / "flights.parquet").mkdir()
+    with pytest.raises(
+        DataError, match=r"flights.parquet: expected to write the made table there, could not: .*other `root`"
+    ):
+        Flights(root=tmp_path).prepare_data()
+    assert not [*tmp_path.glob(".flights*")]
+
+
 # ------------------------------------------------------------------------------------------------------- the real files
 @pytest.mark.slow
 def test_the_real_files_have_the_published_counts(tmp_path: Path) -> None:
