@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from mtl_lightning.architectures.base import (
     Architecture,
@@ -32,8 +33,23 @@ class Product(Architecture):
 
     A factor is a task, which then has its own labels (or none at all, and is still predicted: list it in
     ``allow_unlabelled`` of the module), or a name that is no task: a hidden factor, which only products see. A factor
-    may be a product itself. By default the tasks are a funnel: each is the product of the one before and a hidden
-    factor ``<task>_given_<the one before>``.
+    may be a product itself. By default the tasks are a funnel, of as many stages as there are tasks: each is the
+    product of the one before and a hidden factor ``<task>_given_<the one before>``, unless ``products`` or ``mixtures``
+    are given.
+
+    Where a stage is reached in several ways, its probability is a mixture, ``p(c) p(a) + (1 - p(c)) p(b)``, written
+    ``mixtures: {name: [c, a, b]}``: `Entire Space Multi-Task Modeling via Post-Click Behavior Decomposition for
+    Conversion Rate Prediction <https://arxiv.org/abs/1910.07099>`_ (Wen et al. 2020), its rates y1 to y4: after a click
+    something may be put into the cart, which makes a purchase likelier, or not::
+
+        products:
+          cart: [click, cart_given_click]
+          purchase: [click, purchase_given_click]
+        mixtures:
+          purchase_given_click: [cart_given_click, purchase_given_cart, purchase_given_no_cart]
+
+    A conditional rate may be a task with labels where its condition holds alone (``only_where: {conversion: {click:
+    1}}`` of a table), and a factor too. Departure: the paper has no such task.
 
     This architecture returns final outputs, one logit (B, 1) per task: it has the heads itself, and ``heads`` and
     ``reads`` of the module stay empty. Products are taken of logits, see :func:`product_logit`.
@@ -45,12 +61,15 @@ class Product(Architecture):
         spec: the input's spec; None where the inner architecture can do without.
         tasks: the tasks' names; each has one yes-or-no label a row.
         architecture: how the factors share, as for the module; made for the factors instead of the tasks.
-        products: ``{task: [factor, ...]}``, two factors or more; other tasks have a head of their own.
+        products: ``{task: [factor, ...]}``, two factors or more; other tasks have a head of their own. A hidden factor
+            of a mixture may be a product, too.
+        mixtures: ``{task or factor: [condition, factor if it holds, factor if not]}``.
         head: makes the head of each factor from (feature size without B, 1).
 
     Raises:
-        ConfigurationError: for a product that is no task, with fewer than two factors or of itself, for a hidden factor
-            that looks like a misspelt task, and for an inner architecture without features.
+        ConfigurationError: for a product that is no task, with fewer than two factors or of itself, for a mixture of
+            other than three, for a hidden factor that looks like a misspelt task, and for an inner architecture without
+            features.
     """
 
     final = True
@@ -62,10 +81,13 @@ class Product(Architecture):
         *,
         architecture: ArchitectureArgument = SharedBottom,
         products: dict[str, list[str]] | None = None,
+        mixtures: dict[str, list[str]] | None = None,
         head: HeadFactory = Linear,
     ) -> None:
         super().__init__()
-        self.products = _funnel(tasks) if products is None else {task: list(names) for task, names in products.items()}
+        given = _funnel(tasks) if products is None and not mixtures else products or {}
+        self.products = {task: list(names) for task, names in given.items()}
+        self.mixtures = {name: list(names) for name, names in (mixtures or {}).items()}
         self.tasks = list(tasks)
         self._check()
         self.factors = {task: self._single(task) for task in tasks}
@@ -81,16 +103,29 @@ class Product(Architecture):
         self.feature_sizes = {}
 
     def _check(self) -> None:
-        if unknown := [task for task in self.products if task not in self.tasks]:
+        used = {name for names in self.mixtures.values() for name in names}
+        if unknown := [task for task in self.products if task not in self.tasks and task not in used]:
             raise ConfigurationError(f"Product: expected products of tasks, {self.tasks}, found {unknown}.")
-        names = [*self.products, *(name for factors in self.products.values() for name in factors)]
+        made = {*self.products, *self.mixtures}
+        of_products = {name for names in self.products.values() for name in names}
+        if idle := [name for name in self.mixtures if name not in self.tasks and name not in used | of_products]:
+            raise ConfigurationError(
+                f"Product: expected mixtures that are tasks, {self.tasks}, or factors of one, found {idle}."
+            )
+        if both := [name for name in self.mixtures if name in self.products]:
+            raise ConfigurationError(f"Product: expected products or mixtures, found {both} among both.")
+        if odd := {name: names for name, names in self.mixtures.items() if len(names) != 3}:
+            raise ConfigurationError(
+                "Product: expected of a mixture a condition, the factor where it holds and the factor where not, found "
+                f"{odd}."
+            )
+        names = [*made, *of_products, *used]
         if wrong := [name for name in names if not name or "." in name or hasattr(nn.ModuleDict, name)]:
             raise ConfigurationError(
                 f"Product: expected names without '.' that are no attributes of `torch.nn.ModuleDict`, found {wrong}. "
                 "Rename these factors."
             )
-        factors = {name for names in self.products.values() for name in names}
-        for name in sorted(factors - {*self.tasks, *self.products}):
+        for name in sorted((of_products | used) - {*self.tasks, *made}):
             near = nearest(name, [task for task in self.tasks if not _numbered(name, task)], cutoff=0.8)
             if near is not None and near not in name:
                 raise ConfigurationError(
@@ -101,14 +136,25 @@ class Product(Architecture):
             raise ConfigurationError(f"Product: expected at least 2 factors of each product, found {short}.")
 
     def _single(self, name: str, above: tuple[str, ...] = ()) -> list[str]:
-        """Return the factors that a task or a factor comes down to, none of which is a product."""
+        """Return the factors that a task or a factor comes down to, none of which is a product or a mixture."""
         if name in above:
             raise ConfigurationError(
                 f"Product: expected products of other tasks, found a cycle: {' of '.join([*above, name])}."
             )
-        if name not in self.products:
+        parts = self.products.get(name) or self.mixtures.get(name)
+        if parts is None:
             return [name]
-        return [single for factor in self.products[name] for single in self._single(factor, (*above, name))]
+        return [single for factor in parts for single in self._single(factor, (*above, name))]
+
+    def _logit(self, name: str, logits: Mapping[str, Tensor]) -> Tensor:
+        """Return the logit (B, 1) of a task or a factor, of those of its factors that are neither."""
+        if name in self.mixtures:
+            return mixture_logit(*(self._logit(part, logits) for part in self.mixtures[name]))
+        return product_logit([logits[n] if n in logits else self._logit(n, logits) for n in self._multiplied(name)])
+
+    def _multiplied(self, name: str) -> list[str]:
+        """Return what the products within a name multiply, none of which is a product."""
+        return [n for part in self.products[name] for n in self._multiplied(part)] if name in self.products else [name]
 
     def forward(self, inputs: Any, tasks: Sequence[str]) -> Features:
         """Map inputs to the logits (B, 1) of ``tasks``."""
@@ -116,7 +162,7 @@ class Product(Architecture):
         features = self.architecture(inputs, needed)
         logits = {name: self.heads[name](features.per_task[name]) for name in needed}
         aux = {**features.aux, **self.architecture.output_losses(logits)}
-        return Features({t: product_logit([logits[name] for name in self.factors[t]]) for t in tasks}, aux)
+        return Features({t: self._logit(t, logits) for t in tasks}, aux)
 
     def last_shared(self) -> Sequence[nn.Module]:
         """Return what is so of the inner architecture."""
@@ -151,6 +197,18 @@ def product_logit(logits: Sequence[Tensor]) -> Tensor:
     for other in others:
         first = -torch.logsumexp(torch.stack([-first, -other, -(first + other)]), dim=0)
     return first
+
+
+def mixture_logit(condition: Tensor, so: Tensor, otherwise: Tensor) -> Tensor:
+    """Return the logit of ``p(c) p(a) + (1 - p(c)) p(b)`` of three probabilities given as logits, all of one shape.
+
+    Exact and finite at extremes, in float32 or better: the difference of the logarithms of this probability and of its
+    complement, which is the same mixture of the complements of a and b.
+    """
+    c, a, b = (logit.float() if logit.dtype.itemsize < 4 else logit for logit in (condition, so, otherwise))
+    holds, not_so = logsigmoid(c), logsigmoid(-c)
+    yes = torch.logaddexp(holds + logsigmoid(a), not_so + logsigmoid(b))
+    return yes - torch.logaddexp(holds + logsigmoid(-a), not_so + logsigmoid(-b))
 
 
 def _numbered(name: str, other: str) -> bool:

@@ -10,7 +10,7 @@ from torchjd.aggregation import UPGrad
 
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.architectures import CGC, MLP, MLPHead, MMoE, Product, SharedBottom
-from mtl_lightning.architectures.product import product_logit
+from mtl_lightning.architectures.product import mixture_logit, product_logit
 from mtl_lightning.balancing import Balancer
 from mtl_lightning.tasks import BinaryClassification
 from mtl_lightning.types import Batch, ConfigurationError, TargetSpec, TensorSpec
@@ -70,6 +70,64 @@ def test_by_default_tasks_are_a_funnel() -> None:
     assert (outputs["click"] > outputs["buy"]).all()
 
 
+FOUR = ["see", "click", "cart", "buy"]
+ESM2: dict[str, Any] = {
+    "products": {
+        "click": ["see", "click_given_see"],
+        "cart": ["click", "cart_given_click"],
+        "buy": ["click", "buy_given_click"],
+    },
+    "mixtures": {"buy_given_click": ["cart_given_click", "buy_given_cart", "buy_given_no_cart"]},
+}
+
+
+def test_a_funnel_of_four_stages_is_a_chain_of_conditional_rates() -> None:
+    network = Product(VECTORS, FOUR)
+    inputs = torch.randn(6, 4)
+    names = ["see", "click_given_see", "cart_given_click", "buy_given_cart"]
+    assert list(network.heads) == names
+    features = network.architecture(inputs, ["see"]).per_task["see"]
+    rates = torch.stack([network.heads[name](features).sigmoid() for name in names])
+    outputs = network(inputs, FOUR).per_task
+    for name, expected in zip(FOUR, rates.cumprod(0), strict=True):
+        torch.testing.assert_close(outputs[name].sigmoid(), expected)
+    own = network.task_parameters()
+    assert list(own) == ["buy"]  # the factors of earlier stages serve all that follow
+    assert own["buy"] == list(network.heads["buy_given_cart"].parameters())
+
+
+def test_a_purchase_with_and_without_a_cart_by_hand() -> None:
+    """As Wen et al. (2020) have it: y1 is click, y2 cart after click, y3 and y4 purchase with and without a cart."""
+    network = Product(VECTORS, FOUR, **ESM2)
+    inputs = torch.randn(6, 4)
+    features = network.architecture(inputs, ["see"]).per_task["see"]
+    rate = {name: head(features).sigmoid() for name, head in network.heads.items()}
+    y1, y2 = rate["see"] * rate["click_given_see"], rate["cart_given_click"]
+    buys = y2 * rate["buy_given_cart"] + (1 - y2) * rate["buy_given_no_cart"]
+    outputs = network(inputs, FOUR).per_task
+    torch.testing.assert_close(outputs["cart"].sigmoid(), y1 * y2)
+    torch.testing.assert_close(outputs["buy"].sigmoid(), y1 * buys)
+    parameters = [p for name in ("buy_given_cart", "buy_given_no_cart") for p in network.heads[name].parameters()]
+    assert network.task_parameters() == {"buy": parameters}
+    assert list(network(inputs, ["cart"]).per_task) == ["cart"]
+
+
+@pytest.mark.parametrize("c", [-1e4, -30.0, 0.3, 30.0, 1e4])
+@pytest.mark.parametrize(("a", "b"), [(0.5, -2.0), (-50.0, -60.0), (80.0, 90.0), (1e4, -1e4)])
+def test_a_mixture_is_exact_and_finite_at_extremes(c: float, a: float, b: float) -> None:
+    given = [torch.tensor([value], requires_grad=True) for value in (c, a, b)]
+    found = mixture_logit(*given)
+    assert all(g.isfinite() for g in torch.autograd.grad(found.sum(), given))
+    wide = [torch.tensor(value, dtype=torch.float64) for value in (c, a, b)]
+    mixed, not_so = (
+        wide[0].sigmoid() * (sign * wide[1]).sigmoid() + (-wide[0]).sigmoid() * (sign * wide[2]).sigmoid()
+        for sign in (1, -1)
+    )
+    if min(mixed, not_so) > 0:
+        assert found.item() == pytest.approx(float(mixed.log() - not_so.log()), rel=1e-5, abs=1e-5)
+    assert found.isfinite()
+
+
 def test_a_factor_that_only_one_task_depends_on_is_its_own() -> None:
     network = Product(VECTORS, FUNNEL, architecture=partial(MMoE, num_experts=2), **ESMM)
     declared = network.task_parameters()
@@ -104,6 +162,13 @@ def test_heads_are_a_choice() -> None:
             r"expected at least 2 factors of each product, found \{'buy': \['click'\]\}",
         ),
         ({"products": {"buy": ["click", "x"], "click": ["buy", "y"]}}, "found a cycle: click of buy of click"),
+        ({"mixtures": {"buy": ["click", "x"]}}, "expected of a mixture a condition, the factor where it holds and"),
+        ({"mixtures": {"x": ["click", "y", "z"]}}, r"expected mixtures that are tasks, .*found \['x'\]"),
+        (
+            {"products": {"buy": ["click", "x"]}, "mixtures": {"buy": ["click", "y", "z"]}},
+            "products or mixtures, found",
+        ),
+        ({"mixtures": {"buy": ["click", "buy", "z"]}}, "found a cycle: buy of buy"),
         ({"architecture": Product}, "Product: expected an architecture that gives features, found Product, whose"),
     ],
 )

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtl_lightning.data.table.target_column import TargetColumn
-from mtl_lightning.encoding.cells import whole
+from mtl_lightning.data.table.target_column import TargetColumn, as_text
 from mtl_lightning.names import known_name
 from mtl_lightning.types import ConfigurationError
 
@@ -63,13 +62,6 @@ def _refuse_rings(task: str, conditions: Mapping[str, Mapping[str, Any]], above:
         )
     for name in conditions.get(task, {}):
         _refuse_rings(name, conditions, [*above, task])
-
-
-def as_text(value: Any) -> str:
-    """Return how a value of YAML stands in a column: 1 and 1.0 as ``1``, true as ``true``."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return (whole(value) or str(value)) if isinstance(value, float) else str(value).strip()
 
 
 def holds(indices: NDArray[np.int64], values: Sequence[str], wanted: Collection[str]) -> NDArray[np.bool_]:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from mtl_lightning.data.table import labels
 from mtl_lightning.data.table.columns import TableColumns, in_order
-from mtl_lightning.data.table.conditions import Conditions, as_text
+from mtl_lightning.data.table.conditions import Conditions
 from mtl_lightning.data.table.guess import guess_target
 from mtl_lightning.data.table.profile import Kind, Profile
 from mtl_lightning.data.table.readings import Locate
-from mtl_lightning.data.table.target_column import TargetColumn
+from mtl_lightning.data.table.target_column import TargetColumn, as_text
 from mtl_lightning.data.table.words import refuse_spoiled
 from mtl_lightning.encoding.cells import CellError, numbers, texts
 from mtl_lightning.encoding.notation import Notation
@@ -226,7 +226,7 @@ class _Label:
     def _answers(self) -> list[int]:
         """Return how many rows say no and yes; refuse values that none has, which would be a misspelling."""
         target, found = self.target, self.main.counts
-        if target.positive is not None and not found.keys() & {*map(str, target.positive)}:
+        if target.positive is not None and not found.keys() & {*map(as_text, target.positive)}:
             raise DataError(
                 f"Target {self.task!r}: expected some of {listed(target.positive)} in the training split, found "
                 f"{listed([*found])}."

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtl_lightning.data.table.target_column import TargetColumn
+from mtl_lightning.data.table.target_column import TargetColumn, as_text
 from mtl_lightning.encoding.cells import CellError
 
 YES_OR_NO = ("positive", "at_least", "is_missing")
@@ -44,7 +44,7 @@ class Cells:
 def question(target: TargetColumn, column: str) -> dict[str, Any]:
     """Return what a schema knows of a yes-or-no target, which nothing must be fitted for."""
     if target.positive is not None:
-        return {"column": column, "kind": "positive", "values": [str(value) for value in target.positive]}
+        return {"column": column, "kind": "positive", "values": [as_text(value) for value in target.positive]}
     if target.at_least is not None:
         return {"column": column, "kind": "at_least", "threshold": float(target.at_least)}
     return {"column": column, "kind": "is_missing"}

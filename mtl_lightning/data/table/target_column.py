@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
+from mtl_lightning.encoding.cells import whole
 from mtl_lightning.ranges import Ranged
 from mtl_lightning.types import ConfigurationError
 
+Level: TypeAlias = str | int | float
 TargetKind = Literal["number", "classes", "count", "ordinal", "survival"]
 
 
@@ -48,11 +50,11 @@ class TargetColumn(Ranged):
     """
 
     column: str | None = None
-    positive: list[str] | None = None
+    positive: list[Level] | None = None
     at_least: float | None = None
     kind: TargetKind | None = None
     exposure: str | None = None
-    order: list[str] | None = None
+    order: list[Level] | None = None
     event: str | None = None
     is_missing: bool = False
     log: bool = False
@@ -76,7 +78,7 @@ class TargetColumn(Ranged):
                 "Target: expected of the time to an event the column `event`, which is 1 where the event was met and "
                 "0 where the row was only observed so long, found none. Write `{column: days, event: churned}`."
             )
-        levels = [str(level) for level in self.order or ()]
+        levels = [as_text(level) for level in self.order or ()]
         if self.order is not None and (len(levels) < 2 or len({*levels}) < len(levels)):
             raise ConfigurationError(
                 f"Target: expected as `order` at least 2 different levels, the lowest first, found {self.order}."
@@ -99,3 +101,10 @@ class TargetColumn(Ranged):
 
 
 _PARTS: dict[str, TargetKind] = {"exposure": "count", "order": "ordinal", "event": "survival"}
+
+
+def as_text(value: object) -> str:
+    """Return how a value of YAML stands in a column: 1 and 1.0 as ``1``, true as ``true``."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return (whole(value) or str(value)) if isinstance(value, float) else str(value).strip()

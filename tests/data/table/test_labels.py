@@ -122,6 +122,12 @@ def test_numbers_as_people_write_them_are_derived_alike() -> None:
     assert encoder.schema["targets"]["dear"]["counts"] == [1, 2]
 
 
+def test_levels_and_positive_values_may_be_numbers() -> None:
+    targets = {"a": {"column": "visits", "order": [0, 1, 2.0, 5]}, "b": {"column": "days", "positive": [2, 0.5]}}
+    found = encoded(targets)
+    assert found == {"a": [0, 2, -100, 1, 3, 0], "b": [0, 1, 0, -100, 1, 0]}
+
+
 def test_the_counts_of_classes_are_in_the_schema() -> None:
     known = fitted({"stars": {"kind": "classes"}, "ok": {"column": "stars", "positive": ["good", "fair"]}}).schema
     assert known["targets"]["stars"]["values"] == ["fair", "good", "poor"]
