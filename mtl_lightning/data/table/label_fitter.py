@@ -228,7 +228,7 @@ class _Label:
         target, found = self.target, self.main.counts
         if target.positive is not None and not found.keys() & {*map(as_text, target.positive)}:
             raise DataError(
-                f"Target {self.task!r}: expected some of {listed(target.positive)} in the training split, found "
+                f"Target {self.task!r}: expected some of {listed([*map(as_text, target.positive)])} in the training split, found "
                 f"{listed([*found])}."
             )
         if target.is_missing and not (self.yes[0] and self.yes[1]):
