@@ -26,6 +26,7 @@ from mtl_lightning.tasks.classification import (
     MulticlassClassification,
     MultilabelClassification,
 )
+from mtl_lightning.tasks.count import Count
 from mtl_lightning.tasks.depth import DepthEstimation
 from mtl_lightning.tasks.ordinal import Ordinal
 from mtl_lightning.tasks.quantile import Quantile
@@ -35,6 +36,7 @@ from mtl_lightning.tasks.surface_normals import SurfaceNormals
 
 __all__ = [
     "BinaryClassification",
+    "Count",
     "DepthEstimation",
     "MulticlassClassification",
     "MultilabelClassification",

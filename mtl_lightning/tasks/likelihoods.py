@@ -6,6 +6,7 @@ weight ``b / L`` whatever a is: a fixes what s means, b how much the task counts
 
 All but the Gaussian and the Laplace terms are approximations:
 
+- ``DEVIANCE``: quasi-likelihood, exact as far as the saddlepoint approximation of counts is.
 - ``HUBER``: the square in its core only, so that s is a variance as long as most residuals are below delta.
 - ``SOFTMAX`` and ``BERNOULLI``: ``exp(s)`` is the temperature of the softmax, in the approximation of equation 10 of
   `Multi-Task Learning Using Uncertainty to Weigh Losses <https://arxiv.org/abs/1705.07115>`_ (Kendall et al., 2018).
@@ -31,6 +32,9 @@ ASYMMETRIC_LAPLACE = Likelihood(1.0, 1.0, "log_scale")
 
 HUBER = Likelihood(1.0, 0.5, "log_var")
 """Huber's loss, r^2 / 2 in its core: the half that the Gaussian term has in ``a`` is in the loss already."""
+
+DEVIANCE = Likelihood(0.5, 0.5, "log_var")
+"""Unit deviance of a Poisson distribution: ``exp(s)`` is the dispersion, how much wider than that counts scatter."""
 
 SOFTMAX = Likelihood(1.0, 0.5, "log_var")
 """Cross-entropy CE of a softmax: at its optimum ``exp(s)`` is 2 CE."""

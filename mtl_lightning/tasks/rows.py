@@ -39,10 +39,13 @@ class RowTask(Task):
     Attributes:
         dtypes: the dtypes that targets may have, in words.
         values: the values that targets may have, in words.
+        parts: of how many numbers (B, parts) each row's one element is made, None if it is one number;
+            :meth:`is_labelled` is then (B,), :meth:`is_valid` of each number.
     """
 
     dtypes: ClassVar[str]
     values: str
+    parts: int | None = None
 
     def __init__(
         self,
@@ -88,7 +91,7 @@ class RowTask(Task):
 
     # ---------------------------------------------------------------------------------------------------- the contract
     def elements(self, target: Tensor) -> Tensor:
-        """Return the target as (B,), from (B,) or (B, 1), or as (B, D).
+        """Return the target as (B,), from (B,) or (B, 1), or as (B, D), or (B, parts).
 
         Raises:
             TargetError: for another dtype or shape.
@@ -98,10 +101,11 @@ class RowTask(Task):
                 f"{type(self).__name__}: expected {self.values} in a target of {self.dtypes}, found {target.dtype}. "
                 "Convert the target in your data, missing labels included."
             )
-        if self.columns is None and target.dim() == 2 and target.shape[1] == 1:
+        if self.columns is None and self.parts is None and target.dim() == 2 and target.shape[1] == 1:
             return target[:, 0]
-        if target.shape[1:] != (() if self.columns is None else (self.columns,)) or not target.dim():
-            expected = "(B,) or (B, 1)" if self.columns is None else f"(B, {self.columns})"
+        size = self.parts or self.columns
+        if target.shape[1:] != (() if size is None else (size,)) or not target.dim():
+            expected = "(B,) or (B, 1)" if size is None else f"(B, {size})"
             raise TargetError(
                 f"{type(self).__name__}: expected a target of shape {expected}, found {tuple(target.shape)}. Reshape "
                 "it in your data, or correct the task's TargetSpec."
@@ -158,7 +162,8 @@ class RowTask(Task):
         if len(output) != len(elements):
             raise TargetError(f"{type(self).__name__}: expected {len(output)} targets, found {len(elements)}.")
         mask = self.is_labelled(elements)
-        return self.losses(output, torch.where(mask, elements, 0), mask)
+        shown = mask if self.parts is None else mask.unsqueeze(1)
+        return self.losses(output, torch.where(shown, elements, 0), mask)
 
     def outputs(self, output: Tensor) -> Tensor:
         """Return outputs (B, K) as they are.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ SPECS = {
     "classes": TargetSpec(classes=4, names=("a", "b", "c", "d")),
     "vector": TargetSpec(shape=(3,), units="mm"),
     "labels": TargetSpec(shape=(3,), classes=3),
+    "exposed": TargetSpec(shape=(2,), names=("count", "exposure")),
     "pixels": TargetSpec(shape=(4, 5), classes=4),
     "directions": TargetSpec(shape=(3, 4, 5)),
 }
@@ -30,10 +32,13 @@ KINDS: dict[str, Callable[[tuple[int, ...], int], Tensor]] = {
     "small-integers": lambda shape, classes: torch.randint(0, classes, shape, dtype=torch.int16),
     "numbers": lambda shape, _: 5 + 3 * torch.randn(shape),
     "doubles": lambda shape, _: 5 + 3 * torch.randn(shape, dtype=torch.float64),
+    "counts": lambda shape, _: torch.randint(0, 4, shape).float() + 1,
     "distances": lambda shape, _: 1 + torch.rand(shape),
 }
 DENSE = {"distances"}  # for maps only: for a number per row they are like "numbers"
 ROWS = 8
+VARIANTS: dict[str, list[dict[str, Any]]] = {"Count": [{"distribution": "negative_binomial"}, {"standardize": True}]}
+"""Options of some classes that change what they compute."""
 EXPORTED = [getattr(tasks, name) for name in tasks.__all__]
 CLASSES = [cls for cls in EXPORTED if inspect.isclass(cls) and issubclass(cls, Task) and not inspect.isabstract(cls)]
 
@@ -41,11 +46,16 @@ CLASSES = [cls for cls in EXPORTED if inspect.isclass(cls) and issubclass(cls, T
 class Case:
     """A class of tasks with a spec and a kind of target that go together."""
 
-    def __init__(self, cls: Any, spec: TargetSpec, kind: str) -> None:
-        self.cls, self.spec, self.kind = cls, spec, kind
+    def __init__(self, cls: Any, spec: TargetSpec, kind: str, options: Mapping[str, Any]) -> None:
+        self.cls, self.spec, self.kind, self.options = cls, spec, kind, options
 
     def task(self, **options: Any) -> Task:
-        task: Task = self.cls(self.spec, **options)
+        """The task, fitted to a target, always the same one, if it needs to be."""
+        task: Task = self.cls(self.spec, **self.options, **options)
+        if self.options and not task.fitted:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                task.fit_target(self.target(100))
         return task
 
     def target(self, rows: int = ROWS) -> Tensor:
@@ -67,18 +77,19 @@ def find_cases() -> list[Any]:
     found: list[Any] = []
     for cls in CLASSES:
         before = len(found)
-        for spec_name, spec in SPECS.items():
-            for kind in KINDS:
-                case = Case(cls, spec, kind)
-                if kind in DENSE and len(spec.shape) < 2:
-                    continue
-                try:
-                    case.task().check(case.target(200))
-                except (ConfigurationError, TargetError):
-                    continue
-                if not case.task().labelled(case.target(200)).all():
-                    continue  # some of its values are missing labels
-                found.append(pytest.param(case, id=f"{cls.__name__}-{spec_name}-{kind}"))
+        some = [{}, *VARIANTS.get(cls.__name__, [])]
+        for (spec_name, spec), kind, options in itertools.product(SPECS.items(), KINDS, some):
+            case = Case(cls, spec, kind, options)
+            if kind in DENSE and len(spec.shape) < 2:
+                continue
+            try:
+                case.task().check(case.target(200))
+            except (ConfigurationError, TargetError):
+                continue
+            if not case.task().labelled(case.target(200)).all():
+                continue  # some of its values are missing labels
+            words = "".join(f"-{value}" for value in options.values())
+            found.append(pytest.param(case, id=f"{cls.__name__}{words}-{spec_name}-{kind}"))
         assert len(found) > before, f"{cls.__name__} accepts none of these specs and targets"
     return found
 

@@ -1,0 +1,72 @@
+"""Parameters of a likelihood, found by a task with a linear head and by an independent fit of SciPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor, nn
+
+from mtl_lightning.tasks import Task
+
+Floats = NDArray[np.float64]
+
+
+def with_features(rows: int, seed: int = 0) -> tuple[Floats, np.random.Generator]:
+    """Two features (N, 2), and the generator that goes on from them."""
+    random = np.random.default_rng(seed)
+    return random.normal(size=(rows, 2)), random
+
+
+def linear(parameters: Floats, inputs: Floats) -> Floats:
+    """Return outputs (N, K) of parameters (K * 3,): of each output the factors of two features and a constant."""
+    table = np.asarray(parameters).reshape(-1, 3)
+    return np.asarray(inputs @ table[:, :2].T + table[:, 2])
+
+
+def found_by(task: Task, inputs: Floats, target: Floats) -> Floats:
+    """Return the parameters (K * 3,) of the linear head with the least loss."""
+    task.double()
+    head = nn.Linear(inputs.shape[1], task.output_size).double()
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    x, y = torch.from_numpy(inputs), torch.from_numpy(target)
+    ends: dict[str, Any] = {"tolerance_grad": 1e-10, "tolerance_change": 1e-14, "line_search_fn": "strong_wolfe"}
+    search: Any = torch.optim.LBFGS(head.parameters(), max_iter=500, **ends)
+
+    def closure() -> Tensor:
+        search.zero_grad()
+        loss = task.loss(head(x), y) / task.count(y)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return loss
+
+    search.step(closure)
+    return np.concatenate([head.weight.detach().numpy(), head.bias.detach().numpy()[:, None]], 1).ravel()
+
+
+def most_likely(negative: Callable[[Floats], float], start: Floats) -> tuple[Floats, Floats]:
+    """Return the parameters with the least negative log-likelihood, and their standard errors, of its curvature."""
+    found = np.asarray(minimize(negative, start, method="BFGS", options={"gtol": 1e-2}).x)
+    size, step = len(found), 1e-3
+    moves = np.eye(size) * step
+
+    def curved(i: int, j: int) -> float:
+        a, b = moves[i], moves[j]
+        around = negative(found + a + b) - negative(found + a - b) - negative(found - a + b) + negative(found - a - b)
+        return around / (4 * step**2)
+
+    upper = np.array([[curved(i, j) if j >= i else 0.0 for j in range(size)] for i in range(size)])
+    information = upper + np.triu(upper, 1).T
+    return found, np.sqrt(np.diag(np.linalg.inv(information)))
+
+
+def assert_recovered(found: Floats, true: Floats, negative: Callable[[Floats], float]) -> None:
+    """Within 4 standard errors of the truth, and within 1 % of an independent fit, or a fiftieth of its errors."""
+    independent, errors = most_likely(negative, true)
+    assert (np.abs(found - true) < 4 * errors).all(), (found, true, errors)
+    assert (np.abs(found - independent) <= 0.01 * np.abs(independent) + 0.02 * errors).all(), (found, independent)
+    assert negative(np.zeros_like(true)) > negative(found) + 10  # the data tells something
