@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]  # it ships no types
 from sklearn.metrics import mean_poisson_deviance
 from torch import Tensor
 
@@ -253,12 +253,12 @@ def deviances(task: str, seed: int) -> list[float]:
     order = torch.cat([torch.randperm(1000, generator=torch.Generator().manual_seed(epoch)) for epoch in range(EPOCHS)])
     batches = [
         {"inputs": x[rows], "targets": {name: target[rows] for name, target in targets.items()}}
-        for rows in order.split(50)
+        for rows in torch.split(order, 50)
     ]
     fit(module, batches, precision="32-true")
     x, counts = few_events(20_000, 1000 + seed)
     predicted: dict[str, Any] = module.predict(x)
-    expected = {
+    expected: Any = {
         "Count": lambda name: predicted[name],
         "MulticlassClassification": lambda name: predicted[name]["probability"] @ torch.arange(most[name] + 1.0),
         "Regression": lambda name: predicted[name].clamp(min=0.01),
