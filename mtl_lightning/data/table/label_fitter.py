@@ -227,8 +227,9 @@ class _Label:
         """Return how many rows say no and yes; refuse values that none has, which would be a misspelling."""
         target, found = self.target, self.main.counts
         if target.positive is not None and not found.keys() & {*map(as_text, target.positive)}:
+            wanted = [as_text(value) for value in target.positive]
             raise DataError(
-                f"Target {self.task!r}: expected some of {listed([*map(as_text, target.positive)])} in the training split, found "
+                f"Target {self.task!r}: expected some of {listed(wanted)} in the training split, found "
                 f"{listed([*found])}."
             )
         if target.is_missing and not (self.yes[0] and self.yes[1]):
