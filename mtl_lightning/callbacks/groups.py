@@ -36,13 +36,13 @@ class Groups:
         spec = module.input_spec
         if not isinstance(spec, TableSpec):
             return cls(column)
-        if column not in spec.categorical:
-            known = list(spec.categorical)
+        schema = getattr(getattr(module.trainer, "datamodule", None), "schema", None) or module.trained_on or {}
+        known = [name for name in spec.categorical if name in schema.get("categorical", spec.categorical)]
+        if column not in known:
             raise ConfigurationError(
                 f"Calibration: `by`: expected a column of categories, one of {known[:20]}, found {column!r}."
                 f"{did_you_mean(column, known)}"
             )
-        schema = getattr(getattr(module.trainer, "datamodule", None), "schema", None) or module.trained_on or {}
         return cls(column, list(spec.categorical).index(column), schema.get("categorical", {}).get(column))
 
     def codes(self, inputs: Any) -> Tensor:

@@ -48,6 +48,10 @@ class RowEncoder:
         kinds = (kind for kind in self._kinds.values() if kind.reads == "number")
         return dict.fromkeys([*self.schema["numeric"], *(name for kind in kinds for name in kind.columns)], "number")
 
+    def kinds_of_column(self, name: str) -> list[ColumnKind]:
+        """Return the features of other kinds that are made of a column."""
+        return [kind for kind in self._kinds.values() if name in kind.columns]
+
     def _as_text(self, kinds: dict[str, Literal["number", "text"]]) -> dict[str, Literal["number", "text"]]:
         """Return columns with those as text that are categories, or numbers spelled in a way that Arrow cannot read."""
         spelled = {name for name, notation in self._notations.items() if not notation.is_plain}

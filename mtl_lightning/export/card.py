@@ -113,7 +113,13 @@ def _data(known: Mapping[str, Any], facts: Facts) -> str:
     if "numeric" in schema and "categorical" in schema:
         numbers = ", ".join(schema["numeric"]) or "none"
         categories = ", ".join(f"{name} ({len(values)} values)" for name, values in schema["categorical"].items())
-        parts.append(f"Numeric columns: {numbers}. Categorical ones: {categories or 'none'}. All of them: `{SCHEMA}`.")
+        others = ", ".join(
+            f"{name} ({one['kind']} of {one['column']})" for name, one in schema.get("kinds", {}).items()
+        )
+        more = f" Of other kinds: {others}." if others else ""
+        parts.append(
+            f"Numeric columns: {numbers}. Categorical ones: {categories or 'none'}.{more} All of them: `{SCHEMA}`."
+        )
     return "\n\n".join(parts)
 
 

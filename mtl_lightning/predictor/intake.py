@@ -44,8 +44,10 @@ class TableIntake:
         self._encoder = LenientEncoder(schema)
         self._missing = schema["missing_values"]
         self._text, self._groups = dict(text), list(groups)
+        features = self._encoder.features()
+        self._lists = [n for n in features if any(kind.holds_lists for kind in self._encoder.kinds_of_column(n))]
         self._columns: dict[str, As] = {
-            **self._encoder.features(),
+            **features,
             **dict.fromkeys(self._groups, "text"),
         }
 
@@ -58,7 +60,7 @@ class TableIntake:
         drift, faults = self._encoder.counts(), Faults()
         groups: dict[str, list[str | None]] = {name: [] for name in self._groups}
         found: list[dict[str, NDArray[Any]]] = []
-        for piece in pieces_of(given, self._columns, self._text, self._missing):
+        for piece in pieces_of(given, self._columns, self._text, self._missing, self._lists):
             found.append(self._piece(piece, drift, faults))
             for name, texts in groups.items():
                 texts += self._encoder.texts(piece, name)

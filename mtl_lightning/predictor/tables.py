@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,7 +20,11 @@ Rows: TypeAlias = Any
 
 
 def pieces_of(
-    given: Any, columns: Mapping[str, As], text: Mapping[str, Any], missing: Sequence[str] = ()
+    given: Any,
+    columns: Mapping[str, As],
+    text: Mapping[str, Any],
+    missing: Sequence[str] = (),
+    lists: Collection[str] = (),
 ) -> Iterator[Rows]:
     """Yield what is given, a piece at a time, as lists of dicts or tables of Arrow.
 
@@ -30,6 +34,7 @@ def pieces_of(
         columns: those that are wanted, each with how it is best read from a text file. Others need not be given on.
         text: how text files are read: ``header``, ``delimiter``, ``encoding``.
         missing: what stands for a missing value in files.
+        lists: columns of lists: a dict in which they alone have a length is one row.
 
     Raises:
         ConfigurationError: for what is no table.
@@ -40,7 +45,7 @@ def pieces_of(
     elif isinstance(given, str | Path) or (isinstance(given, list | tuple) and isinstance(given[0], str | Path)):
         yield from _files(given, columns, text, missing)
     elif isinstance(given, Mapping):
-        yield _columns(given, columns)
+        yield _columns(given, columns, lists)
     else:
         yield _table(given, columns)
 
@@ -60,12 +65,14 @@ def _files(given: Any, columns: Mapping[str, As], text: Mapping[str, Any], missi
         yield piece.rows.select([*wanted])
 
 
-def _columns(given: Mapping[str, Any], columns: Mapping[str, As]) -> Rows:
+def _columns(given: Mapping[str, Any], columns: Mapping[str, As], lists: Collection[str] = ()) -> Rows:
     """Return a dict of columns, or of the values of one row, as rows; as a table if all of them are arrays."""
     there = {name: given[name] for name in columns if name in given} or dict(given)
     if not any(_is_column(value) for value in there.values()):
         return [given]
     lengths = {name: len(value) if _is_column(value) else None for name, value in there.items()}
+    if None in lengths.values() and {name for name, rows in lengths.items() if rows is not None} <= {*lists}:
+        return [given]
     if len({*lengths.values()}) != 1:
         raise DataError(f"Expected columns with the same number of rows, found {lengths}.")
     try:

@@ -35,9 +35,9 @@ class Expected:
         schema = description["schema"]
         self.schema = schema
         self.encoder = None if schema is None else LenientEncoder(schema)
-        self.columns = [] if schema is None else [*schema["numeric"], *schema["categorical"]]
+        self.columns = [] if self.encoder is None else [*self.encoder.features()]
         self.spec = tensors_of(description["input_spec"]) if schema is None else {}
-        self.example = _example(schema, self.spec)
+        self.example = _example(self.encoder, self.spec)
 
     def mistakes(self, rows: list[Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Return what is wrong with some rows, each with its row and column, and what of them is unlike training."""
@@ -62,8 +62,9 @@ class Expected:
 
     def _kind(self, name: str) -> str:
         """Return what the cells of a column are, spelled as in training."""
+        kinds = [] if self.encoder is None else self.encoder.kinds_of_column(name)
         if name not in self.schema["numeric"]:
-            return "a text or a number"
+            return kinds[0].expects() if kinds else "a text or a number"
         dates = self.schema.get("reads", {}).get(name, {}).get("dates")
         if dates is None:
             return "a number"
@@ -138,10 +139,16 @@ def _wrong(row: int, column: str | None, what: str) -> dict[str, Any]:
     return {"row": row, "column": column, "message": f"{place}: {what}"}
 
 
-def _example(schema: Mapping[str, Any] | None, spec: Tensors) -> Any:
-    if schema is None:
+def _example(encoder: LenientEncoder | None, spec: Tensors) -> Any:
+    if encoder is None:
         sizes = {name: ([size or 1 for size in shape], dtype) for name, (shape, dtype) in spec.items()}
         arrays = {name: np.zeros(shape, dtype_of(dtype)).tolist() for name, (shape, dtype) in sizes.items()}
         return arrays.get("", arrays)
-    numbers = {name: round(known["mean"], 3) for name, known in schema["numeric"].items()}
-    return numbers | {name: values[0] if values else None for name, values in schema["categorical"].items()}
+    schema = encoder.schema
+    found = {name: round(known["mean"], 3) for name, known in schema["numeric"].items()}
+    found |= {name: values[0] if values else None for name, values in schema["categorical"].items()}
+    for name in encoder.features():
+        if name not in found:
+            examples = (kind.example() for kind in encoder.kinds_of_column(name) if kind.columns[0] == name)
+            found[name] = next((one for one in examples if one is not None), None)
+    return found

@@ -55,4 +55,6 @@ class Hashed(ColumnKind):
 
 def hashed(values: Sequence[str], buckets: int) -> NDArray[np.int64]:
     """Return the bucket of each text (N,), those of true and false in small letters, as a column of bools has them."""
-    return buckets_of((_TRUTH.get(value, value) for value in values), buckets)
+    if not _TRUTH.keys().isdisjoint(values):
+        values = [_TRUTH.get(value, value) for value in values]
+    return buckets_of(values, buckets)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import numpy as np
 import xxhash
@@ -15,12 +15,16 @@ from mtl_lightning.errors import DataError
 __all__ = ["bitmap_of", "buckets_of", "packed"]
 
 
-def buckets_of(texts: Iterable[str], buckets: int) -> NDArray[np.int64]:
+def buckets_of(texts: Collection[str], buckets: int) -> NDArray[np.int64]:
     """Return the bucket of each text (N,), from 0: its XXH3 (https://xxhash.com, 64 bits, seed 0, of UTF-8) modulo
     their number.
     """
     digest = xxhash.xxh3_64_intdigest
-    return np.array([digest(text.encode("utf8", "surrogatepass")) % buckets for text in texts], dtype=np.int64)
+    try:
+        found = [digest(text.encode()) for text in texts]
+    except UnicodeEncodeError:  # halves of characters, which no file holds
+        found = [digest(text.encode("utf8", "surrogatepass")) for text in texts]
+    return (np.array(found, dtype=np.uint64) % np.uint64(buckets)).astype(np.int64)
 
 
 def packed(met: NDArray[np.bool_]) -> str:
