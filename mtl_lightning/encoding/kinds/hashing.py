@@ -24,7 +24,8 @@ def buckets_of(texts: Collection[str], buckets: int) -> NDArray[np.int64]:
         found = [digest(text.encode()) for text in texts]
     except UnicodeEncodeError:  # halves of characters, which no file holds
         found = [digest(text.encode("utf8", "surrogatepass")) for text in texts]
-    return (np.array(found, dtype=np.uint64) % np.uint64(buckets)).astype(np.int64)
+    places: NDArray[np.int64] = (np.array(found, dtype=np.uint64) % np.uint64(buckets)).astype(np.int64)
+    return places
 
 
 def packed(met: NDArray[np.bool_]) -> str:
