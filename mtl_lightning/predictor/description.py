@@ -72,7 +72,7 @@ def names_from_schema(task: str, decoding: Mapping[str, Any], schema: Mapping[st
         schema: the table's, or None.
     """
     known = (schema or {}).get("targets", {}).get(task, {})
-    values = known.get("values", []) if known.get("kind") == "classes" else []
+    values = known.get("values", []) if known.get("kind") in ("classes", "ordinal") else []
     fits = decoding.get("form") in ("binary", "classes") and len(values) == len(decoding["names"])
     return {**decoding, "names": list(values)} if fits else dict(decoding)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from mtl_lightning.data.table.target_column import TargetColumn, as_text
@@ -74,6 +75,12 @@ def holds(indices: NDArray[np.int64], values: Sequence[str], wanted: Collection[
     return np.array([*met, False])[indices]
 
 
+def part_of(batch: Any, names: Sequence[str], rows: NDArray[np.int64]) -> Any:
+    """Return some rows of an Arrow batch, with these columns alone unless one of them is not there."""
+    narrow = batch.select([*names]) if {*names} <= {*batch.schema.names} else batch
+    return narrow.take(pa.array(rows))
+
+
 class Conditions:
     """Finds the rows of a batch in which a task's labels count.
 
@@ -105,7 +112,7 @@ class Conditions:
         for name, wanted in self.only_where[task].items():
             before = self.rows(name, batch) if name in self.only_where else None
             rows = rows if before is None else np.intersect1d(rows, before)
-            part = batch.take(rows)
+            part = part_of(batch, [self._columns.get(name, name)], rows)
             if name in self._answers:
                 answers = self._answers[name](part)
                 indices, values = answers, ["0", "1"]

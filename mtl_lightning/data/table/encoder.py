@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtl_lightning.data.table import labels
-from mtl_lightning.data.table.conditions import Conditions
+from mtl_lightning.data.table.conditions import Conditions, part_of
 from mtl_lightning.encoding.cells import CellError, one
 from mtl_lightning.encoding.drift import DriftCounts
 from mtl_lightning.encoding.encoder import RowEncoder, column_of
@@ -145,7 +145,8 @@ class TableEncoder(RowEncoder):
         if rows is None:
             return torch.from_numpy(self._labels(batch, task))
         try:
-            found = self._labels(batch.take(rows), task)
+            parts = (self.targets[task].get(part) for part in ("column", "exposure", "minus", "event"))
+            found = self._labels(part_of(batch, [part for part in parts if part is not None], rows), task)
         except CellError as error:
             raise CellError(str(error), None if error.row is None else int(rows[error.row])) from error
         empty = np.nan if found.dtype.kind == "f" else self.missing[task]

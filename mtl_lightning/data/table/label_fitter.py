@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mtl_lightning.data.table import labels
 from mtl_lightning.data.table.columns import TableColumns, in_order
-from mtl_lightning.data.table.conditions import Conditions
+from mtl_lightning.data.table.conditions import Conditions, part_of
 from mtl_lightning.data.table.guess import guess_target
 from mtl_lightning.data.table.profile import Kind, Profile
 from mtl_lightning.data.table.readings import Locate
@@ -68,7 +68,7 @@ class LabelFitter:
         for label in self._tasks.values():
             rows = self._conditions.rows(label.task, batch)
             if rows is not None:
-                part = batch.take(pa.array(rows))
+                part = part_of(batch, [*label.profiles], rows)
                 label.update(part, _those(locate, rows), self._cells(label, part))
 
     def _cells(self, label: _Label, batch: Any) -> labels.Cells:

@@ -11,6 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 
 from mtl_lightning import tasks
 from mtl_lightning.data import Streaming, TableColumns, TableData, TableEncoder, TableFitter, TableSplit, TargetColumn
@@ -363,3 +364,31 @@ def test_what_looks_like_counts_is_told_from_codes_ratings_ages_and_amounts(seed
     for name in (*counts, "digits", "ratings", "codes"):  # never in silence
         assert f"target {name}" in schema["doubts"]
     assert "`kind: ordinal` if they are levels in order" in schema["doubts"]["target ratings"]
+
+
+# ---------------------------------------------------------------------------------------------------------------- YAML
+def test_all_of_it_is_said_in_yaml(tmp_path: Path) -> None:
+    pyarrow.csv.write_csv(TABLE, tmp_path / "t.csv")
+    written: dict[str, Any] = {
+        "train": str(tmp_path / "t.csv"),
+        "targets": {
+            "stars": {"order": ["poor", "fair", "good"]},
+            "level": {"column": "visits", "order": [0, 1, 2, 5]},
+            "silent": {"column": "stars", "is_missing": True},
+            "extra": {"column": "time", "minus": "days"},
+            "bought": {"positive": ["yes", 3]},
+        },
+        "only_where": {"bought": {"clicked": 1}, "extra": {"bought": True, "left": [False]}},
+        "ids": ["amount"],
+    }
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(TableData, "data")
+    data = parser.instantiate(
+        parser.parse_object({"data": {"class_path": "mtl_lightning.data.TableData", "init_args": written}})
+    ).data
+    batch = next(iter(data.train_dataloader()))
+    assert sorted(batch["targets"]["bought"].tolist()) == [-100, -100, 0, 0, 1, 1]
+    assert sorted(batch["targets"]["level"].tolist()) == [-100, 0, 0, 1, 2, 3]
+    assert int((~batch["targets"]["extra"].isnan()).sum()) == 1
+    assert sorted(batch["ids"]["amount"]) == ["", "-5", "1", "10", "100", "1000"]
+    assert data.tasks["stars"].spec.names == ("poor", "fair", "good")
