@@ -48,6 +48,7 @@ from mtl_lightning.data.per_task import (
 from mtl_lightning.data.rows import BatchRows, TensorRows
 from mtl_lightning.data.streaming import Streaming, StreamLoader
 from mtl_lightning.data.table import (
+    DateColumn,
     ListColumn,
     TableColumns,
     TableEncoder,
@@ -59,6 +60,7 @@ from mtl_lightning.data.table import (
 
 __all__ = [
     "BatchRows",
+    "DateColumn",
     "EpochSampler",
     "ListColumn",
     "MultiTaskDataModule",

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mtl_lightning.encoding.notation import PLAIN, Notation
+from mtl_lightning.encoding.notation import PLAIN, Notation, in_zone
 from mtl_lightning.errors import DataError
 
 LARGEST = 1e38  # of numbers, which a network takes as float32
@@ -123,7 +123,7 @@ def numbers(column: Any, missing: Collection[str] = (), notation: Notation = PLA
     """
     array = one(column)
     if not is_text(array):
-        found = cast(array, missing)
+        found = cast(array, missing, notation.zone)
         failed = np.abs(found) > LARGEST
         shown: Any = float(found[failed.argmax()]) if failed.any() else None
     else:
@@ -156,7 +156,7 @@ def readable_numbers(
         found = np.array([*(notation.parse(value)[0] for value in values), np.nan])[indices]
     else:
         try:
-            found = cast(array, missing)
+            found = cast(array, missing, notation.zone)
         except CellError:  # of lists and the like
             found = np.where(array.is_null().to_numpy(zero_copy_only=False), np.nan, np.inf)
     failed = np.abs(found) > LARGEST
@@ -223,8 +223,10 @@ def cast_text(array: Any, missing: Collection[str]) -> NDArray[np.float64] | Non
     return found
 
 
-def cast(array: Any, missing: Collection[str] = ()) -> NDArray[np.float64]:
+def cast(array: Any, missing: Collection[str] = (), zone: str = "") -> NDArray[np.float64]:
     """Turn an array (N,) that is not of text into float64, nan where it is null or spelled as in ``missing``.
+
+    Times become seconds since 1970; those that name no zone are in ``zone``, or in UTC.
 
     Raises:
         CellError: for a column of lists and the like.
@@ -234,6 +236,7 @@ def cast(array: Any, missing: Collection[str] = ()) -> NDArray[np.float64]:
         return np.full(len(array), np.nan)
     try:
         if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+            array = _in_zone(array, zone) if zone else array
             array = pc.divide(array.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64()), 1e6)
         elif pa.types.is_boolean(kind):
             array = array.cast(pa.int8())
@@ -245,6 +248,15 @@ def cast(array: Any, missing: Collection[str] = ()) -> NDArray[np.float64]:
         if number is not None:
             found = np.where(found == number, np.nan, found)
     return found
+
+
+def _in_zone(array: Any, zone: str) -> Any:
+    """Return times that name no zone as those of a zone, just as texts are read."""
+    if getattr(array.type, "tz", None) is not None:
+        return array
+    encoded = array.cast(pa.timestamp("us")).dictionary_encode()  # by Python's rules: Arrow knows none after 2037
+    micros = [None if time is None else round(in_zone(time, zone) * 1e6) for time in encoded.dictionary.to_pylist()]
+    return pa.array(micros, pa.timestamp("us", tz="UTC")).take(encoded.indices)
 
 
 def _number(text: str) -> float | None:

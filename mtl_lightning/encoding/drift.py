@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +58,7 @@ class DriftCounts:
         sources = [kind.columns[0] for kind in self._kinds]
         self._gaps = [name not in (*features, *sources[:place]) for place, name in enumerate(sources)]
         self._targets = [name for name in targets if name not in (*features, *sources)]
+        self._dates = {name for name, read in schema.get("reads", {}).items() if read.get("dates")}
         self._names = [*features, *self._targets, *sources]
         absent, names = schema.get("missing"), self._names
         self._usual = {} if absent is None else {name: absent.get(name, 0) / schema["rows"] for name in names}
@@ -181,8 +183,8 @@ class DriftCounts:
         return sorted(strange, key=lambda one: -one.share)
 
     def _outside(self, name: str) -> str:
-        low, high = self._ranges[name]
-        return f"are far outside of {low:g} .. {high:g}, the range in training"
+        low, high = (_as_date(number) if name in self._dates else f"{number:g}" for number in self._ranges[name])
+        return f"are far outside of {low} .. {high}, the range in training"
 
     def _unmet(self, name: str, words: str) -> str:
         examples = self._examples.get(name, [])
@@ -193,6 +195,14 @@ class DriftCounts:
 def _widened(low: float, high: float) -> tuple[float, float]:
     margin = _BEYOND * (high - low)
     return low - margin, high + margin
+
+
+def _as_date(seconds: float) -> str:
+    """Return seconds since 1970 as a date, of years that dates have."""
+    try:
+        return (datetime(1970, 1, 1) + timedelta(seconds=seconds)).isoformat(" ", "minutes").removesuffix(" 00:00")
+    except OverflowError:
+        return f"{seconds:g}"
 
 
 def percent(share: float) -> str:

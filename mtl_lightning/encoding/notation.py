@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from mtl_lightning.errors import ConfigurationError
 
@@ -34,6 +35,8 @@ class Notation:
         decimal: what stands before the fraction.
         dates: ``"iso"`` for dates and times of ISO 8601, or a format of ``datetime.strptime``; they become seconds
             since 1970, in UTC unless they say otherwise.
+        zone: the time zone of dates that name none, in place of UTC. Of an hour that its clocks pass twice the first is
+            meant; one that they skip is the hour after.
         bools: true and false, in letters of any case, become 1 and 0.
     """
 
@@ -41,6 +44,7 @@ class Notation:
     decimal: str = "."
     dates: str = ""
     bools: bool = False
+    zone: str = ""
 
     @property
     def is_plain(self) -> bool:
@@ -52,7 +56,7 @@ class Notation:
         if self.bools:
             return _TRUTH.get(text.lower(), math.inf), ""
         if self.dates:
-            return _seconds(text, self.dates), ""
+            return _seconds(text, self.dates, self.zone), ""
         if self.decimal == ".":
             number = plain(text)
             if math.isfinite(number) or self.is_plain:
@@ -121,7 +125,7 @@ def plain(text: str) -> float:
         return math.inf
 
 
-def _seconds(text: str, dates: str) -> float:
+def _seconds(text: str, dates: str, zone: str) -> float:
     """Return a time as seconds since 1970, infinity where it is none."""
     try:
         if dates == ISO:
@@ -132,4 +136,14 @@ def _seconds(text: str, dates: str) -> float:
             parsed = datetime.strptime(text, dates)
     except ValueError:
         return math.inf
-    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp()
+    return in_zone(parsed, zone)
+
+
+def in_zone(time: datetime, zone: str) -> float:
+    """Return a time as seconds since 1970; one that names no zone is in this one, or in UTC."""
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=ZoneInfo(zone) if zone else timezone.utc)
+    return (time - _EPOCH).total_seconds()
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)

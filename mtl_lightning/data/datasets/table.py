@@ -21,6 +21,7 @@ from mtl_lightning.data.streaming.split import StreamSplit
 from mtl_lightning.data.streaming.table import Streaming, TableStream
 from mtl_lightning.data.table.columns import TableColumns
 from mtl_lightning.data.table.conditions import declared_conditions
+from mtl_lightning.data.table.date_column import DateColumn
 from mtl_lightning.data.table.drift import Drift, Drifts
 from mtl_lightning.data.table.encoder import TableEncoder
 from mtl_lightning.data.table.kind_columns import (
@@ -114,7 +115,10 @@ class TableData(MultiTaskDataModule):
             cells of a column agree in.
         decimal: what stands before the fraction in texts, such as ``","`` in 100,13; likewise.
         dates: columns of dates and times, ISO 8601's (which are seen without it where all cells agree); or
-            ``{column: format}``, such as ``{bought: "%d.%m.%Y"}``. They become seconds since 1970.
+            ``{column: format}``, such as ``{bought: "%d.%m.%Y"}``, or :class:`~mtl_lightning.data.DateColumn`, with a
+            time zone and more. They become seconds since 1970, weekdays, and positions in the day and the year.
+        buckets: columns of numbers that the network is given as categories too, each with the number of equal shares
+            that the training rows are divided into, such as ``{age: 20}``.
         header: the names of the columns, for text files whose first line has none.
         delimiter: what separates the fields of text files; a comma, or a tab in ``.tsv`` files, by default.
         encoding: of text files.
@@ -166,7 +170,8 @@ class TableData(MultiTaskDataModule):
         split: TableSplit | None = None,
         thousands: str | None = None,
         decimal: str | None = None,
-        dates: list[str] | dict[str, str] | None = None,
+        dates: list[str] | dict[str, str | DateColumn] | None = None,
+        buckets: dict[str, int] | None = None,
         header: list[str] | None = None,
         delimiter: str | None = None,
         encoding: str = "utf8",
@@ -203,6 +208,7 @@ class TableData(MultiTaskDataModule):
             thousands=thousands,
             decimal=decimal,
             dates=dates or (),
+            buckets=buckets or {},
         )
         self.text_options: dict[str, Any] = {"header": header, "delimiter": delimiter, "encoding": encoding}
         self._drifts = Drifts(unseen_share, type(self).__name__, num_workers, streamed=bool(stream))

@@ -16,10 +16,20 @@ datamodule of a table is :class:`~mtl_lightning.data.TableData`, which can also 
 """
 
 from mtl_lightning.data.table.columns import TableColumns
+from mtl_lightning.data.table.date_column import DateColumn
 from mtl_lightning.data.table.encoder import TableEncoder
 from mtl_lightning.data.table.kind_columns import ListColumn, TextColumn
 from mtl_lightning.data.table.schema import TableFitter
 from mtl_lightning.data.table.split import TableSplit
 from mtl_lightning.data.table.target_column import TargetColumn
 
-__all__ = ["ListColumn", "TableColumns", "TableEncoder", "TableFitter", "TableSplit", "TargetColumn", "TextColumn"]
+__all__ = [
+    "DateColumn",
+    "ListColumn",
+    "TableColumns",
+    "TableEncoder",
+    "TableFitter",
+    "TableSplit",
+    "TargetColumn",
+    "TextColumn",
+]

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from mtl_lightning.data.table.kind_columns import ListColumn, TextColumn
+from mtl_lightning.data.table.date_column import DateColumn
 from mtl_lightning.data.table.target_column import TargetColumn
 from mtl_lightning.encoding.notation import BOOLS, ISO, ISO_DATES, PLAIN, USUAL, Notation, declared
 from mtl_lightning.names import did_you_mean, listed
@@ -63,7 +64,9 @@ class TableColumns(Ranged):
             all cells of a column agree in.
         decimal: what stands before the fraction, such as ``","``; likewise.
         dates: columns of dates and times as ISO 8601 writes them; or ``{column: format}``, as of
-            ``datetime.strptime``. They become seconds since 1970.
+            ``datetime.strptime``, or :class:`DateColumn`. They become seconds since 1970, and parts of the calendar.
+        buckets: columns of numbers, each with the number of equal shares of the training rows that it is divided into;
+            the share is a category, beside the number.
     """
 
     targets: Mapping[str, TargetColumn]
@@ -80,7 +83,8 @@ class TableColumns(Ranged):
     min_count: int | Mapping[str, int] = 1
     thousands: str | None = None
     decimal: str | None = None
-    dates: Sequence[str] | Mapping[str, str] = ()
+    dates: Sequence[str] | Mapping[str, str | DateColumn] = ()
+    buckets: Mapping[str, int] = field(default_factory=dict)
     hashed: Mapping[str, int] = field(default_factory=dict)
     lists: Mapping[str, ListColumn] = field(default_factory=dict)
     vectors: Mapping[str, str | None] = field(default_factory=dict)
@@ -131,12 +135,25 @@ class TableColumns(Ranged):
 
     def notations(self, name: str) -> Sequence[Notation]:
         """Return how the texts of a column may spell numbers, the likelier ways first."""
-        dates = self.dates if isinstance(self.dates, Mapping) else dict.fromkeys(self.dates, ISO)
-        for pattern, form in dates.items():
-            if matching(pattern, [name]):
-                return (Notation(dates=form),)
+        if self._date(name) is not None:
+            return (self.date(name).notation,)
         wanted = declared(self.thousands, self.decimal)
         return USUAL if wanted is None else tuple(dict.fromkeys((wanted, PLAIN, BOOLS, ISO_DATES)))
+
+    def date(self, name: str) -> DateColumn:
+        """Return what is declared of a column of dates; nothing by default."""
+        found = self._date(name)
+        return found if isinstance(found, DateColumn) else DateColumn(format=found)
+
+    def _date(self, name: str) -> str | DateColumn | None:
+        dates = self.dates if isinstance(self.dates, Mapping) else dict.fromkeys(self.dates, ISO)
+        found: str | DateColumn | None = chosen_for(dates, name)
+        return found
+
+    def _since(self) -> list[str]:
+        """Return the columns of dates that others are counted from."""
+        dates = self.dates.values() if isinstance(self.dates, Mapping) else ()
+        return [date.since for date in dates if isinstance(date, DateColumn) and date.since is not None]
 
     def target_columns(self) -> dict[str, str]:
         """Return the column of each task's target."""
@@ -179,6 +196,8 @@ class TableColumns(Ranged):
             "ignore": self.ignore,
             "log1p": self.log1p,
             "dates": [*self.dates],
+            "buckets": [*self.buckets],
+            "since": self._since(),
             "min_count": [] if isinstance(self.min_count, int) else [*self.min_count],
             **self.kinds,
             **{f"share.{group}": wanted for group, wanted in self.share.items()},
@@ -196,7 +215,7 @@ class TableColumns(Ranged):
                     )
         reserved = targets | {*self.weight_columns()}
         others = [name for named in (*self.kinds.values(), *self.share.values()) for name in named]
-        features = [*self.numeric, *self.categorical, *self.log1p, *others]
+        features = [*self.numeric, *self.categorical, *self.log1p, *self.buckets, *self._since(), *others]
         if leaks := [name for name in features if name in reserved]:
             raise ConfigurationError(
                 f"Column {leaks[0]!r} holds a target or a weight, found it among the features: the network would be "
@@ -227,7 +246,7 @@ class TableColumns(Ranged):
     def _declared(self, name: str) -> set[str]:
         """Return the lists that name a column: in full, else by a pattern."""
         lists = {
-            "numeric": [*self.numeric, *self.log1p, *self.dates],
+            "numeric": [*self.numeric, *self.log1p, *self.dates, *self.buckets],
             "categorical": self.categorical,
             "ignore": self.ignore,
             **self.kinds,
@@ -261,6 +280,7 @@ _PATTERNS = (
     "ignore",
     "log1p",
     "dates",
+    "buckets",
     "min_count",
     "share",
 )  # lists in which a name may be a pattern

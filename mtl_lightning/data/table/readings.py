@@ -170,9 +170,10 @@ class Readings:
 
     def _typed(self, array: Any, locate: Locate) -> int:
         """Add cells that are stored as numbers, bools or times."""
-        found = cast(array, self.missing)
         kind = array.type
-        own = BOOLS if pa.types.is_boolean(kind) else ISO_DATES if pa.types.is_temporal(kind) else PLAIN
+        dates = next((notation for notation in self.notations if notation.dates), ISO_DATES)
+        own = BOOLS if pa.types.is_boolean(kind) else dates if pa.types.is_temporal(kind) else PLAIN
+        found = cast(array, self.missing, own.zone)
         self.all.setdefault(own, Reading(own, self.log1p))
         for notation, reading in self.all.items():
             if notation is own or (own is PLAIN and not (notation.bools or notation.dates)):

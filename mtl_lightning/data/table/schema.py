@@ -14,6 +14,7 @@ from mtl_lightning.data.table.kinds.base import KindFitter
 from mtl_lightning.data.table.kinds.declared import declared_fitters
 from mtl_lightning.data.table.kinds.guessed import Guessed, by_texts, by_type
 from mtl_lightning.data.table.kinds.sharing import unite
+from mtl_lightning.data.table.kinds.derived import derived_features, since_fitters
 from mtl_lightning.data.table.label_fitter import LabelFitter, update
 from mtl_lightning.data.table.profile import Kind, Profile
 from mtl_lightning.data.table.quantiles import bounds as bounds_between
@@ -126,6 +127,7 @@ class TableFitter:
         self._categorical = {name: self._profile("category", name) for name in roles.categorical}
         self._open = {name: self._profile(None, name) for name in roles.open}
         self._kinds = declared_fitters(columns, roles.kinds)
+        self._kinds |= {fitter.feature: fitter for fitter in since_fitters(columns, roles.numeric)}
         return roles
 
     def _profile(self, kind: Kind | None, name: str, log1p: bool = False) -> Profile:
@@ -150,6 +152,7 @@ class TableFitter:
         counts = {name: profile.categories() for name, profile in categorical.items()}
         counts = unite(groups, counts, self._kinds)
         kinds = {name: fitter.known() for name, fitter in self._kinds.items()}
+        kinds |= derived_features(self.columns, numeric)
         if not numeric and not categorical and not kinds:
             raise ConfigurationError(f"Expected columns to learn from, found none: {ignored or 'only targets'}.")
         vocabularies = {name: self._vocabulary(name, met) for name, met in counts.items()}

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mtl_lightning.encoding.kinds.base import Cells, ColumnKind
+from mtl_lightning.encoding.kinds.bucket import Bucket
+from mtl_lightning.encoding.kinds.dates import Calendar, Cycles, Since
 from mtl_lightning.encoding.kinds.hashed import Hashed
 from mtl_lightning.encoding.kinds.listed import Listed
 from mtl_lightning.encoding.kinds.text import Text
@@ -17,7 +19,8 @@ from mtl_lightning.errors import DataError
 
 __all__ = ["KINDS", "Cells", "ColumnKind", "kinds_of"]
 
-KINDS: dict[str, type[ColumnKind]] = {kind.kind: kind for kind in (Hashed, Listed, Text, Vector)}
+_ALL = (Hashed, Listed, Text, Vector, Calendar, Cycles, Since, Bucket)
+KINDS: dict[str, type[ColumnKind]] = {kind.kind: kind for kind in _ALL}
 """By the name that a schema has for it."""
 
 

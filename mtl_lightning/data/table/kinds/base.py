@@ -34,7 +34,8 @@ class KindFitter(ABC):
     reads: Literal["number", "text"] = "text"
 
     def __init__(self, feature: str, column: str, missing: Collection[str] = ()) -> None:
-        self.feature, self.columns = feature, (column,)
+        self.feature = feature
+        self.columns: tuple[str, ...] = (column,)
         self.missing = frozenset(missing)
         self.rows = self.absent = 0
         self.shared: str | None = None
