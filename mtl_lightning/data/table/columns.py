@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from mtl_lightning.data.table.kind_columns import ListColumn, TextColumn
 from mtl_lightning.data.table.date_column import DateColumn
+from mtl_lightning.data.table.kind_columns import ListColumn, TextColumn
 from mtl_lightning.data.table.target_column import TargetColumn
 from mtl_lightning.encoding.notation import BOOLS, ISO, ISO_DATES, PLAIN, USUAL, Notation, declared
 from mtl_lightning.names import did_you_mean, listed

@@ -12,9 +12,9 @@ from mtl_lightning.data.table.columns import ColumnRoles, TableColumns, in_order
 from mtl_lightning.data.table.guess import Guess, guess_feature, outweighed
 from mtl_lightning.data.table.kinds.base import KindFitter
 from mtl_lightning.data.table.kinds.declared import declared_fitters
+from mtl_lightning.data.table.kinds.derived import derived_features, since_fitters
 from mtl_lightning.data.table.kinds.guessed import Guessed, by_texts, by_type
 from mtl_lightning.data.table.kinds.sharing import unite
-from mtl_lightning.data.table.kinds.derived import derived_features, since_fitters
 from mtl_lightning.data.table.label_fitter import LabelFitter, update
 from mtl_lightning.data.table.profile import Kind, Profile
 from mtl_lightning.data.table.quantiles import bounds as bounds_between
