@@ -94,6 +94,8 @@ OURS: dict[str, Range] = {
     **_all("serve.workers serve.max_batch_size serve.max_bytes", FROM_1),
     "serve.batch_wait": FROM_0,
     "serve.timeout": POSITIVE,
+    "HeteroscedasticRegression.beta": SHARE,
+    "least_std": POSITIVE,
     **_all("popart DeadUnits.threshold GateUse.stuck MoCo.beta", UP_TO_1),
     **_all("correlation cosine", Range(-1, 1)),
 }

@@ -28,16 +28,19 @@ from mtl_lightning.tasks.classification import (
 )
 from mtl_lightning.tasks.count import Count
 from mtl_lightning.tasks.depth import DepthEstimation
+from mtl_lightning.tasks.heteroscedastic import HeteroscedasticRegression
 from mtl_lightning.tasks.ordinal import Ordinal
 from mtl_lightning.tasks.quantile import Quantile
 from mtl_lightning.tasks.regression import Regression
 from mtl_lightning.tasks.segmentation import SemanticSegmentation
 from mtl_lightning.tasks.surface_normals import SurfaceNormals
+from mtl_lightning.tasks.zero_inflated import ZeroInflatedLogNormal
 
 __all__ = [
     "BinaryClassification",
     "Count",
     "DepthEstimation",
+    "HeteroscedasticRegression",
     "MulticlassClassification",
     "MultilabelClassification",
     "Ordinal",
@@ -46,4 +49,5 @@ __all__ = [
     "SemanticSegmentation",
     "SurfaceNormals",
     "Task",
+    "ZeroInflatedLogNormal",
 ]

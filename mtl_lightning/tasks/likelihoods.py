@@ -36,6 +36,9 @@ HUBER = Likelihood(1.0, 0.5, "log_var")
 DEVIANCE = Likelihood(0.5, 0.5, "log_var")
 """Unit deviance of a Poisson distribution: ``exp(s)`` is the dispersion, how much wider than that counts scatter."""
 
+TEMPERATURE = Likelihood(1.0, 0.5, "log_var")
+"""A likelihood with noise levels of its own: s lets the task's weight follow its loss, and says nothing of noise."""
+
 SOFTMAX = Likelihood(1.0, 0.5, "log_var")
 """Cross-entropy CE of a softmax: at its optimum ``exp(s)`` is 2 CE."""
 

@@ -37,7 +37,11 @@ KINDS: dict[str, Callable[[tuple[int, ...], int], Tensor]] = {
 }
 DENSE = {"distances"}  # for maps only: for a number per row they are like "numbers"
 ROWS = 8
-VARIANTS: dict[str, list[dict[str, Any]]] = {"Count": [{"distribution": "negative_binomial"}, {"standardize": True}]}
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "Count": [{"distribution": "negative_binomial"}, {"standardize": True}],
+    "HeteroscedasticRegression": [{"standardize": True}, {"beta": 0.5}],
+    "ZeroInflatedLogNormal": [{"standardize": True}],
+}
 """Options of some classes that change what they compute."""
 EXPORTED = [getattr(tasks, name) for name in tasks.__all__]
 CLASSES = [cls for cls in EXPORTED if inspect.isclass(cls) and issubclass(cls, Task) and not inspect.isabstract(cls)]
