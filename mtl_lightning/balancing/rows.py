@@ -39,6 +39,7 @@ class GradientBalancer(Balancer):
         level: what the rows are gradients of: all shared ``"parameters"``, the ``"features"`` that all heads read, or
             the ``"last_layer"`` that is shared.
         weight_heads: whether its task weights multiply the gradients of the tasks' own parameters, too.
+        solves_on_host: whether it reads inner products or weights on the host, which waits for the device's work.
 
     Raises:
         ConfigurationError: for an unknown option, one that the method cannot serve, or a ``losses`` that needs rows.
@@ -50,6 +51,7 @@ class GradientBalancer(Balancer):
     gramian: bool = False
     level: str = "parameters"
     weight_heads: bool = False
+    solves_on_host: ClassVar[bool] = False
     rescales: ClassVar[tuple[str, ...]] = ("none", "norm")
 
     def __init__(self, num_tasks: int, *, losses: LossBalancer = Balancer, rescale: Rescale = "none") -> None:

@@ -28,14 +28,23 @@ from mtl_lightning.core.network import Edge, Named, Network
 from mtl_lightning.core.optim import Schedule
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.sharding import refuse_unsupported, shard
-from mtl_lightning.core.update import Accumulation, Intake, LabelWatch, Updates, Window, micro_batches, record
+from mtl_lightning.core.update import (
+    Accumulation,
+    HostCounts,
+    Intake,
+    LabelWatch,
+    Updates,
+    Window,
+    micro_batches,
+    record,
+)
 from mtl_lightning.core.update.gradients.parameters import check_shared
 from mtl_lightning.describe import Described
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import InputSpec
 
 
-class MultiTaskModule(Described, Network, compat.Exports):
+class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers):
     """A network with many tasks, trained with manual optimization: one gradient, then a step of every group.
 
     Args:
@@ -86,6 +95,7 @@ class MultiTaskModule(Described, Network, compat.Exports):
         self.runtime = Runtime(self)
         self.updates = Updates(self, self.runtime, self.plan, on_nonfinite)
         self.intake = Intake(self, self.runtime)
+        self.host_counts = HostCounts(self.tasks)
         self.accumulation = Accumulation(self.runtime, self)
         self.labels = LabelWatch(self.tasks, allow_unlabelled or [])
         self.evaluations = Evaluations(self, self.runtime)
@@ -122,6 +132,7 @@ class MultiTaskModule(Described, Network, compat.Exports):
         compat.check_declared(self.tasks, self.trainer)
         self.evaluations.start_afresh()
         self.intake.start_afresh()
+        self.host_counts.start_afresh()
 
     def configure_callbacks(self) -> list[Callback]:
         """Take over what the trainer refuses under manual optimization; the last hook before its check."""
@@ -181,7 +192,7 @@ class MultiTaskModule(Described, Network, compat.Exports):
 
     def on_train_start(self) -> None:
         """Put back this process's state of an interrupted run, after the loaders were set up."""
-        self.accumulation.batches = []
+        self.accumulation.start_afresh()
         self.updates.start_fit()
         self.plan.use_found_rate(self._composite, self._scheduler)
         if self._interrupted:
@@ -198,12 +209,15 @@ class MultiTaskModule(Described, Network, compat.Exports):
         """Add a batch to the window and, when it is complete, make one update from it."""
         self.validations.start_batch()
         self.calibration = None  # that of other weights
+        counts = self.host_counts.take(batch)
         batches = micro_batches(self.intake.take(batch, "train"), self.tasks)
         self.labels.update(batches, batch_idx)
         last = self.trainer.is_last_batch
         complete = last or (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
-        window = self.accumulation.add(batches, complete)
-        objective = None if window is None else self._update(Window.counted(window, self.tasks, self.runtime))
+        window = self.accumulation.add(batches, complete, counts)
+        objective = None
+        if window is not None:
+            objective = self._update(Window.counted(window[0], self.tasks, self.runtime, window[1]))
         if last:
             self.updates.finish_epoch()
             self._step_schedulers("epoch", self.current_epoch + 1)

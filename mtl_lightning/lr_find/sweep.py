@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from mtl_lightning.core import MultiTaskModule
 from mtl_lightning.core.update import Accumulation, Window
+from mtl_lightning.core.update.host_counts import Counts
 from mtl_lightning.lr_find.judge import Judge, gains, trivial_losses
 from mtl_lightning.lr_find.snapshot import Snapshot
 from mtl_lightning.lr_find.suggestion import Suggestion, suggest
@@ -68,12 +69,13 @@ class RecordedWindows(Accumulation):
         self._module, self.wanted = module, wanted
         self.windows: list[list[Batch]] = []
 
-    def add(self, batches: list[Batch], complete: bool) -> None:
+    def add(self, batches: list[Batch], complete: bool, counts: Counts | None = None) -> None:
         """Add micro-batches; no window is ever complete for an update."""
-        found = super().add(batches, complete)
-        if found is None or len(self.windows) >= self.wanted:
+        whole = super().add(batches, complete, counts)
+        if whole is None or len(self.windows) >= self.wanted:
             return
-        window = Window.counted(found, self._module.tasks, self._module.runtime)
+        found, known = whole
+        window = Window.counted(found, self._module.tasks, self._module.runtime, known)
         if window.names:
             self._module.labels.labelled.update(window.names)
             self._module.updates.label_sample.add(window)

@@ -60,6 +60,8 @@ class CAGrad(GramianBalancer):
         ConfigurationError: for a negative c or an unknown option.
     """
 
+    solves_on_host = True
+
     def __init__(
         self,
         num_tasks: int,

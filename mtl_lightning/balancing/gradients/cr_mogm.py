@@ -44,6 +44,8 @@ class CRMOGM(GramianBalancer):
         scale: "linear" if the method's is, else "none".
     """
 
+    solves_on_host = True
+
     smoothed: Tensor
     seen: Tensor
 

@@ -49,6 +49,7 @@ class FairGrad(GramianBalancer):
         ConfigurationError: for an alpha that is not positive or an unknown option.
     """
 
+    solves_on_host = True
     scale: Literal["linear", "invariant", "none"] = "invariant"
 
     def __init__(

@@ -57,6 +57,8 @@ class MGDA(GramianBalancer):
         ConfigurationError: for an unknown option.
     """
 
+    solves_on_host = True
+
     def __init__(
         self,
         num_tasks: int,

@@ -57,6 +57,7 @@ class NashMTL(GramianBalancer):
         ConfigurationError: for numbers out of range or an unknown option.
     """
 
+    solves_on_host = True
     scale: Literal["linear", "invariant", "none"] = "invariant"
     alphas: Tensor
     left: Tensor

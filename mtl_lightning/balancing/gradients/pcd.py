@@ -62,6 +62,7 @@ class PCD(GramianBalancer):
         ConfigurationError: for options out of range, or a primary task that is none.
     """
 
+    solves_on_host = True
     scale = "none"
     square_norms: Tensor
     updates: Tensor

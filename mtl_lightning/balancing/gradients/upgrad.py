@@ -18,6 +18,8 @@ from mtl_lightning.types import ConfigurationError
 class _DualConeBalancer(GramianBalancer):
     """Projects onto the dual cone of the gradients: the directions d with ``g_k d >= 0`` for all k."""
 
+    solves_on_host = True
+
     def __init__(
         self,
         num_tasks: int,

@@ -60,6 +60,7 @@ class TorchJD(GradientBalancer):
             ``Krum`` and ``TrimmedMean`` with few of them.
     """
 
+    solves_on_host = True
     scale = "none"  # not known
 
     def __init__(

@@ -7,12 +7,14 @@ from mtl_lightning.core.compat.quiet import without_advice
 from mtl_lightning.core.compat.termination import Termination
 from mtl_lightning.core.compat.trainer_arguments import TrainerArguments, own_callbacks
 from mtl_lightning.core.compat.trainer_data import build_for_data, check_declared, length_of
+from mtl_lightning.core.compat.transfer import Transfers
 from mtl_lightning.core.compat.validations import Validations, plan_validation
 
 __all__ = [
     "Exports",
     "Termination",
     "TrainerArguments",
+    "Transfers",
     "Validations",
     "build_for_data",
     "check_declared",

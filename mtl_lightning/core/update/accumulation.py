@@ -13,6 +13,7 @@ from torch import Tensor
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.update.batches import check_targets, micro_batches, targets_of, without_ids
+from mtl_lightning.core.update.host_counts import Counts
 from mtl_lightning.plain import is_plain
 from mtl_lightning.types import Batch, BatchError, TensorSpec
 
@@ -33,17 +34,34 @@ class Accumulation:
     def __init__(self, runtime: Runtime, network: Network) -> None:
         self._runtime, self._network = runtime, network
         self.batches: list[Batch] = []
+        self._counts: Counts | None = None  # of all of them, where each was counted
+        self._counted = True
 
-    def add(self, batches: list[Batch], complete: bool) -> list[Batch] | None:
+    def start_afresh(self) -> None:
+        """Forget the started window."""
+        self.batches, self._counts, self._counted = [], None, True
+
+    def add(
+        self, batches: list[Batch], complete: bool, counts: Counts | None = None
+    ) -> tuple[list[Batch], Counts | None] | None:
         """Add micro-batches; return those of the whole window if that makes it complete, else None.
 
         A complete window may be empty on this process, where loaders of several datasets gave it nothing.
+
+        Args:
+            batches: the micro-batches.
+            complete: whether they are the window's last ones.
+            counts: their labels (T,), where they were counted before they went to the device; those of the whole window
+                are returned if all of it was.
         """
         self.batches += [without_ids(batch) for batch in batches]
+        self._counted = self._counted and counts is not None
+        self._counts = counts if self._counts is None or counts is None else self._counts + counts
         if not complete:
             return None
-        window, self.batches = self.batches, []
-        return window
+        window, known = self.batches, self._counts if self._counted else None
+        self.start_afresh()
+        return window, known
 
     def state_dict(self) -> dict[str, Any]:
         """Return the started window, on the CPU.
@@ -74,6 +92,7 @@ class Accumulation:
             check_targets(batch, self._network.tasks)
             self._check_inputs(batch)
         self.batches = [self._runtime.to_device(batch) for batch in batches]
+        self._counts, self._counted = None, not batches
 
     def _check_inputs(self, batch: Batch) -> None:
         """Refuse a tensor of inputs of another shape than the network's, or than the targets' rows."""

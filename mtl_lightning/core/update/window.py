@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,13 +34,27 @@ class Window:
     present: Tensor
 
     @classmethod
-    def counted(cls, batches: Sequence[Batch], tasks: Mapping[str, Task], runtime: Runtime) -> Window:
-        """Count the labels of some micro-batches, before any forward: the one host read of an update.
+    def counted(
+        cls,
+        batches: Sequence[Batch],
+        tasks: Mapping[str, Task],
+        runtime: Runtime,
+        known: np.ndarray[Any, np.dtype[Any]] | None = None,
+    ) -> Window:
+        """Count the labels of some micro-batches, before any forward.
+
+        It waits for the device unless this process's counts are known, and is the only process.
+
+        Args:
+            batches: the micro-batches of this process.
+            tasks: the tasks by name.
+            runtime: where it runs.
+            known: this process's counts (T,), where they were taken before the batches went to the device.
 
         Raises:
             TargetError: that says what is wrong with which task's target.
         """
-        counts = _counts(batches, tasks, runtime)
+        counts = _counts(batches, tasks, runtime, known)
         return cls(batches, counts, runtime.mask(tuple(count > 0 for count in counts.values())))
 
     @cached_property
@@ -72,8 +87,31 @@ class Window:
         return [Window.counted([batch[part] for batch in pieces], tasks, runtime) for part in range(parts)]
 
 
-def _counts(batches: Sequence[Batch], tasks: Mapping[str, Task], runtime: Runtime) -> dict[str, float]:
+def _counts(
+    batches: Sequence[Batch], tasks: Mapping[str, Task], runtime: Runtime, known: np.ndarray[Any, np.dtype[Any]] | None
+) -> dict[str, float]:
     """Return the counts by task, over all processes. An invalid value makes a count nan, and is reported here."""
+    if known is not None and runtime.world_size == 1:
+        return dict(zip(tasks, known.tolist(), strict=True))
+    if known is not None:
+        local = torch.from_numpy(known).to(runtime.device)
+    else:
+        local = local_counts(batches, tasks) if batches else torch.zeros(len(tasks), device=runtime.device)
+    counts: list[float] = runtime.all_sum(local).tolist()
+    if any(map(math.isnan, counts)):
+        for batch in batches:
+            check_targets(batch, tasks)
+        bad = [name for name, count in zip(tasks, counts, strict=True) if math.isnan(count)]
+        raise TargetError(f"The targets or weights of {bad} hold an invalid value, on this process or another one.")
+    return dict(zip(tasks, counts, strict=True))
+
+
+def local_counts(batches: Sequence[Batch], tasks: Mapping[str, Task]) -> Tensor:
+    """Return the counts (T,) of at least one micro-batch of this process, on the targets' device; nan if invalid.
+
+    Raises:
+        TargetError: for targets of a wrong dtype or shape.
+    """
     order: list[str] = []
     parts: list[Tensor] = []
     try:
@@ -85,14 +123,7 @@ def _counts(batches: Sequence[Batch], tasks: Mapping[str, Task], runtime: Runtim
         for batch in batches:
             check_targets(batch, tasks)  # names the task
         raise
-    found = torch.cat(parts) if parts else torch.zeros(0, device=runtime.device)
-    counts: list[float] = runtime.all_sum(in_order(found, order, [*tasks])).tolist()
-    if any(map(math.isnan, counts)):
-        for batch in batches:
-            check_targets(batch, tasks)
-        bad = [name for name, count in zip(tasks, counts, strict=True) if math.isnan(count)]
-        raise TargetError(f"The targets or weights of {bad} hold an invalid value, on this process or another one.")
-    return dict(zip(tasks, counts, strict=True))
+    return in_order(torch.cat(parts), order, [*tasks])
 
 
 def _count(batch: Batch, names: list[str], tasks: Mapping[str, Task]) -> Tensor:

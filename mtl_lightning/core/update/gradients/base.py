@@ -67,7 +67,7 @@ class GradientLevel(ABC):
         self.losses = Losses()
         self.present_indices = window.present_indices
         self.trunk, task_parameters = network.roles.trained
-        self.task_gradients = TaskGradients(task_parameters)
+        self.task_gradients = TaskGradients(task_parameters, alone=runtime.world_size == 1)
         reachable = reach(network, task_parameters)
         self.reach = [reachable[index] for index in self.present_indices]
         self.scale = runtime.loss_scale()

@@ -28,10 +28,11 @@ class TaskGradients:
 
     Args:
         parameters: the parameters of single tasks.
+        alone: whether there is one process only, which knows what is reached without a look at what was reduced.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self.parameters = list(parameters)
+    def __init__(self, parameters: Sequence[nn.Parameter], alone: bool = False) -> None:
+        self.parameters, self._alone = list(parameters), alone
         self.reached: list[dict[int, Tensor]] = [{} for _ in self.parameters]
 
     def add(self, row: int, gradients: Sequence[Tensor | None], indices: Iterable[int]) -> None:
@@ -59,7 +60,8 @@ class TaskGradients:
             reduced: what :meth:`weighted` gave, summed over processes.
         """
         *gradients, anywhere = reduced
-        triples = zip(self.parameters, gradients, anywhere.tolist(), strict=True)
+        known: Sequence[object] = self.reached if self._alone else anywhere.tolist()
+        triples = zip(self.parameters, gradients, known, strict=True)
         return [(parameter, gradient) for parameter, gradient, found in triples if found]
 
 

@@ -1,0 +1,89 @@
+"""Labels counted on the loader's tensors, before they go to the device: reading these waits for none of its work.
+
+The counts of a batch are used only if its targets are those that were counted: nothing of the user's stands between the
+loader and the update that may have changed them. All other batches are counted on the device, as the update finds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from torch import Tensor
+
+from mtl_lightning.core.update.batches import micro_batches, targets_of
+from mtl_lightning.core.update.window import local_counts
+from mtl_lightning.tasks.base import Task
+from mtl_lightning.types import Batch
+
+Counts: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+
+class HostCounts:
+    """Counts the labels of one batch at a time, from when it leaves the loader until the update takes it.
+
+    Args:
+        tasks: the tasks by name.
+    """
+
+    def __init__(self, tasks: Mapping[str, Task]) -> None:
+        self._tasks = tasks
+        self._counts: Counts | None = None
+        self._moved: list[tuple[Tensor, int]] = []
+        self._possible = True
+
+    def start_afresh(self) -> None:
+        """Forget the batch, and that some could not be counted."""
+        self._counts, self._moved, self._possible = None, [], True
+
+    def count(self, item: Any) -> None:
+        """Count what a loader gave, if it is a batch, or several by dataset, with targets on the CPU."""
+        self._counts, self._moved = None, []
+        if not self._possible:
+            return
+        try:
+            batches = micro_batches(item, self._tasks)
+            if not all(tensor.is_cpu for batch in batches for tensor in _labels(batch)):
+                return
+            counts: Counts = local_counts(batches, self._tasks).numpy()
+        except Exception:  # what is to be converted, or is wrong, which is told once the update takes it; a user's task
+            self._possible = False  # with buffers on the device
+            return
+        self._counts = None if np.isnan(counts).any() else counts
+
+    def follow(self, item: Any) -> None:
+        """Note what became of the batch on the device."""
+        if self._counts is not None:
+            self._moved = _versions(micro_batches(item, self._tasks))
+
+    def take(self, item: Any) -> Counts | None:
+        """Return the counts (T,) of the batch that the update is given; None if it may not be the one that was counted.
+
+        Raises:
+            BatchError: for what is no batch.
+        """
+        counts, moved, self._counts, self._moved = self._counts, self._moved, None, []
+        if counts is None or not moved:
+            return None
+        found = _versions(micro_batches(item, self._tasks))
+        same = len(found) == len(moved) and all(
+            a is b and version == before for (a, version), (b, before) in zip(found, moved, strict=True)
+        )
+        return counts if same else None
+
+
+def _labels(batch: Batch) -> list[Tensor]:
+    """Return all that counts depend on: targets and weights."""
+    weights: Any = batch.get("weights")
+    if weights is None:
+        return [*targets_of(batch).values()]
+    return [*targets_of(batch).values(), *(weights.values() if isinstance(weights, Mapping) else [weights])]
+
+
+def _versions(batches: Sequence[Batch]) -> list[tuple[Tensor, int]]:
+    """Return targets and weights, each with how often it was changed in place; nothing if that is not known."""
+    tensors = [tensor for batch in batches for tensor in _labels(batch)]
+    if any(tensor.is_inference() for tensor in tensors):
+        return []
+    return [(tensor, tensor._version) for tensor in tensors]

@@ -1,0 +1,66 @@
+"""Reads of tensors on the host, each of which would wait for all queued work of a GPU, counted on the CPU."""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import mtl_lightning
+
+METHODS = ("tolist", "numpy", "cpu", "item", "__bool__")
+"""What reads a tensor; some of them, such as ``tolist``, do so behind the dispatcher's back."""
+_ROOT = str(Path(mtl_lightning.__file__).parent)
+
+
+def _place() -> str:
+    """Where the library, or else the test, reads: file and function."""
+    frames = [frame for frame in traceback.extract_stack() if frame.filename != __file__]
+    ours = [frame for frame in frames if frame.filename.startswith(_ROOT)]
+    frame = (ours or frames)[-1]
+    return f"{Path(frame.filename).name}: {frame.name}"
+
+
+class _Scalars(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Notes every tensor that becomes a number of Python."""
+
+    def __init__(self, found: list[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self._found = found
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[Any], args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self._found.append(_place())
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def host_reads(found: list[str]) -> Iterator[None]:
+    """Note the places of all reads; a read that is seen in two ways is noted twice."""
+
+    def noting(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def noted(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+            found.append(_place())
+            return method(self, *args, **kwargs)
+
+        return noted
+
+    own = {name: getattr(Tensor, name) for name in METHODS}
+    for name, method in own.items():
+        setattr(Tensor, name, noting(method))
+    try:
+        with _Scalars(found):
+            yield
+    finally:
+        for name, method in own.items():
+            setattr(Tensor, name, method)

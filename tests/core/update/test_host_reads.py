@@ -1,0 +1,187 @@
+"""No update that nobody records reads a tensor on the host, but where it is declared here."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from typing import Any, cast
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mtl_lightning import MultiTaskModule
+from mtl_lightning.balancing import UncertaintyWeighting
+from mtl_lightning.balancing.rows import GradientBalancer
+from mtl_lightning.core.update import Window
+from mtl_lightning.types import Batch
+from tests.contracts.balancer_cases import CASES, Case
+from tests.core.update.host_reads import METHODS, host_reads
+from tests.helpers import fit, make_batches, make_module, weights_of, with_gaps
+
+FINITE = {"nonfinite.py: nonfinite_groups"}
+"""The one look at the gradients' norm; `on_nonfinite: ignore` leaves it out."""
+
+
+class Read(MultiTaskModule):
+    """Notes what is read in updates, from the third on: the first are looked at more closely."""
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.reads: list[str] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if batch_idx < 2:
+            return super().training_step(batch, batch_idx)
+        with host_reads(self.reads):
+            return super().training_step(batch, batch_idx)
+
+
+def reads(data: Any, trainer: dict[str, Any] | None = None, **options: Any) -> set[str]:
+    """The places at which updates read, the last of the epoch apart, which is recorded."""
+    module = make_module(Read, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit(module, data, log_every_n_steps=0, limit_train_batches=100, **{**(trainer or {}), "max_steps": 5})
+    assert isinstance(module, Read)
+    return {*module.reads}
+
+
+def endless(batches: list[Batch]) -> list[Batch]:
+    return batches * 10
+
+
+DATA = endless(with_gaps(make_batches(4, rows=12), share=0.2))
+OURS = {case.name: case for case in CASES if case.ours}
+BRIEF = ("UncertaintyWeighting", "FAMO", "AutoLambda", "PCGrad", "MGDA")
+SCALE = {"jacobian.py: backward"}
+"""Looks at the loss scale of a gradient method, on the CPU only."""
+PARTS = {"window.py: _counts"}
+"""Counts the labels of the parts that a window is split into."""
+SPLITS = ("AutoLambda", "MoDo", "SDMGrad")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in BRIEF else pytest.mark.slow) for n in OURS], ids=lambda name: name
+)
+def test_an_update_reads_only_what_the_balancer_declares(name: str) -> None:
+    case = OURS[name]
+    balancer = case.make(3)
+    rows = isinstance(balancer, GradientBalancer)
+    allowed = (SCALE if rows else set()) | (PARTS if name.partition("-")[0] in SPLITS else set())
+    found = reads(DATA, balancer=partial(_made, case), on_nonfinite="ignore")
+    if isinstance(balancer, GradientBalancer) and balancer.solves_on_host:
+        assert found > allowed
+    else:
+        assert found == allowed
+
+
+def _made(case: Case, tasks: int) -> Any:
+    return case.make(tasks, seed=3)
+
+
+@pytest.mark.parametrize("choice", ["raise", "skip"])
+def test_the_finite_check_reads_one_norm(choice: str) -> None:
+    assert reads(DATA, balancer=UncertaintyWeighting, on_nonfinite=choice) == FINITE
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_missing_tasks_weights_and_windows_are_counted_before_as_well(accumulate: int) -> None:
+    batches = with_gaps(make_batches(4, rows=12), share=0.2)
+    for batch in batches:
+        batch["weights"] = {"kind": torch.rand(12)}
+    batches[1] = {**batches[1], "targets": {"kind": batches[1]["targets"]["kind"]}}
+    trainer = {"accumulate_grad_batches": accumulate}
+    assert reads(endless(batches), trainer, balancer=UncertaintyWeighting, on_nonfinite="ignore") == set()
+
+
+class Planted(UncertaintyWeighting):
+    """Reads a loss."""
+
+    how = "tolist"
+
+    def objective(self, losses: Tensor, present: Tensor) -> Tensor:
+        getattr(losses.detach().sum(), self.how)()
+        return super().objective(losses, present)
+
+
+@pytest.mark.parametrize("how", METHODS)
+def test_a_planted_read_is_found(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Planted, "how", how)
+    assert reads(DATA, balancer=Planted, on_nonfinite="ignore") == {"differentiate.py: _by_objective"}
+
+
+# --------------------------------------------------------------------------------------- counts before and after a move
+class Changing(LightningDataModule):
+    """Data with hooks of the user's own, each of which takes the labels of `kind` away."""
+
+    def __init__(self, hook: str) -> None:
+        super().__init__()
+        self.batches = make_batches(12, rows=12)
+        setattr(self, hook, self.changed)
+
+    def changed(self, batch: Batch, *args: Any) -> Batch:
+        kind = torch.full_like(batch["targets"]["kind"], -100)
+        return {**batch, "targets": {**batch["targets"], "kind": kind}}
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(cast("Any", self.batches), batch_size=None)
+
+
+class Noting(MultiTaskModule):
+    """Notes what updates count, and whether that was known before the batch was moved."""
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.noted: list[dict[str, float]] = []
+
+    def _update(self, window: Window) -> Tensor | None:
+        self.noted.append(dict(window.counts))
+        return super()._update(window)
+
+
+@pytest.mark.parametrize("hook", ["on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"])
+def test_labels_are_counted_as_the_users_hooks_leave_them(hook: str) -> None:
+    module = make_module(Noting, allow_unlabelled=["kind"])
+    fit(module, Changing(hook))
+    assert isinstance(module, Noting)
+    assert module.noted == [{"number": 12, "vector": 36, "kind": 0}] * 12
+
+
+class Emptying(Callback):
+    """Takes labels away in place, once the batch is on the device."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        batch["targets"]["number"][:5] = torch.nan
+
+
+def test_labels_that_a_callback_takes_away_are_not_counted() -> None:
+    module = make_module(Noting)
+    fit(module, make_batches(3, rows=12), callbacks=[Emptying()])
+    assert isinstance(module, Noting)
+    assert module.noted == [{"number": 7, "vector": 36, "kind": 12}] * 3
+
+
+def test_a_datamodule_with_the_hook_of_before_a_move_is_counted_before_it() -> None:
+    module = make_module(Read, on_nonfinite="ignore", allow_unlabelled=["kind"])
+    fit(module, Changing("on_before_batch_transfer"), log_every_n_steps=0, max_steps=5)
+    assert isinstance(module, Read)
+    assert not module.reads
+
+
+def test_counts_known_before_are_those_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = with_gaps(make_batches(6, rows=12))
+    for batch in batches:
+        batch["weights"] = {"kind": torch.rand(12), "vector": torch.rand(12)}
+    found = []
+    for known in (True, False):
+        if not known:
+            monkeypatch.setattr(Noting, "_counts_on_host", lambda _: False)
+        module = make_module(Noting, balancer=UncertaintyWeighting)
+        fit(module, batches, accumulate_grad_batches=2)
+        assert isinstance(module, Noting)
+        found.append((module.noted, weights_of(module)))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(value, found[1][1][name]) for name, value in found[0][1].items())
