@@ -15,7 +15,7 @@ from torch import Tensor
 from mtl_lightning.core.update.batches import micro_batches, targets_of
 from mtl_lightning.core.update.window import local_counts
 from mtl_lightning.tasks.base import Task
-from mtl_lightning.types import Batch
+from mtl_lightning.types import Batch, BatchError
 
 Counts: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -58,15 +58,14 @@ class HostCounts:
             self._moved = _versions(micro_batches(item, self._tasks))
 
     def take(self, item: Any) -> Counts | None:
-        """Return the counts (T,) of the batch that the update is given; None if it may not be the one that was counted.
-
-        Raises:
-            BatchError: for what is no batch.
-        """
+        """Return the counts (T,) of the batch that the update is given; None if another one may have been counted."""
         counts, moved, self._counts, self._moved = self._counts, self._moved, None, []
         if counts is None or not moved:
             return None
-        found = _versions(micro_batches(item, self._tasks))
+        try:
+            found = _versions(micro_batches(item, self._tasks))
+        except BatchError:  # of what a callback has put in its place, which may yet be converted
+            return None
         same = len(found) == len(moved) and all(
             a is b and version == before for (a, version), (b, before) in zip(found, moved, strict=True)
         )
@@ -84,6 +83,6 @@ def _labels(batch: Batch) -> list[Tensor]:
 def _versions(batches: Sequence[Batch]) -> list[tuple[Tensor, int]]:
     """Return targets and weights, each with how often it was changed in place; nothing if that is not known."""
     tensors = [tensor for batch in batches for tensor in _labels(batch)]
-    if any(tensor.is_inference() for tensor in tensors):
+    if not all(isinstance(tensor, Tensor) and not tensor.is_inference() for tensor in tensors):
         return []
     return [(tensor, tensor._version) for tensor in tensors]

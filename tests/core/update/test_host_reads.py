@@ -164,6 +164,20 @@ def test_labels_that_a_callback_takes_away_are_not_counted() -> None:
     assert module.noted == [{"number": 7, "vector": 36, "kind": 12}] * 3
 
 
+class Replacing(Callback):
+    """Puts a list in the place of a target, which is converted later."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        batch["targets"]["number"] = batch["targets"]["number"].tolist()
+
+
+def test_targets_that_a_callback_replaces_are_counted_as_they_then_are() -> None:
+    module = make_module(Noting)
+    fit(module, make_batches(3, rows=12), callbacks=[Replacing()])
+    assert isinstance(module, Noting)
+    assert module.noted == [{"number": 12, "vector": 36, "kind": 12}] * 3
+
+
 def test_a_datamodule_with_the_hook_of_before_a_move_is_counted_before_it() -> None:
     module = make_module(Read, on_nonfinite="ignore", allow_unlabelled=["kind"])
     fit(module, Changing("on_before_batch_transfer"), log_every_n_steps=0, max_steps=5)
