@@ -118,6 +118,13 @@ def test_exports_agree(kind: Any, format: Any, tmp_path: Path) -> None:
     assert max(one.size for one in found.differences.values()) <= 1e-5
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_compiles(kind: Any) -> None:
+    encoder, rows = encoder_of({"age": kind}), table([GAP, 1.0, 1.0], [0.2, 0.5, 1.0])
+    compiled: Any = torch.compile(encoder, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(rows), encoder(rows))
+
+
 def test_quantiles_are_in_the_units_of_the_inputs_where_the_network_standardises() -> None:
     spec = TableSpec(("age",), {}, quantiles={"age": (20.0, 40.0, 60.0)})
     plain, standardised = (encoder_of("piecewise", spec, standardize=given) for given in (False, True))
