@@ -58,8 +58,10 @@ def by_texts(columns: TableColumns, name: str, profile: Profile, *, repeats: boo
     if not profile.is_counted or not profile.counts:
         return None
     if (found := _in_json(columns, name, [*profile.counts])) is None:
+        if repeats:
+            return None
         words = sum(len(words_of(text)) * count for text, count in profile.counts.items())
-        if repeats or words < _WORDS * profile.present:
+        if words < _WORDS * profile.present:
             return None
         why = f"text that seldom repeats, {words / profile.present:.3g} words in the mean"
         doubt = f"`ignore: [{name}]` if it says nothing, `categorical: [{name}]` if its texts are categories"
