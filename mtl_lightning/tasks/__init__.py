@@ -34,6 +34,7 @@ from mtl_lightning.tasks.quantile import Quantile
 from mtl_lightning.tasks.regression import Regression
 from mtl_lightning.tasks.segmentation import SemanticSegmentation
 from mtl_lightning.tasks.surface_normals import SurfaceNormals
+from mtl_lightning.tasks.survival import Survival
 from mtl_lightning.tasks.zero_inflated import ZeroInflatedLogNormal
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Regression",
     "SemanticSegmentation",
     "SurfaceNormals",
+    "Survival",
     "Task",
     "ZeroInflatedLogNormal",
 ]

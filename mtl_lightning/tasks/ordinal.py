@@ -25,7 +25,6 @@ class Ordinal(RowTask):
 
     The head gives one score, and K - 1 cut points c in ascending order divide it into levels: the proportional odds of
     `Regression Models for Ordinal Data <https://doi.org/10.1111/j.2517-6161.1980.tb01109.x>`_ (McCullagh, 1980),
-    section 2,
 
     .. math:: P(y > k \mid x) = \mathrm{sigmoid}(\mathrm{score}(x) - c_k), \qquad k = 0, \ldots, K - 2
 

@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from mtl_lightning.tasks.base import MetricFactories
 from mtl_lightning.tasks.likelihoods import GAUSSIAN, HUBER, LAPLACE, Reduction, of_reduction
 from mtl_lightning.tasks.options import counted, merged_spec
 from mtl_lightning.tasks.popart import Statistics, checked_rate, followed, preserve, sums_about
+from mtl_lightning.tasks.precision import KeepsPrecision
 from mtl_lightning.tasks.rows import RowTask, needs_float64
 from mtl_lightning.tasks.trivial import deviations, means, medians, wide
 from mtl_lightning.tasks.weighted import AbsoluteError, RootMeanSquaredError
@@ -24,7 +24,7 @@ ElementwiseLoss: TypeAlias = Callable[[Tensor, Tensor], Any]
 """Of outputs and targets, a loss (B, *) per element; ``Any``, so that a function need not say what it returns."""
 
 
-class Regression(RowTask):
+class Regression(KeepsPrecision, RowTask):
     """A number (B,), or a vector (B, D), per row; targets are floats, ``nan`` where a label is missing.
 
     With ``standardize`` the loss, its sigma and :meth:`estimate` are in standardised units: every output has mean 0
@@ -272,19 +272,6 @@ class Regression(RowTask):
                 "Regression(standardize=True): expected its mean and standard deviation to be fitted, found none. Call "
                 "`fit_target` with the training split's target, or load a checkpoint that holds them."
             )
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Follow ``.to()``, but keep the statistics as precise as they are: half precision would round predictions."""
-
-        def keep_precision(tensor: Tensor) -> Tensor:
-            try:
-                moved = fn(tensor)
-            except TypeError:  # a device without float64, such as MPS
-                return fn(tensor.float())
-            return tensor.to(moved.device) if moved.itemsize < tensor.itemsize else moved
-
-        super()._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        return self
 
 
 def _loss_and_term(

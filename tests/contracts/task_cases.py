@@ -21,9 +21,20 @@ SPECS = {
     "vector": TargetSpec(shape=(3,), units="mm"),
     "labels": TargetSpec(shape=(3,), classes=3),
     "exposed": TargetSpec(shape=(2,), names=("count", "exposure")),
+    "lifetimes": TargetSpec(shape=(2,), names=("time", "event")),
     "pixels": TargetSpec(shape=(4, 5), classes=4),
     "directions": TargetSpec(shape=(3, 4, 5)),
 }
+
+
+def lifetimes(shape: tuple[int, ...], _: int) -> Tensor:
+    """Times, each with a 1 for an event or a 0."""
+    made = 1 + 9 * torch.rand(shape)
+    if shape[-1:] == (2,):
+        made[..., 1] = torch.randint(0, 2, shape[:-1]).float()
+    return made
+
+
 KINDS: dict[str, Callable[[tuple[int, ...], int], Tensor]] = {
     "bits": lambda shape, _: torch.randint(0, 2, shape),
     "bools": lambda shape, _: torch.randint(0, 2, shape).bool(),
@@ -33,6 +44,7 @@ KINDS: dict[str, Callable[[tuple[int, ...], int], Tensor]] = {
     "numbers": lambda shape, _: 5 + 3 * torch.randn(shape),
     "doubles": lambda shape, _: 5 + 3 * torch.randn(shape, dtype=torch.float64),
     "counts": lambda shape, _: torch.randint(0, 4, shape).float() + 1,
+    "lifetimes": lifetimes,
     "distances": lambda shape, _: 1 + torch.rand(shape),
 }
 DENSE = {"distances"}  # for maps only: for a number per row they are like "numbers"
@@ -41,6 +53,9 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "Count": [{"distribution": "negative_binomial"}, {"standardize": True}],
     "HeteroscedasticRegression": [{"standardize": True}, {"beta": 0.5}],
     "ZeroInflatedLogNormal": [{"standardize": True}],
+    "Ordinal": [{"proportional": False}],
+    "Quantile": [{"levels": [0.2, 0.3, 0.8, 0.9], "standardize": True}],
+    "Survival": [{"cuts": [2.0, 4.0, 7.0]}],
 }
 """Options of some classes that change what they compute."""
 EXPORTED = [getattr(tasks, name) for name in tasks.__all__]
@@ -56,7 +71,7 @@ class Case:
     def task(self, **options: Any) -> Task:
         """The task, fitted to a target, always the same one, if it needs to be."""
         task: Task = self.cls(self.spec, **self.options, **options)
-        if self.options and not task.fitted:
+        if not task.fitted:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 task.fit_target(self.target(100))
