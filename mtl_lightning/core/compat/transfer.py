@@ -34,8 +34,7 @@ class Transfers(LightningModule):
 
     def _apply_batch_transfer_handler(self, batch: Any, device: Any = None, dataloader_idx: int = 0) -> Any:
         moved = super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
-        if self._counts_on_host():
-            self.host_counts.follow(moved)
+        self.host_counts.follow(moved)
         return moved
 
     def _counts_on_host(self) -> bool:

@@ -53,8 +53,8 @@ class HostCounts:
         self._counts = None if np.isnan(counts).any() else counts
 
     def follow(self, item: Any) -> None:
-        """Note what became of the batch on the device."""
-        if self._counts is not None:
+        """Note what became of the batch that was counted, which is the next to be moved, on the device."""
+        if self._counts is not None and not self._moved:
             self._moved = _versions(micro_batches(item, self._tasks))
 
     def take(self, item: Any) -> Counts | None:
