@@ -58,7 +58,7 @@ class Faults:
         """Count cells that cannot be read, by their rows."""
         self.unreadable[name] = self.unreadable.get(name, 0) + len(rows)
         shown = self.shown.setdefault(name, [])
-        shown += [(row, repr(cell(row))[:60]) for row in rows[: _SHOWN - len(shown)]]
+        shown += [(row, _quoted(cell(row))) for row in rows[: _SHOWN - len(shown)]]
 
 
 class LenientEncoder(RowEncoder):
@@ -313,6 +313,13 @@ def _cannot_read(name: str, rows: Sequence[int], cell: Callable[[int], Any], fau
     """Tell of cells of a column, which may have several features, once."""
     if rows and name not in faults.unreadable:
         faults.cannot_read(name, rows, cell)
+
+
+def _quoted(cell: Any) -> str:
+    try:
+        return repr(cell)[:60]
+    except RecursionError:  # lists in lists in lists
+        return f"a {type(cell).__name__}"
 
 
 def _float(text: str) -> float | None:

@@ -110,6 +110,8 @@ def _alone(value: Any) -> Any:
     Raises:
         CellError: for what no column can hold.
     """
+    if isinstance(value, list | tuple | dict | set | frozenset):  # Arrow would follow lists in lists without end
+        raise CellError(f"expected numbers, text, bools or times, found {type(value).__name__}", 0)
     try:
         return pa.array(np.array([value]) if isinstance(value, np.generic) else [value])
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:

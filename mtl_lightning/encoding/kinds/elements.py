@@ -142,7 +142,7 @@ def _refuse(constant: str) -> None:
 
 def _text(element: Any, missing: Collection[str]) -> str | None:
     if isinstance(element, list | dict | tuple):
-        raise CellError(f"expected a list of texts or numbers, found in it {element!r:.60}", 0)
+        raise CellError(f"expected a list of texts or numbers, found in it a {type(element).__name__}", 0)
     return text_of(element, missing)
 
 

@@ -63,7 +63,7 @@ class Vector(ColumnKind):
             if not isinstance(value, str):
                 if is_missing(value) or (isinstance(value, float) and math.isnan(value)):
                     return None
-                raise CellError(f"expected {self.width} numbers, found {value!r:.60}", 0)
+                raise CellError(f"expected {self.width} numbers, found a {type(value).__name__}", 0)
             value = list_of(value, self.separator, self.spellings)
             if value is None:
                 return None
@@ -71,7 +71,7 @@ class Vector(ColumnKind):
             raise CellError(f"expected {self.width} numbers, found {len(value)}", 0)
         found = [math.nan if one is None else number_of(one, self.spellings, PLAIN) for one in value]
         if math.inf in found or -math.inf in found:
-            raise CellError(f"expected {self.width} numbers, found {value!r:.60}", 0)
+            raise CellError(f"expected {self.width} numbers, found others among them", 0)
         return found
 
     def example(self) -> Any:

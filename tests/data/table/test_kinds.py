@@ -514,3 +514,14 @@ def test_text_that_seldom_repeats_is_guessed_as_such() -> None:
     assert [*schema["ignored"]] == ["name"]
     assert [*schema["categorical"]] == ["city"]
     assert "title" in schema["doubts"]
+
+
+def test_lists_in_lists_without_end_are_told() -> None:
+    deep: list[Any] = []
+    for _ in range(50_000):
+        deep = [deep]
+    columns = {"tags": [["a"], ["b"]], "v": [[1.0], [2.0]], "id": ["a", "b"], "c": ["a", "b"], "n": [0.5, 1.5]}
+    schema = fitted(pa.table(columns), hashed={"id": 10})
+    _, _, faults = lenient(schema, [dict.fromkeys(columns, deep)])
+    assert faults.unreadable == dict.fromkeys(columns, 1)
+    assert faults.shown["tags"] == [(0, "a list")]
