@@ -112,7 +112,8 @@ def _scale(
         size = float(np.sqrt(np.nanmean(np.square(values.astype(np.float64))))) if values.size else 0.0
         return np.asarray(size if size > 0 else 1.0)
     known = ((schema or {}).get("targets") or {}).get(task) or {}
-    fitted = getattr(network.tasks[task], "target_std", None)
+    transformed = getattr(network.tasks[task], "transform", None) is not None
+    fitted = None if transformed else getattr(network.tasks[task], "target_std", None)
     if known.get("std", 0) > 0:
         return np.asarray(known["std"])
     if isinstance(fitted, Tensor) and bool((fitted != 1).any()):

@@ -16,6 +16,7 @@ from mtl_lightning.tasks.options import counted, merged_spec
 from mtl_lightning.tasks.popart import Statistics, checked_rate, followed, preserve, sums_about
 from mtl_lightning.tasks.precision import KeepsPrecision
 from mtl_lightning.tasks.rows import RowTask, needs_float64
+from mtl_lightning.tasks.transforms import Transform, checked_transform, fitted_powers, forward, inverse
 from mtl_lightning.tasks.trivial import deviations, means, medians, wide
 from mtl_lightning.tasks.weighted import AbsoluteError, RootMeanSquaredError
 from mtl_lightning.types import ConfigurationError, Likelihood, TargetSpec, state_dtype
@@ -31,6 +32,12 @@ class Regression(KeepsPrecision, RowTask):
     and standard deviation 1 over the training split. :meth:`predict` and the metrics are in the target's own units
     (``spec.units``) in either case. Where the mean is large beside the deviation, as of times in seconds since 1970,
     float32 does not hold the target: give it as float64 (tables do); predictions then are float64 too.
+
+    With ``transform`` the loss, its sigma and :meth:`estimate` are of the transformed target, for one whose large
+    values count too much: ``log1p`` is log(1 + y) of numbers from 0; ``yeo_johnson`` a power of any, fitted with
+    :meth:`fit_target` for the likeliest normal distribution (:func:`~mtl_lightning.tasks.transforms.fitted_powers`).
+    Predictions and metrics stay in the target's own units; a prediction is then the median rather than the mean of
+    what is likely, so that ``rmse`` may rise. ``standardize`` is of the transformed numbers.
 
     With ``popart`` the same statistics are not fitted, but follow the targets during training, for data that is not
     known beforehand or whose scale changes: `Learning values across many orders of magnitude
@@ -63,6 +70,7 @@ class Regression(KeepsPrecision, RowTask):
             and in place of the usual term with another.
         standardize: fit each output's mean and standard deviation with :meth:`fit_target`; a constant output is only
             shifted. Without it the units of the loss are the target's.
+        transform: ``"log1p"`` or ``"yeo_johnson"``, before anything else is done with the target.
         popart: the rate, above 0 and up to 1, with which the statistics follow the targets instead; the papers use
             3e-4. Needs a head that has a ``last_affine``.
         reduction: ``"sum"`` counts a vector once per output in the uncertainty term, ``"mean"`` counts it as one
@@ -82,6 +90,7 @@ class Regression(KeepsPrecision, RowTask):
     target_std: Tensor
     target_variance: Tensor
     target_fitted: Tensor
+    target_power: Tensor
 
     def __init__(
         self,
@@ -94,6 +103,7 @@ class Regression(KeepsPrecision, RowTask):
         delta: float = 1.0,
         likelihood: Likelihood | None = None,
         standardize: bool = False,
+        transform: Transform | None = None,
         popart: float | None = None,
         reduction: Reduction = "mean",
         metrics: MetricFactories | None = None,
@@ -116,17 +126,21 @@ class Regression(KeepsPrecision, RowTask):
         )
         self.elementwise, self.standardize = elementwise, standardize
         self._best_constant = {"mse": means, "l1": medians}.get(loss) if isinstance(loss, str) else None
+        self.transform = checked_transform(transform, popart)
+        self.values = "finite numbers from 0, or nan for missing" if transform == "log1p" else type(self).values
         self.popart, self.rescales = checked_rate(popart, standardize), popart is not None
-        if type(self) is Regression and isinstance(loss, str) and not standardize and not self.rescales:
+        if type(self) is Regression and isinstance(loss, str) and not (standardize or self.rescales or transform):
             self.batchable = (Regression, spec.shape, loss, delta)
         # Fitted statistics are of float64: rounded ones would shift a target whose mean is large beside its deviation.
         dtype = torch.float64 if standardize else state_dtype()
-        scaled = standardize or self.rescales
+        scaled, fits = standardize or self.rescales, standardize or transform == "yeo_johnson"
+        powers = torch.zeros(size if transform == "yeo_johnson" else 0, dtype=torch.float64)
+        self.register_buffer("target_power", powers, persistent=transform == "yeo_johnson")
         self.register_buffer("target_mean", torch.zeros(size, dtype=dtype), persistent=scaled)
         self.register_buffer("target_std", torch.ones(size, dtype=dtype), persistent=scaled)
         self.register_buffer("target_variance", torch.ones(size, dtype=dtype), persistent=self.rescales)
-        self.register_buffer("target_fitted", torch.tensor(not standardize), persistent=standardize)
-        self._fitted = not standardize  # the value of `target_fitted`, readable without a host sync
+        self.register_buffer("target_fitted", torch.tensor(not fits), persistent=fits)
+        self._fitted = not fits  # the value of `target_fitted`, readable without a host sync
         self._precise = False  # whether predictions need float64
         self.register_load_state_dict_post_hook(_read_fitted)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
@@ -140,8 +154,8 @@ class Regression(KeepsPrecision, RowTask):
         return ~elements.isnan()
 
     def is_valid(self, elements: Tensor) -> Tensor:
-        """Everything but infinity is valid."""
-        return ~elements.isinf()
+        """Everything but infinity is valid; what ``log1p`` is to transform is at least 0."""
+        return ~(elements.isinf() | (elements < 0)) if self.transform == "log1p" else ~elements.isinf()
 
     @property
     def fitted(self) -> bool:
@@ -152,8 +166,11 @@ class Regression(KeepsPrecision, RowTask):
     def target_scale(self) -> float | None:
         """Target's units per unit of the loss: the standard deviation; None if several outputs have different ones.
 
-        A sigma of all outputs together is then a mean over noises in different units, and no output's noise.
+        A sigma of all outputs together is then a mean over noises in different units, and no output's noise. None, too,
+        with a transform, after which the noise of a row in the target's units depends on its value.
         """
+        if self.transform is not None:
+            return None
         scales = set(self.target_std.tolist())
         return scales.pop() if len(scales) == 1 else None
 
@@ -174,15 +191,27 @@ class Regression(KeepsPrecision, RowTask):
         self.check(target)
         values = self.elements(target).detach().cpu().double().reshape(len(target), -1)
         mask = ~values.isnan()
+        if self.transform is not None:
+            if self.transform == "yeo_johnson":
+                self.target_power.copy_(fitted_powers(values, mask))
+            values = self.transformed(values)
         number = mask.sum(0).clamp(min=1)
         mean = torch.where(mask, values, 0.0).sum(0) / number
         std = (torch.where(mask, values - mean, 0.0).square().sum(0) / number).sqrt()
         highest, lowest = (torch.where(mask, values, end) for end in (-torch.inf, torch.inf))
         varies = (highest.amax(0) > lowest.amin(0)) & (std.float() > 0)
-        self.target_mean.copy_(mean)
-        self.target_std.copy_(torch.where(varies, std, 1.0))
+        if self.standardize:
+            self.target_mean.copy_(mean)
+            self.target_std.copy_(torch.where(varies, std, 1.0))
         self.target_fitted.fill_(True)
         _read_fitted(self, None)
+
+    def transformed(self, values: Tensor) -> Tensor:
+        """Map values (B, K), or (B,), in the target's units to those that are standardised."""
+        if self.transform is None:
+            return values
+        wide = values.to(torch.promote_types(values.dtype, torch.float32))
+        return forward(self.transform, wide, self.target_power)
 
     def target_sums(self, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return (3, K): each output's number of labels, and sums of the values and their squares, about the mean."""
@@ -208,6 +237,7 @@ class Regression(KeepsPrecision, RowTask):
     def losses(self, output: Tensor, elements: Tensor, mask: Tensor) -> Tensor:
         """Return the loss of each element, in standardised units where the target is standardised."""
         self._expect_fitted()
+        elements = self.transformed(elements)
         if self.standardize or self.rescales:
             mean, std = self._statistics(elements.dtype)
             elements = (elements - mean) / std
@@ -217,8 +247,11 @@ class Regression(KeepsPrecision, RowTask):
         return losses
 
     def trivial_prediction(self, rows: Tensor, weight: Tensor) -> Tensor:
-        """Return a constant (K,) in the target's units: the mean, with ``l1`` the median; searched for other losses."""
+        """Return a constant (K,) in the target's units, or the transformed ones: the mean, with ``l1`` the median;
+        searched for other losses.
+        """
         values, mask = self.columns_of(rows)
+        values = self.transformed(torch.where(mask, values, 0.0))
         if self._best_constant is not None:
             return self._best_constant(values, mask, weight)
         mean, std = wide(self.target_mean), wide(self.target_std)
@@ -227,7 +260,7 @@ class Regression(KeepsPrecision, RowTask):
         return self.best_output(rows, weight, start, scale).to(std.dtype) * std + mean
 
     def trivial_output(self, prediction: Tensor) -> Tensor:
-        """Map a constant (K,) in the target's units to outputs (K,)."""
+        """Map a constant (K,), likewise, to outputs (K,)."""
         mean, std = self._statistics(prediction.dtype)
         return (prediction - mean) / std
 
@@ -238,6 +271,8 @@ class Regression(KeepsPrecision, RowTask):
         values = values.to(torch.float64) if self._precise else values
         mean, std = self._statistics(values.dtype)
         values = values * std + mean
+        if self.transform is not None:
+            values = inverse(self.transform, values, self.target_power)
         return values[:, 0] if self.columns is None else values
 
     def decoding(self) -> dict[str, Any]:

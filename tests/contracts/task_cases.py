@@ -50,6 +50,7 @@ KINDS: dict[str, Callable[[tuple[int, ...], int], Tensor]] = {
 DENSE = {"distances"}  # for maps only: for a number per row they are like "numbers"
 ROWS = 8
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "Regression": [{"transform": "log1p"}, {"transform": "yeo_johnson", "standardize": True}],
     "Count": [{"distribution": "negative_binomial"}, {"standardize": True}],
     "HeteroscedasticRegression": [{"standardize": True}, {"beta": 0.5}],
     "ZeroInflatedLogNormal": [{"standardize": True}],

@@ -269,7 +269,9 @@ class TableData(MultiTaskDataModule):
         if self.streaming is None:
             return cast("TableRows", self._split("train")).target(task)
         known = self.schema["targets"][task]
-        if known["kind"] != "number" or type(self._made[task]).fit_target is not Regression.fit_target:
+        made = self._made[task]
+        needs_all = type(made).fit_target is not Regression.fit_target or getattr(made, "transform", None) is not None
+        if known["kind"] != "number" or needs_all:
             return super().train_target(task)
         mean, std = known["mean"], known["std"]
         return torch.tensor([mean - std, mean + std], dtype=torch.float64)
