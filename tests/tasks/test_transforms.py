@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.preprocessing import PowerTransformer
@@ -114,11 +116,11 @@ def test_mistakes_are_told() -> None:
 
 
 def test_a_streamed_table_fits_the_same_power(tmp_path: Path) -> None:
-    rows = [f"{place * 37 % 101},{float(value):.6f}" for place, value in enumerate(skewed(120, 1)[:, 0])]
-    (tmp_path / "rows.csv").write_text("\n".join(["area,price", *rows]) + "\n")
+    area = [place * 37 % 101 for place in range(120)]
+    pq.write_table(pa.table({"area": area, "price": skewed(120, 1)[:, 0].numpy()}), tmp_path / "rows.parquet")
     power = partial(Regression, transform="yeo_johnson", standardize=True)
     made: list[Any] = [
-        TableData(train=str(tmp_path / "rows.csv"), targets=["price"], tasks={"price": power}, stream=stream)
+        TableData(train=str(tmp_path / "rows.parquet"), targets=["price"], tasks={"price": power}, stream=stream)
         for stream in (False, True)
     ]
     memory, streamed = (data.tasks["price"] for data in made)
