@@ -26,8 +26,8 @@ data:
       dwell: {kind: number}
       amount: {kind: number}
       rating: {kind: ordinal}
+      churn: {column: days, event: churned}
     tasks: {amount: ZeroInflatedLogNormal}
-    ignore: [days, churned]
     hashed: {user_id: 100000}
     lists: {tags: "|"}
     text: [title]
@@ -36,7 +36,7 @@ model:
   optimizers: {default: {class_path: Adam, init_args: {lr: 3.0e-3}}}
 trainer: {max_epochs: 5}
 """
-TASKS = ["click", "dwell", "amount", "rating"]
+TASKS = ["click", "dwell", "amount", "rating", "churn"]
 QUIET = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false",
          "--trainer.enable_model_summary=false"]  # fmt: skip
 
@@ -71,7 +71,7 @@ def test_a_yaml_of_under_twenty_lines_uses_every_column_and_beats_constants(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert CONFIG.count("\n") < 20
-    made = trained(tmp_path, 4000, 80, "--data.init_args.batch_size=128")
+    made = trained(tmp_path, 8000, 100, "--data.init_args.batch_size=128")
     assert list(made.data.tasks) == TASKS
     check(made)
 
@@ -99,7 +99,12 @@ def test_streamed_it_has_the_same_schema_and_numbers(tmp_path: Path) -> None:
 
 
 def check(made: Outcome) -> None:
-    assert {*made.higher} >= {f"loss/{name}" for name in TASKS} | {"auroc/click", "mae/dwell", "kappa/rating"}
+    assert {*made.higher} >= {f"loss/{name}" for name in TASKS} | {
+        "auroc/click",
+        "mae/dwell",
+        "kappa/rating",
+        "concordance/churn",
+    }
     used = {column for column in CAUSES if any(column in feature for feature in features(made.data))}
     assert used == {*CAUSES}
     worse = {
