@@ -8,7 +8,7 @@ from collections import Counter
 from mtl_lightning.data.table.profile import FEW, Profile
 
 _ROWS = 30  # fewer say nothing
-_LAST = 0.04  # the largest share that the largest count may have: counts thin out, codes and scales end
+_LAST = 0.03  # the largest share that the largest count may have: counts thin out, codes and scales end
 _EVEN = 0.6  # the variance over the mean, below which integers scatter less than counts do
 _APART = 0.08  # the total variation from the negative binomial distribution of the same mean and variance
 _SCATTERED = 0.8  # the deviation over the mean that many different counts have at least
