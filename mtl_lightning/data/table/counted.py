@@ -8,7 +8,8 @@ from collections import Counter
 from mtl_lightning.data.table.profile import FEW, Profile
 
 _ROWS = 30  # fewer say nothing
-_LAST = 0.03  # the largest share that the largest count may have: counts thin out, codes and scales end
+_LAST = 0.02  # the largest share that the largest count may have: counts thin out, codes and scales end
+_ABOVE = 4.0  # rows that such a distribution has above the largest count, as far as that may be chance
 _EVEN = 0.6  # the variance over the mean, below which integers scatter less than counts do
 _APART = 0.08  # the total variation from the negative binomial distribution of the same mean and variance
 _SCATTERED = 0.8  # the deviation over the mean that many different counts have at least
@@ -29,13 +30,15 @@ def looks_counted(profile: Profile) -> bool:
     moments = reading.moments.finish()
     mean, variance = moments.mean, moments.squares / moments.count
     found = _frequencies(profile)
-    if found is not None and found[max(found)] > max(_LAST * profile.present, 2):
-        return False
+    ends = found is not None and found[max(found)] > max(_LAST * profile.present, 2)
     if found is not None and len(found) <= FEW:
         if variance < _EVEN * mean or len(found) < 3:
             return False
         noise = 0.4 * math.sqrt(len(found) / profile.present)
-        return _apart(found, mean, variance) <= _APART + noise
+        apart, above = _apart(found, mean, variance)
+        return apart <= _APART + noise and (not ends or above * profile.present <= _ABOVE)
+    if ends:
+        return False
     small = reading.small
     common = int(small.argmax()) <= 3 and 100 * int(small.sum()) >= profile.present
     return bool(math.sqrt(variance) >= _SCATTERED * mean and (small > 0).sum() >= _DENSE and common)
@@ -53,14 +56,15 @@ def _frequencies(profile: Profile) -> Counter[int] | None:
     return found
 
 
-def _apart(found: Counter[int], mean: float, variance: float) -> float:
-    """Return how far shares are from those of a Poisson, or a negative binomial, distribution: half the summed
-    differences.
+def _apart(found: Counter[int], mean: float, variance: float) -> tuple[float, float]:
+    """Return how far shares are from those of a Poisson, or a negative binomial, distribution, half the summed
+    differences; and the share that the distribution has above the largest.
     """
     rows = found.total()
     expected = [_share(k, mean, variance) for k in range(max(found) + 1)]
     inside = sum(abs(found[k] / rows - share) for k, share in enumerate(expected))
-    return 0.5 * (inside + max(0.0, 1 - sum(expected)))
+    above = max(0.0, 1 - sum(expected))
+    return 0.5 * (inside + above), above
 
 
 def _share(k: int, mean: float, variance: float) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-from mtl_lightning import tasks
 from mtl_lightning.data.table.counted import looks_counted
 from mtl_lightning.data.table.profile import FEW, Kind, Profile
 from mtl_lightning.data.table.target_column import TargetKind
@@ -101,7 +100,7 @@ def guess_target(task: str, column: str, profile: Profile) -> tuple[TargetKind, 
         return "classes", "" if reading.is_integer else number
     if reading.notation.dates or not reading.is_integer:
         return "number", outweighed(profile)
-    if hasattr(tasks, "Count") and looks_counted(profile):
+    if looks_counted(profile):
         return "count", f"{classes}, `kind: number` if they are amounts"
     if distinct > FEW:
         scattered = reading.lowest[0] >= 0 and reading.moments.finish().std >= _SCATTERED * reading.moments.mean

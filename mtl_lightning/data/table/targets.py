@@ -16,6 +16,7 @@ from mtl_lightning.data.base import TaskFactory
 from mtl_lightning.data.table.target_column import TargetColumn, TargetKind
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.tasks.classification import BinaryClassification, MulticlassClassification
+from mtl_lightning.tasks.count import Count
 from mtl_lightning.tasks.ordinal import Ordinal
 from mtl_lightning.tasks.regression import Regression
 from mtl_lightning.types import ConfigurationError, TargetSpec
@@ -90,8 +91,7 @@ def declared_task(name: str, known: Mapping[str, Any]) -> tuple[TargetSpec, Task
     if kind == "count":
         spec = TargetSpec() if known["exposure"] is None else TargetSpec(shape=(2,), names=("count", "exposure"))
         scattered = known["exposure"] is None and known["std"] ** 2 > _SCATTERED * known["mean"]
-        form = {"distribution": "negative_binomial"} if scattered else {}
-        return spec, partial(_task("Count"), standardize=True, **form)
+        return spec, partial(Count, standardize=True, distribution="negative_binomial" if scattered else "poisson")
     if kind == "survival":
         return TargetSpec(shape=(2,), names=("time", "event")), _task("Survival")
     names = tuple(known["values"]) if kind in ("classes", "ordinal") else (f"not {name}", name)

@@ -280,6 +280,33 @@ def test_a_task_says_how_its_column_is_read() -> None:
     assert (spec, task) == (TargetSpec(classes=2, names=("bad", "good")), tasks.Ordinal)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_counts_are_learned_from_tables(stream: bool, tmp_path: Path) -> None:
+    draw, n = np.random.default_rng(0), 300
+    days = draw.random(n) + 0.5
+    columns = {
+        "f": draw.normal(size=n),
+        "calls": draw.poisson(0.4, n),
+        "votes": draw.negative_binomial(0.5, 0.05, n),
+        "claims": draw.poisson(2 * days),
+        "days": days,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    targets = {"calls": TargetColumn(), "votes": TargetColumn(), "claims": TargetColumn(exposure="days")}
+    data = TableData(train=str(tmp_path / "t.parquet"), targets=targets, numeric=["f"], batch_size=n, stream=stream)
+    found: Any = data.tasks
+    assert {name: type(task) for name, task in found.items()} == dict.fromkeys(targets, tasks.Count)
+    forms = {name: task.distribution for name, task in found.items()}
+    assert forms == {"calls": "poisson", "votes": "negative_binomial", "claims": "poisson"}
+    assert found["claims"].spec == TargetSpec(shape=(2,), names=("count", "exposure"))
+    assert float(found["claims"].base_rate) == pytest.approx(np.log(columns["claims"].sum() / days.sum()), rel=1e-5)
+    batch = next(iter(data.train_dataloader()))
+    assert batch["targets"]["claims"].shape == (n, 2)
+    for name, task in found.items():
+        task.check(batch["targets"][name])
+        assert float(task.count(batch["targets"][name])) == n
+
+
 # -------------------------------------------------------------------------------------------------- memory and stream
 def test_a_streamed_table_gives_the_same_schema_and_labels(tmp_path: Path) -> None:
     random, n = np.random.default_rng(0), 400
@@ -333,7 +360,6 @@ def test_a_streamed_table_gives_the_same_schema_and_labels(tmp_path: Path) -> No
 
 
 # ------------------------------------------------------------------------------------------------------------- guesses
-@pytest.mark.skipif(not hasattr(tasks, "Count"), reason="without the task nothing is taken for counts")
 @pytest.mark.parametrize("seed", range(3))
 def test_what_looks_like_counts_is_told_from_codes_ratings_ages_and_amounts(seed: int) -> None:
     draw, n = np.random.default_rng(seed), 1000
