@@ -99,7 +99,7 @@ class Ordinal(RowTask):
             return output
         offsets = self.offsets.to(torch.promote_types(output.dtype, self.offsets.dtype))
         first, others = offsets[:1], offsets[1:]
-        return torch.cat([output.to(offsets.dtype) + first, others.expand(len(output), -1)], dim=1)
+        return torch.cat([output.to(offsets.dtype) + first, others.expand(output.shape[0], -1)], dim=1)
 
     @property
     def cut_points(self) -> Tensor:

@@ -236,7 +236,7 @@ def median(curve: Tensor, cuts: Tensor) -> Tensor:
     place = (curve > 0.5).sum(1, keepdim=True).clamp(max=curve.shape[1] - 1)
     high, low = values.gather(1, place), values.gather(1, place + 1)
     share = ((high - 0.5) / (high - low).clamp(min=torch.finfo(curve.dtype).tiny)).clamp(0, 1)
-    ends = ends.expand(len(curve), -1)
+    ends = ends.expand(curve.shape[0], -1)
     start, end = ends.gather(1, place), ends.gather(1, place + 1)
     return (start + share * (end - start))[:, 0]
 
