@@ -1,29 +1,21 @@
-"""Levels, quantiles and times to an event: all ways to an answer give the same, and two processes learn as one."""
+"""Levels, quantiles and times to an event: all ways to an answer give the same."""
 
 from __future__ import annotations
 
 import json
-import sys
-from os import environ
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import pytest
 import torch
-from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor
 
 from mtl_lightning import MultiTaskModule, Predictor
-from mtl_lightning.balancing import UncertaintyWeighting
 from mtl_lightning.callbacks import PredictionWriter
 from mtl_lightning.serve.body import Rows
 from mtl_lightning.serve.worker import answered
 from mtl_lightning.tasks import Ordinal, Quantile, Survival, Task
-from mtl_lightning.types import Batch
-from tests.helpers import INPUTS, assert_same, fit, loader_of, make_batches, make_module, make_trainer
-from tests.programs import run
+from tests.helpers import INPUTS, loader_of, make_module, make_trainer
 
 X = np.random.default_rng(0).normal(size=(7, INPUTS)).astype(np.float32)
 
@@ -38,29 +30,6 @@ def tasks() -> dict[str, Task]:
 
 def module(**options: Any) -> MultiTaskModule:
     return make_module(tasks=tasks(), **options)
-
-
-def batches(part: int = 0, parts: int = 1) -> list[Batch]:
-    """Six batches of 8 rows with gaps, or every so many of their rows."""
-    made = make_batches(6)
-    random = torch.Generator().manual_seed(0)
-
-    def target_of(inputs: Tensor) -> dict[str, Tensor]:
-        stars = (inputs[:, 0] * 2).round().long().clamp(-1, 2) + 1
-        price = 200 + 50 * inputs[:, 1]
-        churn = torch.stack([20 * inputs[:, 2].exp(), (inputs[:, 3] > 0).double()], dim=1)
-        gone = torch.rand(3, len(inputs), generator=random) < 0.3
-        stars[gone[0]], price[gone[1]], churn[gone[2], 0] = -100, torch.nan, torch.nan
-        return {"stars": stars, "price": price, "churn": churn}
-
-    whole = [(batch["inputs"], target_of(batch["inputs"])) for batch in made]
-    return [{"inputs": x[part::parts], "targets": {n: t[part::parts] for n, t in y.items()}} for x, y in whole]
-
-
-def trained(data: list[Batch], **trainer: Any) -> dict[str, Tensor]:
-    made = module(balancer=UncertaintyWeighting, reads={"price": ["stars", "churn"]})
-    fit(made, data, **trainer)
-    return {name: parameter.detach().clone() for name, parameter in made.named_parameters()}
 
 
 def test_answers_have_all_that_is_predicted() -> None:
@@ -106,22 +75,3 @@ def test_the_file_has_a_column_for_each(tmp_path: Path) -> None:
         *("price", "price.quantiles"),
         *("churn", "churn.expected", "churn.survival"),
     ]
-
-
-def test_two_processes_and_micro_batches_learn_as_one(tmp_path: Path) -> None:
-    whole = trained(batches())
-    halves = [half for pair in zip(batches(0, 2), batches(1, 2), strict=True) for half in pair]
-    assert_same(trained(halves, accumulate_grad_batches=2), whole, atol=1e-10)
-    run("tests.predictor.test_kinds_of_tasks", str(tmp_path), world=2)
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert_same(first, second)
-    assert_same(first, whole, atol=1e-10)
-    with pytest.raises(AssertionError):
-        assert_same(trained(batches(0, 2)), whole, atol=1e-4)
-
-
-if __name__ == "__main__":
-    rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
-    strategy = DDPStrategy(process_group_backend="gloo")
-    ended = trained(batches(rank, world), strategy=strategy, devices=world, use_distributed_sampler=False)
-    torch.save(ended, f"{sys.argv[1]}/rank{rank}.pt")

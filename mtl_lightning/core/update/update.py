@@ -123,7 +123,7 @@ class Updates:
         if self.on_nonfinite == "skip" and self._row is not None:
             self._row.host["train/skipped"] = self.skipped
         for name, value in self.plan.gradient_clip.items():
-            if name in groups:
+            if name in self.plan.groups:
                 nn.utils.clip_grad_norm_(list(self.plan.groups[name].values()), value)
 
     def _refuse_or_skip(self, bad: list[str]) -> None:

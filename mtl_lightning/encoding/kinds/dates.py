@@ -20,7 +20,7 @@ __all__ = ["CYCLES", "PARTS", "Calendar", "Cycles", "Since", "local_times"]
 
 _FIRST, _LAST = -62_135_510_400, 253_402_214_400  # the years 1 to 9999 but for a day, in seconds since 1970
 _DAY = 86_400.0
-_QUARTER = 15 * 60 * 10**6  # of an hour, in microseconds; no zone has changed its clocks within one since 1970
+_QUARTER = 15 * 60  # of an hour, in seconds
 
 
 class Part(NamedTuple):
@@ -168,20 +168,27 @@ def local_times(seconds: NDArray[np.float64], zone: str) -> Any:
     known = (seconds > _FIRST) & (seconds < _LAST)
     micros = np.round(np.where(known, seconds, 0.0) * 1e6).astype(np.int64)
     if zone != "UTC":
-        micros += _offsets(micros // _QUARTER, ZoneInfo(zone)) * 1_000_000
+        micros += _offsets(micros // 1_000_000, ZoneInfo(zone)) * 1_000_000
     return pa.array(micros, pa.timestamp("us"), mask=~known)
 
 
-def _offsets(quarters: NDArray[np.int64], zone: ZoneInfo) -> NDArray[np.int64]:
-    """Return by how many seconds a zone is ahead of UTC, in quarters of an hour since 1970 (N,).
+def _offsets(seconds: NDArray[np.int64], zone: ZoneInfo) -> NDArray[np.int64]:
+    """Return by how many seconds a zone is ahead of UTC at times (N,), in seconds since 1970.
 
-    By Python's rules: Arrow knows none after 2037.
+    By Python's rules: Arrow knows none after 2037. Each quarter of an hour is looked up once; in those in which clocks
+    were changed, each time.
     """
-    different, places = np.unique(quarters, return_inverse=True)
-    start = datetime(1970, 1, 1, tzinfo=timezone.utc)
-    times = (start + timedelta(minutes=15 * quarter) for quarter in different.tolist())
-    offsets = [(time.astimezone(zone).utcoffset() or timedelta()).total_seconds() for time in times]
-    return np.array(offsets, dtype=np.int64)[places]
+    quarters, places = np.unique(seconds // _QUARTER, return_inverse=True)
+    start, end = (np.array([_offset(int(n) * _QUARTER + at, zone) for n in quarters]) for at in (0, _QUARTER - 1))
+    found: NDArray[np.int64] = start.astype(np.int64)[places]
+    for place in np.flatnonzero((start != end)[places]).tolist():
+        found[place] = _offset(int(seconds[place]), zone)
+    return found
+
+
+def _offset(seconds: int, zone: ZoneInfo) -> int:
+    time = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=seconds)
+    return round((time.astimezone(zone).utcoffset() or timedelta()).total_seconds())
 
 
 def _array(column: Any) -> NDArray[np.float64]:

@@ -35,7 +35,7 @@ class OwnOptimizers(MultiTaskModule):
 WRONG = {
     "a list of tasks": ({"tasks": [make_tasks()["kind"]]}, r"`tasks`: expected a dict .* found a list"),
     "no tasks' names": ({"tasks": {0: make_tasks()["kind"]}}, r"`tasks`: expected names that are text, found the num"),
-    "a task's class": ({"tasks": {"y": Regression}}, r"`tasks\['y'\]`: .* the class Regression\. Write .*TargetSpec"),
+    "a task's class": ({"tasks": {"y": Regression}}, r"`tasks\['y'\]`: .* class Regression\. Write .*Regression\(\)"),
     "a loss as a task": ({"tasks": {"y": nn.MSELoss()}}, r"found a value of type MSELoss that has been made"),
     "no tasks": ({"tasks": None}, r"`tasks`: expected a dict .* found a value of type NoneType"),
     "no balancer": ({"balancer": None}, r"`balancer`: .* found a value of type NoneType"),

@@ -146,10 +146,10 @@ def test_auxiliary_losses_are_added_to_the_objective(balancer: type[Balancer]) -
 
 
 # ------------------------------------------------------------------------------------------------------------- clipping
-@pytest.mark.parametrize("accumulate", [1, 3], ids=["one batch", "three batches"])
-def test_gradients_are_clipped_per_group(accumulate: int) -> None:
+@pytest.mark.parametrize(("accumulate", "choice"), [(1, "raise"), (3, "raise"), (1, "ignore")])
+def test_gradients_are_clipped_per_group(accumulate: int, choice: str) -> None:
     options = {"shared": 0.05, "kind": 0.2}
-    module = make_module(gradient_clip=options, optimizers=SLOW_AND_FAST)
+    module = make_module(gradient_clip=options, optimizers=SLOW_AND_FAST, on_nonfinite=choice)
     fit(module, GAPS, max_epochs=5, accumulate_grad_batches=accumulate)
     clip = {"architecture.": 0.05, "heads.kind.": 0.2}
     by_hand = HandLoop(make_module(), BY_HAND, clip=clip).train(5, cut(GAPS, accumulate))

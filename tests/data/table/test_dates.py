@@ -82,6 +82,14 @@ def test_the_parts_are_those_of_pythons_calendar(times: list[datetime], zone: st
         assert year == pytest.approx((time.timetuple().tm_yday - 1) / days)
 
 
+def test_clocks_changed_within_a_quarter_of_an_hour() -> None:
+    """Liberia's went from -0:44:30 to 0 at 0:44:30 UTC of 7 January 1972."""
+    start = datetime(1972, 1, 7, 0, 40, tzinfo=timezone.utc)
+    times = [start + timedelta(seconds=30 * n) for n in range(60)]
+    found = local_times(np.array([time.timestamp() for time in times]), "Africa/Monrovia").to_pylist()
+    assert found == [time.astimezone(ZoneInfo("Africa/Monrovia")).replace(tzinfo=None) for time in times]
+
+
 def test_all_parts_by_hand() -> None:
     table = pa.table({"t": ["2024-02-29 18:30:00", "2021-12-31 00:00:00", None]})
     schema = fitted(table, dates={"t": DateColumn(parts=ALL)})
