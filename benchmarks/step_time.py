@@ -17,7 +17,7 @@ from benchmarks.workloads import WORKLOADS
 GOALS: dict[tuple[str, str], dict[str, float]] = {
     (OURS, FLOOR): {"W1_T8": 1.00, "W1_T32": 1.00, "W3": 0.85},
     (OURS, FUSED): {"W1_T8": 1.08, "W3": 1.05},
-    (RECORDING, OURS): {"W1_T8": 1.05, "W1_T32": 1.05, "W2": 1.05, "W3": 1.05},
+    (RECORDING, OURS): {"W1_T8": 1.04, "W1_T32": 1.04, "W2": 1.04, "W3": 1.04},
 }
 """The largest ratio of a variant to another one that is good enough, by workload."""
 

@@ -18,7 +18,7 @@ from mtl_lightning.tasks import Ordinal, Task
 from mtl_lightning.tasks.ordinal_metrics import QuadraticKappa
 from mtl_lightning.types import ConfigurationError, TargetSpec, TensorSpec
 from tests.helpers import NETWORK, fit, make_module
-from tests.tasks.likelihood_fits import Floats, assert_recovered, fitted_head, most_likely
+from tests.tasks.recovery import Floats, assert_recovered, fitted_head, most_likely
 
 CUTS = np.array([-2.0, -0.5, 0.7, 2.5])
 SLOPES = np.array([1.5, -0.8])

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mtl_lightning.tasks import Quantile
 from mtl_lightning.types import ConfigurationError, TargetSpec
-from tests.tasks.likelihood_fits import Floats, assert_recovered, fitted_head
+from tests.tasks.recovery import Floats, assert_recovered, fitted_head
 
 LEVELS = [0.05, 0.25, 0.5, 0.75, 0.95]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from mtl_lightning.tasks import Survival
 from mtl_lightning.tasks.survival_metrics import Concordance, IntegratedBrier
 from mtl_lightning.types import ConfigurationError, TargetError, TargetSpec
-from tests.tasks.likelihood_fits import Floats, assert_recovered, fitted_head, most_likely
+from tests.tasks.recovery import Floats, assert_recovered, fitted_head, most_likely
 
 HAZARDS = [0.1, 0.25, 0.5]
 LOGITS = torch.tensor([HAZARDS], dtype=torch.float64).logit()
