@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 SHARES = 64
 """Into how many equal shares the numbers of a column are divided, at most."""
 _KEPT = 16_384  # numbers; of a column with more, those whose places have the smallest hashes
-_WAITING = _KEPT // 2  # numbers that come together before the largest hashes are dropped
+_WAITING = 2 * _KEPT  # numbers that come together before the largest hashes are dropped
 
 
 @dataclass
@@ -28,14 +28,11 @@ class Sample:
 
     def add(self, numbers: NDArray[np.float64]) -> None:
         """Add numbers (N,), none of them nan."""
-        hashes = _hashes(self.met, len(numbers))
+        taken, hashes = _taken(self.met, len(numbers), self._below)
         self.met += len(numbers)
-        if self._below < 1 << 64:
-            taken = np.flatnonzero(hashes < np.uint64(self._below))
-            hashes, numbers = hashes[taken], numbers[taken]
         self._hashes.append(hashes)
-        self._numbers.append(numbers.copy() if numbers.base is not None else numbers)
-        self._kept += len(numbers)
+        self._numbers.append(numbers[taken])
+        self._kept += len(hashes)
         if self._kept > _KEPT + _WAITING:
             self._drop()
 
@@ -56,7 +53,14 @@ class Sample:
         return np.sort(self._numbers[0])
 
 
-@lru_cache(maxsize=8)  # columns without gaps ask for the same
+@lru_cache(maxsize=4)  # columns without gaps ask for the same
+def _taken(start: int, number: int, below: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Return which of so many places from ``start`` on have a hash that is low enough, and their hashes."""
+    hashes = _hashes(start, number)
+    taken = np.flatnonzero(hashes < np.uint64(below)) if below < 1 << 64 else np.arange(number)
+    return taken, hashes[taken]
+
+
 def _hashes(start: int, number: int) -> NDArray[np.uint64]:
     """Return hashes (N,) of places from ``start`` on, one to one and as good as chance.
 
@@ -68,7 +72,6 @@ def _hashes(start: int, number: int) -> NDArray[np.uint64]:
         places = (places ^ (places >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         places = (places ^ (places >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         found: NDArray[np.uint64] = places ^ (places >> np.uint64(31))
-    found.flags.writeable = False
     return found
 
 

@@ -93,11 +93,14 @@ def derived_features(columns: TableColumns, numeric: Mapping[str, Profile]) -> d
     """
     found: dict[str, dict[str, Any]] = {}
     for name, profile in numeric.items():
+        shares, is_date = chosen_for(columns.buckets, name), bool(profile.reading.notation.dates)
+        if shares is None and not is_date:
+            continue
         sample = profile.reading.sample.finish()
         reads = {} if profile.notation is None else {name: profile.notation.to_dict()}
-        if profile.reading.notation.dates:
+        if is_date:
             found |= _dates(name, columns.date(name), sample, reads)
-        if (shares := chosen_for(columns.buckets, name)) is not None:
+        if shares is not None:
             found[f"{name}.bucket"] = {
                 "kind": "bucket",
                 "column": name,
