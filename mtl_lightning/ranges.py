@@ -95,6 +95,7 @@ OURS: dict[str, Range] = {
     "serve.batch_wait": FROM_0,
     "serve.timeout": POSITIVE,
     "HeteroscedasticRegression.beta": SHARE,
+    "VectorRegression.least_std": INSIDE,
     "least_std": POSITIVE,
     **_all("popart DeadUnits.threshold GateUse.stuck MoCo.beta", UP_TO_1),
     **_all("correlation cosine", Range(-1, 1)),

@@ -35,6 +35,7 @@ from mtl_lightning.tasks.regression import Regression
 from mtl_lightning.tasks.segmentation import SemanticSegmentation
 from mtl_lightning.tasks.surface_normals import SurfaceNormals
 from mtl_lightning.tasks.survival import Survival
+from mtl_lightning.tasks.vector import VectorRegression
 from mtl_lightning.tasks.zero_inflated import ZeroInflatedLogNormal
 
 __all__ = [
@@ -51,5 +52,6 @@ __all__ = [
     "SurfaceNormals",
     "Survival",
     "Task",
+    "VectorRegression",
     "ZeroInflatedLogNormal",
 ]

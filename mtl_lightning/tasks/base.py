@@ -208,6 +208,10 @@ class Task(Described, nn.Module, ABC):
         """
         return output
 
+    def output_sigmas(self) -> Tensor | None:
+        """Return the noise level (D,) of each output, in the target's units, if the task learns them; no host sync."""
+        return None
+
     # ------------------------------------------------------------------- the trivial predictor, to compare a loss with
     def trivial_prediction(self, rows: Tensor, weight: Tensor) -> Tensor:
         """Return the constant (K,) that predicts a sample of the training labels with the least loss.

@@ -266,14 +266,18 @@ class Regression(KeepsPrecision, RowTask):
 
     def predict(self, output: Tensor) -> Tensor:
         """Map outputs (B, K) to numbers (B,), or vectors (B, D), in the target's units."""
+        values = self._numbers_of(self.precise(output))
+        return values[:, 0] if self.columns is None else values
+
+    def _numbers_of(self, values: Tensor) -> Tensor:
+        """Map numbers (B, K) in the units of the loss to the target's, (B, K)."""
         self._expect_fitted()
-        values = self.precise(output)
         values = values.to(torch.float64) if self._precise else values
         mean, std = self._statistics(values.dtype)
         values = values * std + mean
         if self.transform is not None:
             values = inverse(self.transform, values, self.target_power)
-        return values[:, 0] if self.columns is None else values
+        return values
 
     def decoding(self) -> dict[str, Any]:
         """Return that outputs are numbers, what they are called and their units."""

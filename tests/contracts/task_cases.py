@@ -54,6 +54,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "Count": [{"distribution": "negative_binomial"}, {"standardize": True}],
     "HeteroscedasticRegression": [{"standardize": True}, {"beta": 0.5}],
     "ZeroInflatedLogNormal": [{"standardize": True}],
+    "VectorRegression": [{"loss": "l1", "standardize": True}],
     "Ordinal": [{"proportional": False}],
     "Quantile": [{"levels": [0.2, 0.3, 0.8, 0.9], "standardize": True}],
     "Survival": [{"cuts": [2.0, 4.0, 7.0]}],

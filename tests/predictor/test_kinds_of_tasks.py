@@ -14,7 +14,7 @@ from mtl_lightning import MultiTaskModule, Predictor
 from mtl_lightning.callbacks import PredictionWriter
 from mtl_lightning.serve.body import Rows
 from mtl_lightning.serve.worker import answered
-from mtl_lightning.tasks import Ordinal, Quantile, Survival, Task
+from mtl_lightning.tasks import Ordinal, Quantile, Survival, Task, VectorRegression
 from tests.helpers import INPUTS, loader_of, make_module, make_trainer
 
 X = np.random.default_rng(0).normal(size=(7, INPUTS)).astype(np.float32)
@@ -25,7 +25,10 @@ def tasks() -> dict[str, Task]:
     price.fit_target(torch.tensor([100.0, 300.0]))
     churn = Survival(intervals=3, units="days")
     churn.fit_target(torch.tensor([[10.0, 1.0], [20.0, 1.0], [30.0, 1.0], [40.0, 0.0]]))
-    return {"stars": Ordinal(class_names=["bad", "fair", "good", "best"]), "price": price, "churn": churn}
+    size = VectorRegression(output_names=["width", "height"], units="mm", standardize=True)
+    size.fit_target(torch.tensor([[100.0, 3.0], [300.0, 4.0]]))
+    stars = Ordinal(class_names=["bad", "fair", "good", "best"])
+    return {"stars": stars, "price": price, "churn": churn, "size": size}
 
 
 def module(**options: Any) -> MultiTaskModule:
@@ -74,4 +77,5 @@ def test_the_file_has_a_column_for_each(tmp_path: Path) -> None:
         *("stars", "stars.probability", "stars.rank"),
         *("price", "price.quantiles"),
         *("churn", "churn.expected", "churn.survival"),
+        "size",
     ]

@@ -77,8 +77,9 @@ def misfit(calibration: Mapping[str, Any], tasks: Mapping[str, Task]) -> str | N
         task = tasks[name]
         if not isinstance(known, Mapping) or known.get("method") not in task.calibrated_by:
             return f"{known!r:.60} for task {name!r}, a {type(task).__name__}"
-        if not _fits(known, task.output_size):
-            return f"{known!r:.60} for task {name!r}, which has {task.output_size} outputs"
+        size = task.estimate_size if known["method"] == "conformal" else task.output_size  # scales have no interval
+        if not _fits(known, size):
+            return f"{known!r:.60} for task {name!r}, which has {size} outputs"
     return None
 
 

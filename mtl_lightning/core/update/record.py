@@ -132,6 +132,9 @@ def collect(
     sigmas = network.balancer.sigmas()
     if sigmas is not None:
         row.add(_tags("sigma", every), sigmas)
+    for name, task in network.tasks.items():
+        if (found := task.output_sigmas()) is not None:
+            row.add(_tags(f"sigma/{name}", tuple(task.spec.named(len(found)))), found)
     for tag, value in zip(_tags("aux", tuple(losses.aux)), losses.aux.values(), strict=True):
         row.add([tag], value)
     row.host.update(zip(_tags("labels", every), window.counts.values(), strict=True))  # on the host already
