@@ -16,6 +16,7 @@ from torch.optim import SGD, Adam
 
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.balancing import UncertaintyWeighting
+from mtl_lightning.core.network.calibration import misfit
 from mtl_lightning.tasks import Regression, VectorRegression
 from mtl_lightning.types import ConfigurationError, TargetSpec, TensorSpec
 from tests.helpers import assert_same, fit, make_module, weights_of
@@ -165,6 +166,15 @@ def test_predictions_are_those_of_regression() -> None:
     assert torch.equal(task.predict(task.complete(numbers)), plain.predict(numbers))
     assert torch.equal(task.estimate(task.complete(numbers)), numbers)
     assert task.complete(torch.ones(5, 6)).shape == (5, 6)
+
+
+def test_intervals_are_of_the_numbers_not_of_the_scales() -> None:
+    task = task_of(rows(100)[2])
+    output, target = task.complete(torch.zeros(4, 3)), torch.zeros(4, 3)
+    assert [tuple(part.shape) for part in task.calibration_rows(output, target)] == [(4, 3)] * 3
+    known = {"method": "conformal", "coverage": 0.9, "by": None, "groups": None}
+    assert misfit({"v": {**known, "half_width": [1.0] * 3}}, {"v": task}) is None
+    assert misfit({"v": {**known, "half_width": [1.0] * 6}}, {"v": task})
 
 
 def test_what_it_cannot_be_is_said() -> None:
