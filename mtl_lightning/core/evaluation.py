@@ -267,6 +267,8 @@ class Evaluations:
             evaluations.clear()
             checked = set()  # a hundred tasks have few kinds of metrics
             for name, task in self._network.tasks.items():
+                if not task.fitted:  # a checkpoint that is yet to be loaded knows what its metrics are of
+                    continue
                 for key, metric in _metrics_of(name, task, stage).items():
                     if type(metric) not in checked:
                         check_shape(f"{stage}/{key}/{name}", metric)

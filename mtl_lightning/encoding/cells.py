@@ -237,7 +237,7 @@ def cast(array: Any, missing: Collection[str] = (), zone: str = "") -> NDArray[n
     try:
         if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
             array = _in_zone(array, zone) if zone else array
-            array = pc.divide(array.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64()), 1e6)
+            array = pc.divide(array.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).cast(pa.float64()), 1e6)
         elif pa.types.is_boolean(kind):
             array = array.cast(pa.int8())
         found: NDArray[np.float64] = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
@@ -254,7 +254,9 @@ def _in_zone(array: Any, zone: str) -> Any:
     """Return times that name no zone as those of a zone, just as texts are read."""
     if getattr(array.type, "tz", None) is not None:
         return array
-    encoded = array.cast(pa.timestamp("us")).dictionary_encode()  # by Python's rules: Arrow knows none after 2037
+    encoded = array.cast(
+        pa.timestamp("us"), safe=False
+    ).dictionary_encode()  # by Python's rules: Arrow knows none after 2037
     micros = [None if time is None else round(in_zone(time, zone) * 1e6) for time in encoded.dictionary.to_pylist()]
     return pa.array(micros, pa.timestamp("us", tz="UTC")).take(encoded.indices)
 

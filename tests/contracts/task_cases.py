@@ -36,18 +36,19 @@ def lifetimes(shape: tuple[int, ...], _: int) -> Tensor:
 
 
 KINDS: dict[str, Callable[[tuple[int, ...], int], Tensor]] = {
+    "numbers": lambda shape, _: 5 + 3 * torch.randn(shape),
     "bits": lambda shape, _: torch.randint(0, 2, shape),
     "bools": lambda shape, _: torch.randint(0, 2, shape).bool(),
     "bits-as-floats": lambda shape, _: torch.randint(0, 2, shape).float(),
     "classes": lambda shape, classes: torch.randint(0, classes, shape),
     "small-integers": lambda shape, classes: torch.randint(0, classes, shape, dtype=torch.int16),
-    "numbers": lambda shape, _: 5 + 3 * torch.randn(shape),
     "doubles": lambda shape, _: 5 + 3 * torch.randn(shape, dtype=torch.float64),
     "counts": lambda shape, _: torch.randint(0, 4, shape).float() + 1,
     "lifetimes": lifetimes,
     "distances": lambda shape, _: 1 + torch.rand(shape),
 }
 DENSE = {"distances"}  # for maps only: for a number per row they are like "numbers"
+RARE = {"bits-as-floats", "doubles", "counts", "lifetimes"}  # nothing new to who takes any numbers
 ROWS = 8
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "Regression": [{"transform": "log1p"}, {"transform": "yeo_johnson", "standardize": True}],
@@ -93,11 +94,17 @@ class Case:
 
 
 def find_cases() -> list[Any]:
-    """Return every (class, spec, kind) that goes together; each class must accept something."""
+    """Return every (class, spec, kind) that goes together; each class must accept something.
+
+    With options all but the last are slow: these change what is computed, not what is accepted. So are values that are
+    nothing new.
+    """
     torch.manual_seed(0)
     found: list[Any] = []
+    last: dict[tuple[str, str], int] = {}
     for cls in CLASSES:
         before = len(found)
+        accepts: set[tuple[str, str, str]] = set()
         some = [{}, *VARIANTS.get(cls.__name__, [])]
         for (spec_name, spec), kind, options in itertools.product(SPECS.items(), KINDS, some):
             case = Case(cls, spec, kind, options)
@@ -110,8 +117,14 @@ def find_cases() -> list[Any]:
             if not case.task().labelled(case.target(200)).all():
                 continue  # some of its values are missing labels
             words = "".join(f"-{value}" for value in options.values())
-            found.append(pytest.param(case, id=f"{cls.__name__}{words}-{spec_name}-{kind}"))
+            accepts.add((spec_name, words, kind))
+            last[cls.__name__, words] = len(found)
+            seen = kind in RARE and (spec_name, words, "numbers") in accepts
+            slow = [pytest.mark.slow] if options or seen else []
+            found.append(pytest.param(case, id=f"{cls.__name__}{words}-{spec_name}-{kind}", marks=slow))
         assert len(found) > before, f"{cls.__name__} accepts none of these specs and targets"
+    for place in last.values():
+        found[place] = pytest.param(*found[place].values, id=found[place].id)
     return found
 
 

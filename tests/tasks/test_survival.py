@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from mtl_lightning.tasks import Survival
 from mtl_lightning.tasks.survival_metrics import Concordance, IntegratedBrier
-from mtl_lightning.types import ConfigurationError, TargetError, TargetSpec
+from mtl_lightning.types import Batch, ConfigurationError, TargetError, TargetSpec
+from tests.helpers import INPUTS, fit, loader_of, make_module, make_trainer
 from tests.tasks.recovery import Floats, assert_recovered, fitted_head, most_likely
 
 HAZARDS = [0.1, 0.25, 0.5]
@@ -266,3 +268,19 @@ def test_hazards_are_recovered() -> None:
 @pytest.mark.slow
 def test_hazards_are_recovered_from_many_rows() -> None:
     assert_recovered(*recover(50_000))
+
+
+def test_a_checkpoint_is_tested_by_a_task_that_knows_no_cut_points_yet(tmp_path: Path) -> None:
+    """The command line makes tasks before it loads the weights."""
+    random = torch.Generator().manual_seed(0)
+    target = torch.stack([torch.rand(64, generator=random).double() * 9 + 1, torch.ones(64).double()], dim=1)
+    batches: list[Batch] = [{"inputs": torch.randn(64, INPUTS).double(), "targets": {"churn": target}}]
+    task = Survival(intervals=4)
+    task.fit_target(target)
+    trainer = fit(make_module(tasks={"churn": task}), batches)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    (expected,) = trainer.test(trainer.lightning_module, loader_of(batches), verbose=False)
+    fresh = make_module(tasks={"churn": Survival(intervals=4)}, seed=1)
+    (found,) = make_trainer().test(fresh, loader_of(batches), ckpt_path=tmp_path / "a.ckpt", verbose=False)
+    assert found["test/concordance/churn"] == expected["test/concordance/churn"]
+    fit(make_module(tasks={"churn": Survival(intervals=4)}), batches, ckpt_path=str(tmp_path / "a.ckpt"), max_epochs=2)

@@ -21,7 +21,7 @@ from mtl_lightning.data.streaming.split import StreamSplit
 from mtl_lightning.data.streaming.table import Streaming, TableStream
 from mtl_lightning.data.table.columns import TableColumns
 from mtl_lightning.data.table.conditions import declared_conditions
-from mtl_lightning.data.table.date_column import DateColumn
+from mtl_lightning.data.table.date_column import DateColumn, declared_dates
 from mtl_lightning.data.table.drift import Drift, Drifts
 from mtl_lightning.data.table.encoder import TableEncoder
 from mtl_lightning.data.table.kind_columns import (
@@ -207,7 +207,7 @@ class TableData(MultiTaskDataModule):
             share=share or {},
             thousands=thousands,
             decimal=decimal,
-            dates=dates or (),
+            dates=declared_dates(dates or ()),
             buckets=buckets or {},
         )
         self.text_options: dict[str, Any] = {"header": header, "delimiter": delimiter, "encoding": encoding}

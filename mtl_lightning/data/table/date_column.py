@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from mtl_lightning.encoding.kinds.dates import CYCLES, PARTS
@@ -11,7 +13,7 @@ from mtl_lightning.names import did_you_mean
 from mtl_lightning.ranges import Ranged
 from mtl_lightning.types import ConfigurationError
 
-__all__ = ["DateColumn"]
+__all__ = ["DateColumn", "declared_dates"]
 
 
 @dataclass(frozen=True)
@@ -60,3 +62,10 @@ class DateColumn(Ranged):
     def notation(self) -> Notation:
         """How its texts are read."""
         return Notation(dates=self.format or ISO, zone=self.zone or "")
+
+
+def declared_dates(dates: Sequence[str] | Mapping[str, Any]) -> Sequence[str] | dict[str, str | DateColumn]:
+    """Return declared columns of dates, options that are dicts as :class:`DateColumn`."""
+    if not isinstance(dates, Mapping):
+        return dates
+    return {name: DateColumn(**one) if isinstance(one, Mapping) else one for name, one in dates.items()}

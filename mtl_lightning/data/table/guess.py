@@ -35,10 +35,10 @@ def guess_feature(name: str, profile: Profile) -> Guess:
     reading, distinct = profile.reading, profile.distinct
     if reading.notation.bools:
         return Guess("category", "true or false")
-    if reading.is_integer and reading.rises and profile.rows > _ORDERED:
-        return Guess(None, "rises from row to row, as row numbers do")
     if reading.notation.dates:
         return Guess("number", "dates")
+    if reading.is_integer and reading.rises and profile.rows > _ORDERED:
+        return Guess(None, "rises from row to row, as row numbers do")
     if reading.is_integer and distinct <= FEW:
         why = f"{distinct} different integers"
         if distinct <= 2:

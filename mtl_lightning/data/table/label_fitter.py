@@ -183,6 +183,14 @@ class _Label:
             self._refuse_spellings(name)
         return numbers(column, self._spellings, notation)
 
+    def _expect_alike(self, one: Profile, other: Profile) -> None:
+        """Refuse the difference of a date and a number."""
+        if len({bool(part.reading.notation.dates) for part in (one, other) if part.present}) > 1:
+            raise ConfigurationError(
+                f"Target {self.task!r}: expected a difference of two numbers or of two dates, found a date in one of "
+                f"{self.column!r} and {self.target.minus!r}, and numbers in the other. Take another column as `minus`."
+            )
+
     def _refuse_spellings(self, name: str) -> None:
         raise ConfigurationError(
             f"Column {name!r}: expected numbers that are all spelled in one way, found that this shows only after "
@@ -202,6 +210,8 @@ class _Label:
             return known | labels.question(target, self.column) | {"counts": self._answers()}
         if target.log or target.minus is not None:
             made = {"log": True} if target.log else {"minus": target.minus}
+            if target.minus is not None:
+                self._expect_alike(profile, self.profiles[target.minus])
             return known | {"kind": "number", **made, **self._moments(self.made)}
         kind, doubt = target.settled, ""
         if kind is None:

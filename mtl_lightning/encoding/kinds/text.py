@@ -81,7 +81,7 @@ class Text(ColumnKind):
             start = start + counts
         number, words = found.words
         met = np.bincount(np.repeat(np.arange(rows), number), self._code[words] > 0, minlength=rows) > 0
-        return Cells(laid, found.absent, (number > 0) & ~met, start > self.length)
+        return Cells(laid, found.absent, (number > 0) & ~met)
 
     def example(self) -> Any:
         """Return a text."""
@@ -94,10 +94,6 @@ class Text(ColumnKind):
     def words(self) -> str:
         """Say what a new cell is."""
         return "hold no word that was met in training"
-
-    def cut_words(self) -> str:
-        """Say what becomes of long texts."""
-        return f"have more than {self.length} words and groups of letters, of which the first are kept"
 
     def told(self) -> str:
         """Say what becomes of its words."""

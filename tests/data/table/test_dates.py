@@ -194,6 +194,33 @@ def test_csv_parquet_and_streams_give_the_same(tmp_path: Path, stream: Any) -> N
 
 
 # ------------------------------------------------------------------------------------------------------------ the rest
+@pytest.mark.parametrize("spelled", [" ", "T"])
+def test_dates_that_rise_from_row_to_row_are_dates(spelled: str) -> None:
+    times = [datetime(2024, 1, 1) + timedelta(hours=7 * n) for n in range(400)]
+    assert "t" in fitted(pa.table({"t": [time.isoformat(spelled) for time in times]}))["numeric"]
+    assert "t" in fitted(pa.table({"t": pa.array(times, pa.timestamp("us"))}))["numeric"]
+
+
+def test_times_in_nanoseconds_are_times() -> None:
+    nanos = np.arange(400)[::-1] * 1_234_567_891_234_567
+    schema = fitted(pa.table({"t": pa.array(nanos, pa.timestamp("ns"))}))
+    assert schema["numeric"]["t"]["mean"] == pytest.approx(nanos.mean() / 1e9)
+    zone = {"dates": {"t": DateColumn(zone="Asia/Tokyo")}}
+    there = fitted(pa.table({"t": pa.array(nanos, pa.timestamp("ns"))}), **zone)["numeric"]["t"]["mean"]
+    assert there == pytest.approx(nanos.mean() / 1e9 - 9 * 3600)
+
+
+def test_dates_are_declared_by_dicts_in_python(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(
+        "t,y,x\n" + "".join(f"2024-01-{n:02d} 12:00,{n / 7},{n / 3}\n" for n in range(1, 31))
+    )
+    data = TableData(train=str(tmp_path / "t.csv"), targets=["y"], dates={"t": {"zone": "Asia/Tokyo"}})  # type: ignore[dict-item]
+    assert data.schema["kinds"]["t.calendar"]["zone"] == "Asia/Tokyo"
+    mixed = TableData(train=str(tmp_path / "t.csv"), targets={"d": TargetColumn(column="t", minus="y")})
+    with pytest.raises(ConfigurationError, match="Target 'd': expected a difference of two numbers or of two dates"):
+        mixed.read_schema()
+
+
 def test_the_time_since_another_date() -> None:
     table = pa.table(
         {"a": ["2024-01-01", "2024-01-05", None], "b": ["2024-01-11 12:00", "2024-01-06 00:00", "2024-01-02"]}
