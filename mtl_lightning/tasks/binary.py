@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtl_lightning.tasks.base import MetricFactories
+from mtl_lightning.tasks.class_weights import Balanced, ClassWeightedTask
 from mtl_lightning.tasks.likelihoods import BERNOULLI, Reduction, of_reduction
-from mtl_lightning.tasks.options import weights
-from mtl_lightning.tasks.rows import MISSING, RowTask
+from mtl_lightning.tasks.rows import MISSING
 from mtl_lightning.tasks.trivial import shares
 from mtl_lightning.types import TargetSpec
 
 
-class BinaryTask(RowTask):
+class BinaryTask(ClassWeightedTask):
     """Independent yes-or-no labels with outputs that are logits; the subclasses describe the arguments.
 
     Targets are integers or bools, 0, 1, or -100 for missing; or floats, 0, 1, or nan for missing.
@@ -32,7 +32,7 @@ class BinaryTask(RowTask):
         spec: TargetSpec,
         *,
         columns: int | None,
-        pos_weight: float | Sequence[float] | None,
+        pos_weight: float | Sequence[float] | Balanced | None,
         label_smoothing: float,
         reduction: Reduction,
         metrics: MetricFactories | None,
@@ -41,8 +41,13 @@ class BinaryTask(RowTask):
         likelihood = of_reduction(BERNOULLI, size, reduction)
         super().__init__(spec, columns=columns, output_size=size, likelihood=likelihood, metrics=metrics)
         self.label_smoothing = label_smoothing
-        per_label = [pos_weight] * size if isinstance(pos_weight, int | float) else pos_weight
-        self.register_buffer("pos_weight", weights("pos_weight", per_label, size), persistent=False)
+        self.weigh("pos_weight", [pos_weight] * size if isinstance(pos_weight, int | float) else pos_weight, size)
+
+    def balanced(self, columns: Tensor, mask: Tensor) -> Tensor:
+        """Return (number of 0) / (number of 1) of each label; 1 where either is 0."""
+        ones = torch.where(mask, columns, 0).double().sum(0)
+        zeros = mask.sum(0) - ones
+        return torch.where((ones > 0) & (zeros > 0), zeros / ones, 1.0)
 
     def accepts(self, dtype: torch.dtype) -> bool:
         """Integers and bools, and floats that hold 0 and 1."""
@@ -58,6 +63,7 @@ class BinaryTask(RowTask):
 
     def losses(self, output: Tensor, elements: Tensor, mask: Tensor) -> Tensor:
         """Return the binary cross-entropy of each element, in nats."""
+        self.expect_fitted()
         output = output[:, 0] if self.columns is None else output
         wanted = elements.to(output.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
         return F.binary_cross_entropy_with_logits(output, wanted, pos_weight=self.pos_weight, reduction="none")

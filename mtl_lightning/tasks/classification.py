@@ -12,9 +12,10 @@ from torchmetrics import MetricCollection
 
 from mtl_lightning.tasks.base import MetricFactories, feed
 from mtl_lightning.tasks.binary import BinaryTask
+from mtl_lightning.tasks.class_weights import Balanced, ClassWeightedTask
 from mtl_lightning.tasks.likelihoods import SOFTMAX, Reduction
-from mtl_lightning.tasks.options import at_least_two, counted, merged_spec, single_label, weights
-from mtl_lightning.tasks.rows import MISSING, RowTask
+from mtl_lightning.tasks.options import at_least_two, counted, merged_spec, single_label
+from mtl_lightning.tasks.rows import MISSING
 from mtl_lightning.tasks.trivial import log_class_shares, without_class_weights
 from mtl_lightning.tasks.weighted import ClassAccuracy, ClassF1, WeightedBinaryAccuracy, WeightedBinaryF1
 from mtl_lightning.tasks.weighted_auroc import WeightedBinaryAUROC
@@ -30,7 +31,8 @@ class BinaryClassification(BinaryTask):
 
     Args:
         spec: what the data says; its shape is ``()``; ``classes``, where given, is 2.
-        pos_weight: factor on the loss of rows whose label is 1, such as (number of 0) / (number of 1).
+        pos_weight: factor on the loss of rows whose label is 1. ``"balanced"`` is (number of 0) / (number of 1) of the
+            training rows, fitted by :meth:`fit_target`; it is 1 if all rows have the same label.
         label_smoothing: e in [0, 1) moves the wanted probabilities from 0 and 1 to e / 2 and 1 - e / 2.
         class_names: what 0 and 1 are called, where no spec says it.
         metrics: metrics by name, in place of the default ones; they are fed probabilities and labels of shape (N,).
@@ -46,7 +48,7 @@ class BinaryClassification(BinaryTask):
         spec: TargetSpec | None = None,
         *,
         class_names: list[str] | None = None,
-        pos_weight: float | None = None,
+        pos_weight: float | Balanced | None = None,
         label_smoothing: float = 0.0,
         metrics: MetricFactories | None = None,
     ) -> None:
@@ -78,7 +80,7 @@ class BinaryClassification(BinaryTask):
         return {"accuracy": WeightedBinaryAccuracy, "auroc": WeightedBinaryAUROC, "f1": WeightedBinaryF1}
 
 
-class MulticlassClassification(RowTask):
+class MulticlassClassification(ClassWeightedTask):
     """One of K classes a row, learned by softmax cross-entropy (in nats).
 
     Targets (B,) or (B, 1): integers 0..K-1, or ``ignore_index`` for missing.
@@ -91,7 +93,9 @@ class MulticlassClassification(RowTask):
         class_names: what the classes are called, likewise; there are K of them.
         ignore_index: marks a missing label.
         class_weights: K factors on the loss of rows by their class. The mean loss divides by the number of rows, not,
-            as ``torch.nn.CrossEntropyLoss`` does, by their summed weight.
+            as ``torch.nn.CrossEntropyLoss`` does, by their summed weight. ``"balanced"`` is N / (C n_k) of N training
+            rows, n_k of them of class k, in C classes, fitted by :meth:`fit_target`: all classes weigh alike, and the
+            mean weight of rows is 1. A class without training rows has weight 1, and is not counted in C.
         label_smoothing: e in [0, 1) spreads e of the wanted probability evenly over all classes.
         metrics: metrics by name, in place of the default ones; they are fed probabilities (N, K) and classes (N,).
 
@@ -111,7 +115,7 @@ class MulticlassClassification(RowTask):
         num_classes: int | None = None,
         class_names: list[str] | None = None,
         ignore_index: int = MISSING,
-        class_weights: list[float] | None = None,
+        class_weights: list[float] | Balanced | None = None,
         label_smoothing: float = 0.0,
         metrics: MetricFactories | None = None,
     ) -> None:
@@ -123,9 +127,15 @@ class MulticlassClassification(RowTask):
         self.ignore_index = ignore_index
         self.values = f"classes 0..{size - 1} or {ignore_index} for missing"
         self.label_smoothing = label_smoothing
-        self.register_buffer("class_weights", weights("class_weights", class_weights, size), persistent=False)
+        self.weigh("class_weights", class_weights, size)
         if type(self) is MulticlassClassification and class_weights is None:
             self.batchable = (MulticlassClassification, size, ignore_index, label_smoothing)
+
+    def balanced(self, columns: Tensor, mask: Tensor) -> Tensor:
+        """Return N / (C n_k) of N labelled rows, n_k of them of class k, in C classes; 1 of a class without rows."""
+        counts = columns[mask].long().bincount(minlength=self.output_size).double()
+        met = counts > 0
+        return torch.where(met, counts.sum() / (met.sum() * counts.clamp(min=1)), 1.0)
 
     def accepts(self, dtype: torch.dtype) -> bool:
         """Integers only."""
@@ -141,6 +151,7 @@ class MulticlassClassification(RowTask):
 
     def losses(self, output: Tensor, elements: Tensor, mask: Tensor) -> Tensor:
         """Return the cross-entropy of each row, in nats."""
+        self.expect_fitted()
         weight = None if self.class_weights is None else self.class_weights.to(output.dtype)
         # An invalid class makes `count` nan, which is reported in words; unclamped, it would stop a GPU for good.
         classes = elements.long().clamp(0, self.output_size - 1)
@@ -198,7 +209,8 @@ class MultilabelClassification(BinaryTask):
         spec: what the data says: M, at least 2, is its ``classes``, or the D of its shape ``(D,)``.
         num_labels: M, where no spec says it.
         label_names: what the labels are called, likewise; there are M of them.
-        pos_weight: factor on the loss of entries whose label is 1: one for all labels, or M.
+        pos_weight: factor on the loss of entries whose label is 1: one for all labels, or M. ``"balanced"`` is (number
+            of 0) / (number of 1) of each label in the training rows, fitted by :meth:`fit_target`; 1 of a constant one.
         label_smoothing: e in [0, 1) moves the wanted probabilities from 0 and 1 to e / 2 and 1 - e / 2.
         reduction: ``"sum"`` counts the task once per label in the uncertainty term, ``"mean"`` counts it as one
             (:func:`~mtl_lightning.tasks.likelihoods.of_reduction`).
@@ -215,7 +227,7 @@ class MultilabelClassification(BinaryTask):
         *,
         num_labels: int | None = None,
         label_names: list[str] | None = None,
-        pos_weight: float | list[float] | None = None,
+        pos_weight: float | list[float] | Balanced | None = None,
         label_smoothing: float = 0.0,
         reduction: Reduction = "mean",
         metrics: MetricFactories | None = None,

@@ -166,10 +166,10 @@ class Network(nn.Module):
         return trained
 
     def check_fitted(self) -> None:
-        """Refuse tasks that standardise their targets without knowing these."""
+        """Refuse tasks that standardise or balance their targets without knowing these."""
         if unfitted := [name for name, task in self.tasks.items() if not task.fitted]:
             raise ConfigurationError(
-                f"The tasks {unfitted} standardise their targets but were never fitted: call "
+                f"The tasks {unfitted} standardise or balance their targets but were never fitted: call "
                 "`task.fit_target(targets)` with the training split's targets (a MultiTaskDataModule does it itself)."
             )
 

@@ -41,6 +41,7 @@ from mtl_lightning.data.table.targets import declared_targets, declared_task
 from mtl_lightning.data.table.words import described
 from mtl_lightning.encoding.cells import CellError
 from mtl_lightning.encoding.reader import As, TableFiles, UnreadableNumberError, find_files
+from mtl_lightning.tasks.class_weights import ClassWeightedTask
 from mtl_lightning.tasks.regression import Regression
 from mtl_lightning.types import Batch, ConfigurationError, DataError, TableSpec, TargetSpec
 
@@ -265,11 +266,17 @@ class TableData(MultiTaskDataModule):
         return found
 
     def train_target(self, task: str) -> Tensor:
-        """Return the target (N,) of the training rows; of streamed numbers two with the same mean and deviation."""
+        """Return the target (N,) of the training rows.
+
+        Of streamed numbers two with the same mean and deviation; of streamed classes that are to be balanced
+        the labels, in order of class.
+        """
         if self.streaming is None:
             return cast("TableRows", self._split("train")).target(task)
         known = self.schema["targets"][task]
         made = self._made[task]
+        if "counts" in known and isinstance(made, ClassWeightedTask) and made.balances:
+            return torch.arange(len(known["counts"])).repeat_interleave(torch.tensor(known["counts"]))
         needs_all = type(made).fit_target is not Regression.fit_target or getattr(made, "transform", None) is not None
         if known["kind"] != "number" or needs_all:
             return super().train_target(task)
