@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mtl_lightning.tasks.base import MetricFactories
 from mtl_lightning.tasks.class_weights import Balanced, ClassWeightedTask
+from mtl_lightning.tasks.focal import best_focal, binary_focal, without_focal
 from mtl_lightning.tasks.likelihoods import BERNOULLI, Reduction, of_reduction
 from mtl_lightning.tasks.rows import MISSING
 from mtl_lightning.tasks.trivial import shares
@@ -34,6 +35,7 @@ class BinaryTask(ClassWeightedTask):
         columns: int | None,
         pos_weight: float | Sequence[float] | Balanced | None,
         label_smoothing: float,
+        focal: float | None,
         reduction: Reduction,
         metrics: MetricFactories | None,
     ) -> None:
@@ -41,6 +43,7 @@ class BinaryTask(ClassWeightedTask):
         likelihood = of_reduction(BERNOULLI, size, reduction)
         super().__init__(spec, columns=columns, output_size=size, likelihood=likelihood, metrics=metrics)
         self.label_smoothing = label_smoothing
+        self.focal = focal
         self.weigh("pos_weight", [pos_weight] * size if isinstance(pos_weight, int | float) else pos_weight, size)
 
     def balanced(self, columns: Tensor, mask: Tensor) -> Tensor:
@@ -62,22 +65,30 @@ class BinaryTask(ClassWeightedTask):
         return ~self.is_labelled(elements) | (elements == 0) | (elements == 1)
 
     def losses(self, output: Tensor, elements: Tensor, mask: Tensor) -> Tensor:
-        """Return the binary cross-entropy of each element, in nats."""
+        """Return the binary cross-entropy of each element, in nats, or its focal loss."""
         self.expect_fitted()
         output = output[:, 0] if self.columns is None else output
         wanted = elements.to(output.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
+        if self.focal is not None:
+            return binary_focal(output, wanted, self.focal, self.pos_weight)
         return F.binary_cross_entropy_with_logits(output, wanted, pos_weight=self.pos_weight, reduction="none")
 
     def trivial_prediction(self, rows: Tensor, weight: Tensor) -> Tensor:
-        """Return the logits (K,) of the share of ones of each label, as the loss weighs and smooths them."""
+        """Return the logits (K,) of the share of ones of each label, as the loss weighs and smooths them.
+
+        With ``focal`` the logits with the least loss are searched for from there.
+        """
         labels, mask = self.columns_of(rows)
         ones = shares(labels, mask, weight) * (1 - self.label_smoothing) + self.label_smoothing / 2
-        if self.pos_weight is None:
-            return ones.logit()
-        return (self.pos_weight.to(ones.dtype) * ones).clamp(min=1e-12).log() - (1 - ones).log()
+        logits = ones.logit()
+        if self.pos_weight is not None:
+            logits = (self.pos_weight.to(ones.dtype) * ones).clamp(min=1e-12).log() - (1 - ones).log()
+        return logits if self.focal is None else best_focal(logits, self.focal, classes=False)
 
     def typical_output(self, prediction: Tensor) -> Tensor:
         """Map it to logits (K,) that are above 0 where ones are the majority."""
+        if self.focal is not None:
+            prediction = without_focal(prediction, self.focal, classes=False)
         if self.pos_weight is None:
             return prediction
         return prediction - self.pos_weight.to(prediction).clamp(min=1e-12).log()

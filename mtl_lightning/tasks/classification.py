@@ -13,6 +13,7 @@ from torchmetrics import MetricCollection
 from mtl_lightning.tasks.base import MetricFactories, feed
 from mtl_lightning.tasks.binary import BinaryTask
 from mtl_lightning.tasks.class_weights import Balanced, ClassWeightedTask
+from mtl_lightning.tasks.focal import best_focal, class_focal, without_focal
 from mtl_lightning.tasks.likelihoods import SOFTMAX, Reduction
 from mtl_lightning.tasks.options import at_least_two, counted, merged_spec, single_label
 from mtl_lightning.tasks.rows import MISSING
@@ -34,6 +35,8 @@ class BinaryClassification(BinaryTask):
         pos_weight: factor on the loss of rows whose label is 1. ``"balanced"`` is (number of 0) / (number of 1) of the
             training rows, fitted by :meth:`fit_target`; it is 1 if all rows have the same label.
         label_smoothing: e in [0, 1) moves the wanted probabilities from 0 and 1 to e / 2 and 1 - e / 2.
+        focal: gamma, at least 0, of the focal loss (:mod:`~mtl_lightning.tasks.focal`): the loss of what is true, with
+            probability p, is multiplied by (1 - p)^gamma. The paper takes 2; None, or 0, is the cross-entropy.
         class_names: what 0 and 1 are called, where no spec says it.
         metrics: metrics by name, in place of the default ones; they are fed probabilities and labels of shape (N,).
 
@@ -50,6 +53,7 @@ class BinaryClassification(BinaryTask):
         class_names: list[str] | None = None,
         pos_weight: float | Balanced | None = None,
         label_smoothing: float = 0.0,
+        focal: float | None = None,
         metrics: MetricFactories | None = None,
     ) -> None:
         size = counted("BinaryClassification", None, class_names, "num_classes")
@@ -65,11 +69,12 @@ class BinaryClassification(BinaryTask):
             columns=None,
             pos_weight=pos_weight,
             label_smoothing=label_smoothing,
+            focal=focal,
             reduction="mean",
             metrics=metrics,
         )
         if type(self) is BinaryClassification and pos_weight is None:
-            self.batchable = (BinaryClassification, label_smoothing)
+            self.batchable = (BinaryClassification, label_smoothing, focal)
 
     def decoding(self) -> dict[str, Any]:
         """Return that outputs are the probability of a yes."""
@@ -97,6 +102,8 @@ class MulticlassClassification(ClassWeightedTask):
             rows, n_k of them of class k, in C classes, fitted by :meth:`fit_target`: all classes weigh alike, and the
             mean weight of rows is 1. A class without training rows has weight 1, and is not counted in C.
         label_smoothing: e in [0, 1) spreads e of the wanted probability evenly over all classes.
+        focal: gamma, at least 0, of the focal loss (:mod:`~mtl_lightning.tasks.focal`): the loss of what is true, with
+            probability p, is multiplied by (1 - p)^gamma. The paper takes 2; None, or 0, is the cross-entropy.
         metrics: metrics by name, in place of the default ones; they are fed probabilities (N, K) and classes (N,).
 
     Raises:
@@ -117,6 +124,7 @@ class MulticlassClassification(ClassWeightedTask):
         ignore_index: int = MISSING,
         class_weights: list[float] | Balanced | None = None,
         label_smoothing: float = 0.0,
+        focal: float | None = None,
         metrics: MetricFactories | None = None,
     ) -> None:
         number = counted("MulticlassClassification", num_classes, class_names, "num_classes")
@@ -127,9 +135,10 @@ class MulticlassClassification(ClassWeightedTask):
         self.ignore_index = ignore_index
         self.values = f"classes 0..{size - 1} or {ignore_index} for missing"
         self.label_smoothing = label_smoothing
+        self.focal = focal
         self.weigh("class_weights", class_weights, size)
         if type(self) is MulticlassClassification and class_weights is None:
-            self.batchable = (MulticlassClassification, size, ignore_index, label_smoothing)
+            self.batchable = (MulticlassClassification, size, ignore_index, label_smoothing, focal)
 
     def balanced(self, columns: Tensor, mask: Tensor) -> Tensor:
         """Return N / (C n_k) of N labelled rows, n_k of them of class k, in C classes; 1 of a class without rows."""
@@ -150,19 +159,28 @@ class MulticlassClassification(ClassWeightedTask):
         return ~self.is_labelled(elements) | ((elements >= 0) & (elements < self.output_size))
 
     def losses(self, output: Tensor, elements: Tensor, mask: Tensor) -> Tensor:
-        """Return the cross-entropy of each row, in nats."""
+        """Return the cross-entropy of each row, in nats, or its focal loss."""
         self.expect_fitted()
         weight = None if self.class_weights is None else self.class_weights.to(output.dtype)
         # An invalid class makes `count` nan, which is reported in words; unclamped, it would stop a GPU for good.
         classes = elements.long().clamp(0, self.output_size - 1)
+        if self.focal is not None:
+            wanted = F.one_hot(classes, self.output_size).to(output.dtype) * (1 - self.label_smoothing)
+            return class_focal(output, wanted + self.label_smoothing / self.output_size, self.focal, weight)
         return F.cross_entropy(output, classes, weight, reduction="none", label_smoothing=self.label_smoothing)
 
     def trivial_prediction(self, rows: Tensor, weight: Tensor) -> Tensor:
-        """Return the logarithms (K,) of the classes' shares, as the loss weighs and smooths them."""
-        return log_class_shares(rows, weight, self.output_size, self.class_weights, self.label_smoothing)
+        """Return the logarithms (K,) of the classes' shares, as the loss weighs and smooths them.
+
+        With ``focal`` the logits with the least loss are searched for from there.
+        """
+        logits = log_class_shares(rows, weight, self.output_size, self.class_weights, self.label_smoothing)
+        return logits if self.focal is None else best_focal(logits, self.focal, classes=True)
 
     def typical_output(self, prediction: Tensor) -> Tensor:
         """Map it to logits (K,) whose largest is that of the majority."""
+        if self.focal is not None:
+            prediction = without_focal(prediction, self.focal, classes=True)
         return without_class_weights(prediction, self.class_weights)
 
     def predict(self, output: Tensor) -> dict[str, Tensor]:
@@ -212,6 +230,8 @@ class MultilabelClassification(BinaryTask):
         pos_weight: factor on the loss of entries whose label is 1: one for all labels, or M. ``"balanced"`` is (number
             of 0) / (number of 1) of each label in the training rows, fitted by :meth:`fit_target`; 1 of a constant one.
         label_smoothing: e in [0, 1) moves the wanted probabilities from 0 and 1 to e / 2 and 1 - e / 2.
+        focal: gamma, at least 0, of the focal loss (:mod:`~mtl_lightning.tasks.focal`): the loss of what is true, with
+            probability p, is multiplied by (1 - p)^gamma. The paper takes 2; None, or 0, is the cross-entropy.
         reduction: ``"sum"`` counts the task once per label in the uncertainty term, ``"mean"`` counts it as one
             (:func:`~mtl_lightning.tasks.likelihoods.of_reduction`).
         metrics: metrics by name, in place of the default ones; they are fed probabilities and labels (N, M), where -100
@@ -229,6 +249,7 @@ class MultilabelClassification(BinaryTask):
         label_names: list[str] | None = None,
         pos_weight: float | list[float] | Balanced | None = None,
         label_smoothing: float = 0.0,
+        focal: float | None = None,
         reduction: Reduction = "mean",
         metrics: MetricFactories | None = None,
     ) -> None:
@@ -248,6 +269,7 @@ class MultilabelClassification(BinaryTask):
             columns=size,
             pos_weight=pos_weight,
             label_smoothing=label_smoothing,
+            focal=focal,
             reduction=reduction,
             metrics=metrics,
         )

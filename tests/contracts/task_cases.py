@@ -59,9 +59,9 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "Ordinal": [{"proportional": False}],
     "Quantile": [{"levels": [0.2, 0.3, 0.8, 0.9], "standardize": True}],
     "Survival": [{"cuts": [2.0, 4.0, 7.0]}],
-    "BinaryClassification": [{"pos_weight": "balanced"}],
-    "MulticlassClassification": [{"class_weights": "balanced"}],
-    "MultilabelClassification": [{"pos_weight": "balanced"}],
+    "BinaryClassification": [{"pos_weight": "balanced"}, {"focal": 2.0}],
+    "MulticlassClassification": [{"class_weights": "balanced"}, {"focal": 2.0}],
+    "MultilabelClassification": [{"pos_weight": "balanced"}, {"focal": 2.0}],
 }
 """Options of some classes that change what they compute."""
 EXPORTED = [getattr(tasks, name) for name in tasks.__all__]
