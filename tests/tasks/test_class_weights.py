@@ -12,9 +12,12 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
+from mtl_lightning import MultiTaskModule
 from mtl_lightning.data import MultiTaskDataModule, TableData
 from mtl_lightning.tasks import BinaryClassification, MulticlassClassification, MultilabelClassification, Task
 from mtl_lightning.types import ConfigurationError, TargetError
+from tests.data.streaming.runs import NETWORK
+from tests.helpers import fit
 
 NAN = float("nan")
 BALANCED: list[tuple[Any, dict[str, Any], list[Any]]] = [
@@ -112,12 +115,16 @@ def table(folder: Path) -> str:
     return str(folder / "rows.parquet")
 
 
+@pytest.mark.filterwarnings("ignore:No (positive|negative) samples:UserWarning")
 @pytest.mark.parametrize("stream", [False, True])
 def test_yaml_fits_a_table_in_memory_and_streamed(stream: bool, tmp_path: Path) -> None:
     path = "mtl_lightning.tasks."
     chosen = {
         "click": {"class_path": f"{path}BinaryClassification", "init_args": {"pos_weight": "balanced"}},
-        "kind": {"class_path": f"{path}MulticlassClassification", "init_args": {"class_weights": "balanced"}},
+        "kind": {
+            "class_path": f"{path}MulticlassClassification",
+            "init_args": {"class_weights": "balanced", "focal": 2},
+        },
     }
     arguments = {"path": table(tmp_path), "targets": ["click", "kind"], "tasks": chosen, "stream": stream}
     parser = ArgumentParser(exit_on_error=False)
@@ -130,3 +137,12 @@ def test_yaml_fits_a_table_in_memory_and_streamed(stream: bool, tmp_path: Path) 
     counts = kinds.bincount(minlength=3)
     assert weights_of(data.tasks["click"]) == pytest.approx([float((clicks == 0).sum() / (clicks == 1).sum())])
     assert weights_of(data.tasks["kind"]) == pytest.approx((counts.sum() / (3 * counts)).tolist())
+
+    module = MultiTaskModule(tasks=data.tasks, input_spec=data.input_spec, architecture=NETWORK)
+    trainer = fit(module, data, precision="32-true", default_root_dir=tmp_path)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    again: Any = MultiTaskModule.load_from_checkpoint(tmp_path / "one.ckpt")
+    assert weights_of(again.tasks["click"]) == weights_of(data.tasks["click"])
+    assert weights_of(again.tasks["kind"]) == weights_of(data.tasks["kind"])
+    assert again.tasks["kind"].focal == 2
+    assert trainer.global_step > 0
