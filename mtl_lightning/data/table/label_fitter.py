@@ -181,7 +181,10 @@ class _Label:
         notation = profile.reading.notation
         if not notation.is_plain and self._used.setdefault(name, notation) != notation:
             self._refuse_spellings(name)
-        return numbers(column, self._spellings, notation)
+        try:
+            return numbers(column, self._spellings, notation)
+        except CellError as error:
+            raise CellError(f"column {name!r}: {error}", error.row) from error
 
     def _expect_alike(self, one: Profile, other: Profile) -> None:
         """Refuse the difference of a date and a number."""
