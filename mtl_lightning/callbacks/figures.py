@@ -143,7 +143,7 @@ def _some(task: Task, inputs: Any, output: Tensor, target: Tensor, weight: Tenso
     if not len(places):
         return Rows(None, output[:0], target[:0], labelled[:0])
     prediction = task.predict(at_least_float32(output[places]))
-    return Rows(_picked(inputs, places, len(target)), prediction, target[places], labelled[places])
+    return Rows(_picked(inputs, places, len(target)), prediction, task.as_shown(target)[places], labelled[places])
 
 
 def names_of(task: Task, number: int) -> list[str]:

@@ -46,7 +46,7 @@ class Task(Described, nn.Module, ABC):
     target_kind: ClassVar[str | None] = None
     """How a table's column is read for it: ``number``, ``count``, ``classes``, ``ordinal`` or ``survival``; None where
     none is."""
-    calibrated_by: ClassVar[tuple[str, ...]] = ()
+    calibrated_by: tuple[str, ...] = ()
     """The methods of calibration that suit the outputs, the usual one first; none unless a subclass says so."""
 
     def __init__(
@@ -100,6 +100,10 @@ class Task(Described, nn.Module, ABC):
     @abstractmethod
     def estimate(self, output: Tensor) -> Tensor:
         """Map outputs (B, K, *) to the estimate (B, E, *) that other tasks read, in standardised units."""
+
+    def as_shown(self, target: Tensor) -> Tensor:
+        """Return a target as figures compare predictions with it: as it is, unless its labels are soft."""
+        return target
 
     @abstractmethod
     def default_metrics(self) -> MetricFactories:

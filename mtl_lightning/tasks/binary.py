@@ -26,7 +26,7 @@ class BinaryTask(ClassWeightedTask):
     dtypes = "an integer, bool or floating-point dtype"
     values = f"0, 1, or a missing label ({MISSING} in integers, nan in floats)"
     pos_weight: Tensor | None
-    calibrated_by = ("platt", "isotonic")
+    calibrated_by: tuple[str, ...] = ("platt", "isotonic")
 
     def __init__(
         self,
@@ -36,6 +36,7 @@ class BinaryTask(ClassWeightedTask):
         pos_weight: float | Sequence[float] | Balanced | None,
         label_smoothing: float,
         focal: float | None,
+        soft: bool,
         reduction: Reduction,
         metrics: MetricFactories | None,
     ) -> None:
@@ -43,7 +44,10 @@ class BinaryTask(ClassWeightedTask):
         likelihood = of_reduction(BERNOULLI, size, reduction)
         super().__init__(spec, columns=columns, output_size=size, likelihood=likelihood, metrics=metrics)
         self.label_smoothing = label_smoothing
-        self.focal = focal
+        self.focal, self.soft = focal, soft
+        if soft:
+            self.dtypes, self.values = "a floating-point dtype", "probabilities from 0 to 1, or nan for missing"
+            self.calibrated_by = ()  # what is calibrated are probabilities of labels that are known
         self.weigh("pos_weight", [pos_weight] * size if isinstance(pos_weight, int | float) else pos_weight, size)
 
     def balanced(self, columns: Tensor, mask: Tensor) -> Tensor:
@@ -53,15 +57,17 @@ class BinaryTask(ClassWeightedTask):
         return torch.where((ones > 0) & (zeros > 0), zeros / ones, 1.0)
 
     def accepts(self, dtype: torch.dtype) -> bool:
-        """Integers and bools, and floats that hold 0 and 1."""
-        return not dtype.is_complex
+        """Integers and bools, and floats that hold 0 and 1; floats alone where labels are soft."""
+        return dtype.is_floating_point if self.soft else not dtype.is_complex
 
     def is_labelled(self, elements: Tensor) -> Tensor:
         """``nan`` in floats and ``-100`` in integers are missing labels."""
         return ~elements.isnan() if elements.is_floating_point() else elements.long() != MISSING
 
     def is_valid(self, elements: Tensor) -> Tensor:
-        """Labels are 0 or 1."""
+        """Labels are 0 or 1, or between them where they are soft."""
+        if self.soft:
+            return ~self.is_labelled(elements) | ((elements >= 0) & (elements <= 1))
         return ~self.is_labelled(elements) | (elements == 0) | (elements == 1)
 
     def losses(self, output: Tensor, elements: Tensor, mask: Tensor) -> Tensor:
@@ -116,5 +122,11 @@ class BinaryTask(ClassWeightedTask):
         return self.predict(output)["probability"]
 
     def metric_target(self, elements: Tensor) -> Tensor:
-        """Metrics take integers."""
-        return elements.long()
+        """Metrics take integers: of soft labels the likelier one."""
+        return (elements > 0.5).long() if self.soft else elements.long()
+
+    def as_shown(self, target: Tensor) -> Tensor:
+        """Figures take integers, too."""
+        if not self.soft:
+            return target
+        return torch.where(target.isnan(), MISSING, (target > 0.5).long())

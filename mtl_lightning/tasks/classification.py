@@ -37,6 +37,9 @@ class BinaryClassification(BinaryTask):
         label_smoothing: e in [0, 1) moves the wanted probabilities from 0 and 1 to e / 2 and 1 - e / 2.
         focal: gamma, at least 0, of the focal loss (:mod:`~mtl_lightning.tasks.focal`): the loss of what is true, with
             probability p, is multiplied by (1 - p)^gamma. The paper takes 2; None, or 0, is the cross-entropy.
+        soft: labels are probabilities, floats from 0 to 1, as of several people who disagree, or of another network.
+            The least value of the cross-entropy then is their entropy. Metrics and figures compare with the likelier
+            label, and nothing is calibrated.
         class_names: what 0 and 1 are called, where no spec says it.
         metrics: metrics by name, in place of the default ones; they are fed probabilities and labels of shape (N,).
 
@@ -54,6 +57,7 @@ class BinaryClassification(BinaryTask):
         pos_weight: float | Balanced | None = None,
         label_smoothing: float = 0.0,
         focal: float | None = None,
+        soft: bool = False,
         metrics: MetricFactories | None = None,
     ) -> None:
         size = counted("BinaryClassification", None, class_names, "num_classes")
@@ -70,11 +74,12 @@ class BinaryClassification(BinaryTask):
             pos_weight=pos_weight,
             label_smoothing=label_smoothing,
             focal=focal,
+            soft=soft,
             reduction="mean",
             metrics=metrics,
         )
         if type(self) is BinaryClassification and pos_weight is None:
-            self.batchable = (BinaryClassification, label_smoothing, focal)
+            self.batchable = (BinaryClassification, label_smoothing, focal, soft)
 
     def decoding(self) -> dict[str, Any]:
         """Return that outputs are the probability of a yes."""
@@ -104,6 +109,9 @@ class MulticlassClassification(ClassWeightedTask):
         label_smoothing: e in [0, 1) spreads e of the wanted probability evenly over all classes.
         focal: gamma, at least 0, of the focal loss (:mod:`~mtl_lightning.tasks.focal`): the loss of what is true, with
             probability p, is multiplied by (1 - p)^gamma. The paper takes 2; None, or 0, is the cross-entropy.
+        soft: labels are probabilities, floats (B, K) whose rows sum to 1, as of several people who disagree, or of
+            another network; nan is a missing one. The least value of the cross-entropy then is their entropy. Metrics
+            and figures compare with the likeliest class, and nothing is calibrated.
         metrics: metrics by name, in place of the default ones; they are fed probabilities (N, K) and classes (N,).
 
     Raises:
@@ -112,7 +120,7 @@ class MulticlassClassification(ClassWeightedTask):
 
     dtypes = "an integer dtype"
     target_kind = "classes"
-    calibrated_by = ("temperature",)
+    calibrated_by: tuple[str, ...] = ("temperature",)
     class_weights: Tensor | None
 
     def __init__(
@@ -125,6 +133,7 @@ class MulticlassClassification(ClassWeightedTask):
         class_weights: list[float] | Balanced | None = None,
         label_smoothing: float = 0.0,
         focal: float | None = None,
+        soft: bool = False,
         metrics: MetricFactories | None = None,
     ) -> None:
         number = counted("MulticlassClassification", num_classes, class_names, "num_classes")
@@ -135,33 +144,49 @@ class MulticlassClassification(ClassWeightedTask):
         self.ignore_index = ignore_index
         self.values = f"classes 0..{size - 1} or {ignore_index} for missing"
         self.label_smoothing = label_smoothing
-        self.focal = focal
+        self.focal, self.soft = focal, soft
+        if soft:
+            self.parts, self.calibrated_by = size, ()  # what is calibrated are probabilities of labels that are known
+            self.dtypes, self.values = "a floating-point dtype", "probabilities that sum to 1, or nan for missing"
         self.weigh("class_weights", class_weights, size)
-        if type(self) is MulticlassClassification and class_weights is None:
+        if type(self) is MulticlassClassification and class_weights is None and not soft:
             self.batchable = (MulticlassClassification, size, ignore_index, label_smoothing, focal)
 
     def balanced(self, columns: Tensor, mask: Tensor) -> Tensor:
         """Return N / (C n_k) of N labelled rows, n_k of them of class k, in C classes; 1 of a class without rows."""
-        counts = columns[mask].long().bincount(minlength=self.output_size).double()
+        if self.soft:
+            counts = columns[mask].double().sum(0)
+        else:
+            counts = columns[mask].long().bincount(minlength=self.output_size).double()
         met = counts > 0
         return torch.where(met, counts.sum() / (met.sum() * counts.clamp(min=1)), 1.0)
 
     def accepts(self, dtype: torch.dtype) -> bool:
-        """Integers only."""
+        """Integers only; floats where labels are soft."""
+        if self.soft:
+            return dtype.is_floating_point
         return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
 
     def is_labelled(self, elements: Tensor) -> Tensor:
         """``ignore_index`` is a missing label; compared as int64, since a uint8 would wrap a negative one."""
+        if self.soft:
+            return ~elements.isnan().any(1)
         return elements.long() != self.ignore_index
 
     def is_valid(self, elements: Tensor) -> Tensor:
-        """Classes are 0..K-1."""
+        """Classes are 0..K-1; probabilities are from 0 to 1, and sum to 1."""
+        if self.soft:
+            close = (elements.sum(1, keepdim=True) - 1).abs() <= 1e-3
+            return ~self.is_labelled(elements).unsqueeze(1) | ((elements >= 0) & (elements <= 1) & close)
         return ~self.is_labelled(elements) | ((elements >= 0) & (elements < self.output_size))
 
     def losses(self, output: Tensor, elements: Tensor, mask: Tensor) -> Tensor:
         """Return the cross-entropy of each row, in nats, or its focal loss."""
         self.expect_fitted()
         weight = None if self.class_weights is None else self.class_weights.to(output.dtype)
+        if self.soft:
+            wanted = elements.to(output.dtype) * (1 - self.label_smoothing) + self.label_smoothing / self.output_size
+            return class_focal(output, wanted, self.focal or 0.0, weight)
         # An invalid class makes `count` nan, which is reported in words; unclamped, it would stop a GPU for good.
         classes = elements.long().clamp(0, self.output_size - 1)
         if self.focal is not None:
@@ -182,6 +207,14 @@ class MulticlassClassification(ClassWeightedTask):
         if self.focal is not None:
             prediction = without_focal(prediction, self.focal, classes=True)
         return without_class_weights(prediction, self.class_weights)
+
+    def metric_target(self, elements: Tensor) -> Tensor:
+        """Metrics take classes: of soft labels the likeliest one."""
+        return elements.argmax(1) if self.soft else elements
+
+    def as_shown(self, target: Tensor) -> Tensor:
+        """Figures take classes, too."""
+        return torch.where(self.labelled(target), target.argmax(1), MISSING) if self.soft else target
 
     def predict(self, output: Tensor) -> dict[str, Tensor]:
         """Map outputs (B, K) to the classes' probabilities (B, K) and the likeliest class as the label (B,)."""
@@ -232,6 +265,9 @@ class MultilabelClassification(BinaryTask):
         label_smoothing: e in [0, 1) moves the wanted probabilities from 0 and 1 to e / 2 and 1 - e / 2.
         focal: gamma, at least 0, of the focal loss (:mod:`~mtl_lightning.tasks.focal`): the loss of what is true, with
             probability p, is multiplied by (1 - p)^gamma. The paper takes 2; None, or 0, is the cross-entropy.
+        soft: labels are probabilities, floats from 0 to 1, as of several people who disagree, or of another network.
+            The least value of the cross-entropy then is their entropy. Metrics and figures compare with the likelier
+            label, and nothing is calibrated.
         reduction: ``"sum"`` counts the task once per label in the uncertainty term, ``"mean"`` counts it as one
             (:func:`~mtl_lightning.tasks.likelihoods.of_reduction`).
         metrics: metrics by name, in place of the default ones; they are fed probabilities and labels (N, M), where -100
@@ -250,6 +286,7 @@ class MultilabelClassification(BinaryTask):
         pos_weight: float | list[float] | Balanced | None = None,
         label_smoothing: float = 0.0,
         focal: float | None = None,
+        soft: bool = False,
         reduction: Reduction = "mean",
         metrics: MetricFactories | None = None,
     ) -> None:
@@ -270,6 +307,7 @@ class MultilabelClassification(BinaryTask):
             pos_weight=pos_weight,
             label_smoothing=label_smoothing,
             focal=focal,
+            soft=soft,
             reduction=reduction,
             metrics=metrics,
         )
@@ -293,6 +331,6 @@ class MultilabelClassification(BinaryTask):
         mask = self.is_labelled(elements)
         rows = mask.any(1) if weight is None else mask.any(1) & (weight > 0)
         if rows.any():
-            labels = torch.where(mask, elements, MISSING).long()
+            labels = torch.where(mask, self.metric_target(torch.where(mask, elements, 0)), MISSING)
             shown = self.for_metrics(output.detach())[rows]
             feed(metrics, shown, labels[rows], None if weight is None else weight[rows])

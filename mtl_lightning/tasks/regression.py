@@ -84,7 +84,7 @@ class Regression(KeepsPrecision, RowTask):
 
     dtypes = "a floating-point dtype"
     values = "finite numbers or nan for missing"
-    calibrated_by: ClassVar[tuple[str, ...]] = ("conformal",)
+    calibrated_by: tuple[str, ...] = ("conformal",)
     target_kind: ClassVar[str | None] = "number"
     target_mean: Tensor
     target_std: Tensor

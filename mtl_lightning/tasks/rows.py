@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,7 +42,7 @@ class RowTask(Task):
             :meth:`is_labelled` is then (B,), :meth:`is_valid` of each number.
     """
 
-    dtypes: ClassVar[str]
+    dtypes: str
     values: str
     parts: int | None = None
 

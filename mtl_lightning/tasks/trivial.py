@@ -83,13 +83,16 @@ def log_class_shares(
     """Return the logits (K,) whose softmax has the least cross-entropy, as torch weighs and smooths it.
 
     Args:
-        classes: (N,) integers 0..K-1, all labelled.
+        classes: (N,) integers 0..K-1, all labelled; or probabilities (N, K).
         weight: (N,) of the rows.
         number: K.
         class_weights: (K,) factors on the losses, by the class.
         smoothing: e; that much of the wanted probability is spread evenly over all classes.
     """
-    totals = wide(weight).new_zeros(number).index_add(0, classes.long(), wide(weight))
+    if classes.dim() == 2:
+        totals = (wide(classes) * wide(weight)[:, None]).sum(0)
+    else:
+        totals = wide(weight).new_zeros(number).index_add(0, classes.long(), wide(weight))
     found = totals / totals.sum()
     least = _unseen(totals.new_tensor(len(classes))) / _at_least_some((found == 0).sum())
     wanted = torch.where(found > 0, found, least) * (1 - smoothing) + smoothing / number

@@ -45,6 +45,7 @@ KINDS: dict[str, Callable[[tuple[int, ...], int], Tensor]] = {
     "doubles": lambda shape, _: 5 + 3 * torch.randn(shape, dtype=torch.float64),
     "counts": lambda shape, _: torch.randint(0, 4, shape).float() + 1,
     "lifetimes": lifetimes,
+    "shares": lambda shape, _: torch.rand(shape),
     "distances": lambda shape, _: 1 + torch.rand(shape),
 }
 DENSE = {"distances"}  # for maps only: for a number per row they are like "numbers"
@@ -59,9 +60,9 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "Ordinal": [{"proportional": False}],
     "Quantile": [{"levels": [0.2, 0.3, 0.8, 0.9], "standardize": True}],
     "Survival": [{"cuts": [2.0, 4.0, 7.0]}],
-    "BinaryClassification": [{"pos_weight": "balanced"}, {"focal": 2.0}],
+    "BinaryClassification": [{"pos_weight": "balanced"}, {"focal": 2.0}, {"soft": True}],
     "MulticlassClassification": [{"class_weights": "balanced"}, {"focal": 2.0}],
-    "MultilabelClassification": [{"pos_weight": "balanced"}, {"focal": 2.0}],
+    "MultilabelClassification": [{"pos_weight": "balanced"}, {"focal": 2.0}, {"soft": True}],
 }
 """Options of some classes that change what they compute."""
 EXPORTED = [getattr(tasks, name) for name in tasks.__all__]
@@ -111,7 +112,7 @@ def find_cases() -> list[Any]:
         some = [{}, *VARIANTS.get(cls.__name__, [])]
         for (spec_name, spec), kind, options in itertools.product(SPECS.items(), KINDS, some):
             case = Case(cls, spec, kind, options)
-            if kind in DENSE and len(spec.shape) < 2:
+            if (kind in DENSE and len(spec.shape) < 2) or (kind == "shares" and "soft" not in options):
                 continue
             try:
                 case.task().check(case.target(200))
