@@ -165,6 +165,7 @@ def test_metrics_are_of_expected_counts_and_take_weights() -> None:
     assert found["rmse"] == pytest.approx(np.average((mean - counts.numpy()) ** 2, weights=weight) ** 0.5, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distribution", ["poisson", "negative_binomial"])
 def test_an_export_answers_alike(distribution: Any, tmp_path: Path) -> None:
     task = Count(units="claims a year", distribution=distribution, standardize=True)

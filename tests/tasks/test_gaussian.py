@@ -128,6 +128,7 @@ def test_metrics_by_other_libraries_with_weights() -> None:
     assert metrics.compute()["coverage"].item() == pytest.approx(np.average(inside, weights=weight), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", TASKS)
 def test_an_export_answers_alike(cls: Any, tmp_path: Path) -> None:
     task = cls(units="EUR", standardize=True)

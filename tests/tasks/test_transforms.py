@@ -94,6 +94,7 @@ def test_intervals_are_fitted_in_original_units() -> None:
     assert known.all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS[1:4:2])
 def test_an_export_answers_alike(options: dict[str, Any], tmp_path: Any) -> None:
     task = Regression(**options)
