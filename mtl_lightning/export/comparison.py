@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtl_lightning.core.network.final import final_outputs, is_of_classes
+from mtl_lightning.core.network.final import PROBABILITY
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.errors import ExportError
 from mtl_lightning.export import rows as some_rows
@@ -60,14 +60,13 @@ def compare(network: Network, model: Model, rows: Any, schema: Mapping[str, Any]
     """
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     predicted = network.predict(_to(rows, device))
-    final = final_outputs(predicted)
-    expected = {name: tensor.detach().cpu().numpy() for name, tensor in final.items()}
+    expected = {name: _part(predicted, name).detach().cpu().numpy() for name in model.outputs}
     found = model.run(some_rows.as_arrays(rows))
     first = model.run(some_rows.as_arrays(some_rows.cut(rows, slice(1))))
     differences = {}
     for name, values in expected.items():
         task, _, rest = name.partition(".")
-        probability = not rest and is_of_classes(predicted[task])
+        probability = not rest and isinstance(predicted[task], Mapping)
         beside = rest in network.tasks[task].decoding().get("fields", {}) and rest != "value"
         scale = np.ones(()) if probability else _scale(network, task, values, schema, beside)
         of = "of its own size" if beside else "of the target's standard deviation"
@@ -87,6 +86,14 @@ def compare(network: Network, model: Model, rows: Any, schema: Mapping[str, Any]
             "random numbers in evaluation mode, or TF32 on a GPU, differ as well."
         )
     return differences
+
+
+def _part(predicted: Mapping[str, Any], output: str) -> Tensor:
+    """Return what an output, ``<task>`` or ``<task>.<key>``, is of: values, probabilities, or another key."""
+    task, _, key = output.partition(".")
+    whole = predicted[task]
+    part: Tensor = whole[key or PROBABILITY] if isinstance(whole, Mapping) else whole
+    return part
 
 
 def _largest(found: NDArray[Any], expected: NDArray[Any], scale: NDArray[Any]) -> float:

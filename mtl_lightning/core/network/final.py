@@ -11,7 +11,7 @@ from typing_extensions import Self
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.names import known_name
 
-PROBABILITY, LABEL, RANK = "probability", "label", "rank"
+PROBABILITY, LABEL = "probability", "label"
 
 
 class FinalNetwork(nn.Module):
@@ -55,26 +55,20 @@ class FinalNetwork(nn.Module):
 
 
 def final_outputs(predictions: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return what :meth:`Network.predict` gives as tensors by name.
+    """Return what tasks give as final, as tensors by name.
 
     A task's values, or its probabilities, go by the task's name: the label that comes with these is the likeliest one
-    and is left out, and so is the mean of levels in order. Whatever else a task predicts goes by ``<task>.<key>``.
+    and is left out. Whatever else a task predicts goes by ``<task>.<key>``.
 
     Args:
-        predictions: each task's prediction, a tensor (B, *) or a dict of such.
+        predictions: what each task's ``final`` gives, a tensor (B, *) or a dict of such.
     """
     final: dict[str, Tensor] = {}
     for name, prediction in predictions.items():
         if isinstance(prediction, Tensor):
             final[name] = prediction
-        elif is_of_classes(prediction):
+        elif {*prediction} == {PROBABILITY, LABEL}:
             final[name] = prediction[PROBABILITY]
         else:
             final |= {f"{name}.{key}": value for key, value in prediction.items()}
     return final
-
-
-def is_of_classes(prediction: Any) -> bool:
-    """Whether a task predicts probabilities of classes, and beside them only what follows from these."""
-    keys = {*prediction} if isinstance(prediction, Mapping) else set()
-    return keys in ({PROBABILITY, LABEL}, {PROBABILITY, LABEL, RANK})
