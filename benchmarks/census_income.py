@@ -1,27 +1,26 @@
 """Census-Income: the shipped configs over several seeds, and what loading the data costs.
 
-``python -m benchmarks.census_income [config ...] [--root FOLDER] [--seeds 0 1 2] [--epochs N]`` trains each config once
-per seed and prints a table of AUCs on the validation and the test half. ``--load`` measures, in a process of its own,
-the time and memory that the 299,285 rows take, and an epoch of their batches without a model.
+``python -m benchmarks.census_income [config ...] [--root FOLDER] [--seeds 0 1 2]`` trains each config once per seed and
+prints a table of AUCs on the validation and the test half; other options are those of ``mtl-lightning fit``, for every
+run. ``--load`` measures, in a process of its own, the time and memory that the 299,285 rows take, and an epoch of their
+batches without a model.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import torch
 
+from benchmarks.shipped_config import summary, train
 from benchmarks.timing import silence_lightning
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 NAMES = ["census_income", "census_mmoe", "census_tuned"]
 TASKS = ["income", "never_married"]  # of which the table is; every config has them
 
@@ -34,11 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("configs", nargs="*", default=NAMES, help=f"files of configs/, by name; {', '.join(NAMES)}")
     parser.add_argument("--root", default="data/census", help="the folder of the data (data/census)")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="of weights and order of rows (0 1 2)")
-    parser.add_argument(
-        "--options", nargs="*", default=[], help="further options of every run, as `mtl-lightning fit`'s"
-    )
     parser.add_argument("--load", action="store_true", help="measure loading instead")
-    options = parser.parse_args(argv)
+    options, others = parser.parse_known_args(argv)
     if options.load:
         measured = subprocess.run(
             [sys.executable, "-c", f"from benchmarks.census_income import load; load({options.root!r})"],
@@ -51,36 +47,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("| config | seeds | validation: income, never married | test: income, never married |")
     print("| --- | --- | --- | --- |")
     for name in options.configs:
-        found = [train(name, options.root, seed, options.options) for seed in options.seeds]
+        found = [train(name, options.root, seed, others)[0] for seed in options.seeds]
         cells = [", ".join(summary([run[f"{split}/auroc/{task}"] for run in found]) for task in TASKS)
                  for split in ("val", "test")]  # fmt: skip
         print(f"| {name} | {len(found)} | {' | '.join(cells)} |", flush=True)
-
-
-def train(name: str, root: str, seed: int, options: Sequence[str] = ()) -> dict[str, float]:
-    """Train a config; return its metrics on both halves."""
-    from mtl_lightning.cli import MultiTaskCLI
-
-    made = MultiTaskCLI(
-        args=[
-            "fit", f"--config={CONFIGS / name}.yaml", f"--seed_everything={seed}", f"--data.init_args.seed={seed}",
-            f"--data.init_args.root={root}", "--test_after_fit=false", "--trainer.accelerator=cpu",
-            "--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false",
-            "--trainer.enable_model_summary=false", *options,
-        ],
-        save_config_callback=None,  # which would write into the current folder
-    )  # fmt: skip
-    found: dict[str, float] = {}
-    for evaluate in (made.trainer.validate, made.trainer.test):
-        (metrics,) = evaluate(made.model, datamodule=made.datamodule, verbose=False)
-        found |= metrics
-    print(json.dumps({"config": name, "seed": seed} | found), file=sys.stderr, flush=True)
-    return found
-
-
-def summary(values: Sequence[float]) -> str:
-    """Return mean and standard deviation over the seeds."""
-    return f"{mean(values):.4f}" + (f" +- {stdev(values):.4f}" if len(values) > 1 else "")
 
 
 def load(root: str) -> None:

@@ -10,18 +10,14 @@ mean for ``rmse``, and 0.5 for ``auroc``.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from statistics import mean, stdev
 
 import torch
 from torch import Tensor
 
+from benchmarks.shipped_config import summary, train
 from benchmarks.timing import silence_lightning
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 NAMES = ["flights", "qm9"]
 METRICS = ("mae", "rmse", "auroc")
 
@@ -36,33 +32,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     silence_lightning()
     for name in options.configs:
-        runs = [train(name, f"{options.root}/{name}", seed, others) for seed in options.seeds]
+        runs = [run(name, f"{options.root}/{name}", seed, others) for seed in options.seeds]
         print(f"\n{name}, {len(runs)} seeds\n\n| task | metric | validation | test | a constant |")
         print("| --- | --- | --- | --- | --- |")
         for tag, constant in runs[0][1].items():
             metric, task = tag.split("/")
-            cells = [summary([found[f"{split}/{tag}"] for found, _ in runs]) for split in ("val", "test")]
+            cells = [summary([found[f"{split}/{tag}"] for found, _ in runs], ".4g", ".2g") for split in ("val", "test")]
             print(f"| {task} | {metric} | {' | '.join(cells)} | {constant:.4g} |", flush=True)
 
 
-def train(name: str, root: str, seed: int, options: Sequence[str] = ()) -> tuple[dict[str, float], dict[str, float]]:
+def run(name: str, root: str, seed: int, options: Sequence[str] = ()) -> tuple[dict[str, float], dict[str, float]]:
     """Train a config; return its metrics on validation and test rows, and what constants reach on the test rows."""
-    from mtl_lightning.cli import MultiTaskCLI
-
-    made = MultiTaskCLI(
-        args=[
-            "fit", f"--config={CONFIGS / name}.yaml", f"--seed_everything={seed}", f"--data.init_args.seed={seed}",
-            f"--data.init_args.root={root}", "--test_after_fit=false", "--trainer.accelerator=cpu",
-            "--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false",
-            "--trainer.enable_model_summary=false", *options,
-        ],
-        save_config_callback=None,  # which would write into the current folder
-    )  # fmt: skip
-    found: dict[str, float] = {}
-    for evaluate in (made.trainer.validate, made.trainer.test):
-        (metrics,) = evaluate(made.model, datamodule=made.datamodule, verbose=False)
-        found |= metrics
-    print(json.dumps({"config": name, "seed": seed} | found), file=sys.stderr, flush=True)
+    found, made = train(name, root, seed, options)
     data = made.datamodule
     test = [batch["targets"] for batch in data.test_dataloader()]
     labels = {task: (data.train_target(task), torch.cat([batch[task] for batch in test])) for task in data.tasks}
@@ -86,11 +67,6 @@ def constants(labels: Mapping[str, tuple[Tensor, Tensor]], tags: Sequence[str]) 
         }
         reached |= {f"{metric}/{task}": values[metric] for metric in METRICS if f"{metric}/{task}" in tags}
     return reached
-
-
-def summary(values: Sequence[float]) -> str:
-    """Return mean and standard deviation over the seeds."""
-    return f"{mean(values):.4g}" + (f" +- {stdev(values):.2g}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from mtl_lightning.tasks.fitted import FittedTask
 from mtl_lightning.tasks.options import weights
-from mtl_lightning.tasks.rows import RowTask
 from mtl_lightning.types import ConfigurationError, TargetError, state_dtype
 
 Balanced: TypeAlias = Literal["balanced"]
 
 
-class ClassWeightedTask(RowTask):
+class ClassWeightedTask(FittedTask):
     """A task whose loss may have a weight per class or label.
 
     ``"balanced"`` weights are fitted by :meth:`fit_target`, and are in checkpoints; given ones are not, since the
@@ -27,7 +27,6 @@ class ClassWeightedTask(RowTask):
     """
 
     balances: bool
-    weights_fitted: Tensor
 
     @abstractmethod
     def balanced(self, columns: Tensor, mask: Tensor) -> Tensor:
@@ -44,15 +43,13 @@ class ClassWeightedTask(RowTask):
         self.balances = fits = isinstance(values, str)
         given = torch.ones(size, dtype=state_dtype()) if isinstance(values, str) else weights(name, values, size)
         self.register_buffer(name, given, persistent=fits)
-        self.register_buffer("weights_fitted", torch.tensor(not fits), persistent=fits)
+        self.await_target(fits)
         self._weights = name
-        self._fitted = not fits  # the value of `weights_fitted`, readable without a host sync
-        self.register_load_state_dict_post_hook(_read_fitted)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-
-    @property
-    def fitted(self) -> bool:
-        """Whether balanced weights are fitted, or none are wanted."""
-        return self._fitted
+        self.unfitted = (
+            f"{type(self).__name__}({name}='balanced'): expected the weights to be fitted, found none. Call "
+            "`fit_target` with the training split's target, or load a checkpoint that holds them (a "
+            f"MultiTaskDataModule fits them itself); or give `{name}` as numbers."
+        )
 
     @torch.no_grad()
     def fit_target(self, target: Tensor) -> None:
@@ -61,7 +58,7 @@ class ClassWeightedTask(RowTask):
         Raises:
             TargetError: if the target is not valid, or has no label.
         """
-        if self._fitted:
+        if self.fitted:
             return
         self.check(target)
         columns, mask = self.columns_of(target.detach().cpu())
@@ -71,19 +68,4 @@ class ClassWeightedTask(RowTask):
                 f"none. Give `{self._weights}` as numbers."
             )
         self.get_buffer(self._weights).copy_(self.balanced(columns, mask))
-        self.weights_fitted.fill_(True)
-        self._fitted = True
-
-    def expect_fitted(self) -> None:
-        """Raise ConfigurationError where balanced weights are not known yet."""
-        if not self._fitted:
-            raise ConfigurationError(
-                f"{type(self).__name__}({self._weights}='balanced'): expected the weights to be fitted, found none. "
-                "Call `fit_target` with the training split's target, or load a checkpoint that holds them (a "
-                f"MultiTaskDataModule fits them itself); or give `{self._weights}` as numbers."
-            )
-
-
-def _read_fitted(task: ClassWeightedTask, _incompatible_keys: object) -> None:
-    """Read the flag that a state dict has just brought along."""
-    task._fitted = bool(task.weights_fitted)
+        self.end_fit()

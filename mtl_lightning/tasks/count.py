@@ -11,9 +11,10 @@ from torchmetrics import MetricCollection
 
 from mtl_lightning.tasks.base import MetricFactories, feed
 from mtl_lightning.tasks.count_metrics import PoissonDeviance
+from mtl_lightning.tasks.fitted import FittedTask
 from mtl_lightning.tasks.likelihoods import DEVIANCE
 from mtl_lightning.tasks.options import merged_spec
-from mtl_lightning.tasks.rows import MISSING, RowTask
+from mtl_lightning.tasks.rows import MISSING
 from mtl_lightning.tasks.trivial import wide
 from mtl_lightning.tasks.weighted import AbsoluteError, RootMeanSquaredError
 from mtl_lightning.types import ConfigurationError, TargetSpec, state_dtype
@@ -24,7 +25,7 @@ _STEEPEST = 30.0  # of a log rate; beyond, the rate grows linearly
 _LEAST_DISPERSION = 1e-6
 
 
-class Count(RowTask):
+class Count(FittedTask):
     r"""A number of events per row: a whole number of at least 0.
 
     The first output is the log of the expected count per unit of exposure, so that factors on rates add up. With
@@ -73,8 +74,11 @@ class Count(RowTask):
 
     dtypes = "a floating-point or an integer dtype"
     target_kind = "count"
+    unfitted = (
+        "Count(standardize=True): expected its mean rate to be fitted, found none. Call `fit_target` with the training "
+        "split's target, or load a checkpoint that holds it."
+    )
     base_rate: Tensor
-    target_fitted: Tensor
 
     def __init__(
         self,
@@ -106,9 +110,7 @@ class Count(RowTask):
         self.values = "whole numbers of at least 0, with exposures above 0" if self.parts else "whole numbers from 0"
         self.values += f", or nan ({MISSING} in integers) for missing"
         self.register_buffer("base_rate", torch.zeros((), dtype=state_dtype()), persistent=standardize)
-        self.register_buffer("target_fitted", torch.tensor(not standardize), persistent=standardize)
-        self._fitted = not standardize  # the value of `target_fitted`, readable without a host sync
-        self.register_load_state_dict_post_hook(_read_fitted)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.await_target(standardize)
 
     # ----------------------------------------------------------------------------------------------------- the target
     def accepts(self, dtype: torch.dtype) -> bool:
@@ -136,11 +138,6 @@ class Count(RowTask):
         return elements[:, 0], torch.where(elements[:, 1] > 0, elements[:, 1], 1.0)
 
     @property
-    def fitted(self) -> bool:
-        """Whether the mean rate is fitted, or not needed."""
-        return self._fitted
-
-    @property
     def target_scale(self) -> float | None:
         """None: what sigma is of, a dispersion, has no units."""
         return None
@@ -155,13 +152,12 @@ class Count(RowTask):
         Raises:
             TargetError: if the target is not valid.
         """
-        if not self._fitted:
+        if not self.fitted:
             self.check(target)
             elements = self.elements(target).detach().cpu()
             elements = elements[self.is_labelled(elements)]
             self.base_rate.copy_(self._log_mean_rate(elements, torch.ones(len(elements))))
-            self.target_fitted.fill_(True)
-            _read_fitted(self, None)
+            self.end_fit()
 
     def _log_mean_rate(self, elements: Tensor, weight: Tensor) -> Tensor:
         """Return the log () of the mean rate of labelled elements; half an event stands for none."""
@@ -175,7 +171,7 @@ class Count(RowTask):
     # ----------------------------------------------------------------------------------------------------- the output
     def log_rate(self, output: Tensor) -> Tensor:
         """Map outputs (B, K) to log rates (B,)."""
-        self._expect_fitted()
+        self.expect_fitted()
         found = output[:, 0] + self.base_rate.to(output.dtype)
         return found.clamp(max=_STEEPEST) + torch.log1p((found - _STEEPEST).clamp(min=0))
 
@@ -233,13 +229,6 @@ class Count(RowTask):
         """Return the mean Poisson deviance, the mean absolute error and the root of the mean squared one."""
         return {"deviance": PoissonDeviance, "mae": AbsoluteError, "rmse": RootMeanSquaredError}
 
-    def _expect_fitted(self) -> None:
-        if not self._fitted:
-            raise ConfigurationError(
-                "Count(standardize=True): expected its mean rate to be fitted, found none. Call `fit_target` with the "
-                "training split's target, or load a checkpoint that holds it."
-            )
-
 
 def dispersion(output: Tensor) -> Tensor:
     """Map outputs (B,) to dispersions (B,) above 0."""
@@ -261,8 +250,3 @@ def negative_binomial(counts: Tensor, log_mean: Tensor, dispersion: Tensor) -> T
     ways = torch.lgamma(counts + size) - torch.lgamma(size)
     chances = counts * (log_mean - torch.log(size + mean)) - size * torch.log1p(mean / size)
     return 2 * (torch.xlogy(counts, counts) - counts - ways - chances)
-
-
-def _read_fitted(task: Count, _incompatible_keys: object) -> None:
-    """Read the flag that a state dict has just brought along."""
-    task._fitted = bool(task.target_fitted)

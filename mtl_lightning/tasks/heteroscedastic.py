@@ -87,7 +87,7 @@ class HeteroscedasticRegression(Regression):
 
     def losses(self, output: Tensor, elements: Tensor, mask: Tensor) -> Tensor:
         """Return the negative log-likelihood of each row over its floor, in units of the loss."""
-        self._expect_fitted()
+        self.expect_fitted()
         if self.standardize:
             mean, std = self._statistics(elements.dtype)
             elements = (elements - mean) / std
@@ -115,7 +115,7 @@ class HeteroscedasticRegression(Regression):
 
     def for_metrics(self, output: Tensor) -> Tensor:
         """Metrics see means and standard deviations (B, 2)."""
-        self._expect_fitted()
+        self.expect_fitted()
         found = self.precise(output)
         found = found.to(torch.float64) if self._precise else found
         mean, std = self._statistics(found.dtype)

@@ -97,7 +97,7 @@ class Quantile(Regression):
 
     def losses(self, output: Tensor, elements: Tensor, mask: Tensor) -> Tensor:
         """Return the mean over levels of each row's pinball loss, in standardised units where the target is."""
-        self._expect_fitted()
+        self.expect_fitted()
         if self.standardize:
             mean, std = self._statistics(elements.dtype)
             elements = (elements - mean) / std
@@ -128,7 +128,7 @@ class Quantile(Regression):
 
     def for_metrics(self, output: Tensor) -> Tensor:
         """Metrics see the quantiles (B, K) in the target's units."""
-        self._expect_fitted()
+        self.expect_fitted()
         found = self.quantiles(self.precise(output))
         found = found.to(torch.float64) if self._precise else found
         mean, std = self._statistics(found.dtype)

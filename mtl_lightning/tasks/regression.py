@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtl_lightning.tasks.base import MetricFactories
+from mtl_lightning.tasks.fitted import FittedTask
 from mtl_lightning.tasks.likelihoods import GAUSSIAN, HUBER, LAPLACE, Reduction, of_reduction
 from mtl_lightning.tasks.options import counted, merged_spec
 from mtl_lightning.tasks.popart import Statistics, checked_rate, followed, preserve, sums_about
 from mtl_lightning.tasks.precision import KeepsPrecision
-from mtl_lightning.tasks.rows import RowTask, needs_float64
+from mtl_lightning.tasks.rows import needs_float64
 from mtl_lightning.tasks.transforms import Transform, checked_transform, fitted_powers, forward, inverse
 from mtl_lightning.tasks.trivial import deviations, means, medians, wide
 from mtl_lightning.tasks.weighted import AbsoluteError, RootMeanSquaredError
@@ -25,7 +26,7 @@ ElementwiseLoss: TypeAlias = Callable[[Tensor, Tensor], Any]
 """Of outputs and targets, a loss (B, *) per element; ``Any``, so that a function need not say what it returns."""
 
 
-class Regression(KeepsPrecision, RowTask):
+class Regression(KeepsPrecision, FittedTask):
     """A number (B,), or a vector (B, D), per row; targets are floats, ``nan`` where a label is missing.
 
     With ``standardize`` the loss, its sigma and :meth:`estimate` are in standardised units: every output has mean 0
@@ -86,10 +87,13 @@ class Regression(KeepsPrecision, RowTask):
     values = "finite numbers or nan for missing"
     calibrated_by: tuple[str, ...] = ("conformal",)
     target_kind: ClassVar[str | None] = "number"
+    unfitted = (
+        "Regression(standardize=True): expected its mean and standard deviation to be fitted, found none. Call "
+        "`fit_target` with the training split's target, or load a checkpoint that holds them."
+    )
     target_mean: Tensor
     target_std: Tensor
     target_variance: Tensor
-    target_fitted: Tensor
     target_power: Tensor
 
     def __init__(
@@ -139,10 +143,8 @@ class Regression(KeepsPrecision, RowTask):
         self.register_buffer("target_mean", torch.zeros(size, dtype=dtype), persistent=scaled)
         self.register_buffer("target_std", torch.ones(size, dtype=dtype), persistent=scaled)
         self.register_buffer("target_variance", torch.ones(size, dtype=dtype), persistent=self.rescales)
-        self.register_buffer("target_fitted", torch.tensor(not fits), persistent=fits)
-        self._fitted = not fits  # the value of `target_fitted`, readable without a host sync
+        self.await_target(fits)
         self._precise = False  # whether predictions need float64
-        self.register_load_state_dict_post_hook(_read_fitted)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     # ----------------------------------------------------------------------------------------------------- the target
     def accepts(self, dtype: torch.dtype) -> bool:
@@ -156,11 +158,6 @@ class Regression(KeepsPrecision, RowTask):
     def is_valid(self, elements: Tensor) -> Tensor:
         """Everything but infinity is valid; what ``log1p`` is to transform is at least 0."""
         return ~(elements.isinf() | (elements < 0)) if self.transform == "log1p" else ~elements.isinf()
-
-    @property
-    def fitted(self) -> bool:
-        """Whether the statistics are fitted, or not needed."""
-        return self._fitted
 
     @property
     def target_scale(self) -> float | None:
@@ -186,7 +183,7 @@ class Regression(KeepsPrecision, RowTask):
         Raises:
             TargetError: if the target is not valid.
         """
-        if self._fitted:
+        if self.fitted:
             return
         self.check(target)
         values = self.elements(target).detach().cpu().double().reshape(len(target), -1)
@@ -203,8 +200,13 @@ class Regression(KeepsPrecision, RowTask):
         if self.standardize:
             self.target_mean.copy_(mean)
             self.target_std.copy_(torch.where(varies, std, 1.0))
-        self.target_fitted.fill_(True)
-        _read_fitted(self, None)
+        self.end_fit()
+
+    def read_fitted(self) -> None:
+        """Follow the statistics, which say whether predictions need float64."""
+        super().read_fitted()
+        if self.standardize and self.fitted:
+            self._precise = any(map(needs_float64, self.target_mean.tolist(), self.target_std.tolist()))
 
     def transformed(self, values: Tensor) -> Tensor:
         """Map values (B, K), or (B,), in the target's units to those that are standardised."""
@@ -236,7 +238,7 @@ class Regression(KeepsPrecision, RowTask):
     # ----------------------------------------------------------------------------------------------------- the output
     def losses(self, output: Tensor, elements: Tensor, mask: Tensor) -> Tensor:
         """Return the loss of each element, in standardised units where the target is standardised."""
-        self._expect_fitted()
+        self.expect_fitted()
         elements = self.transformed(elements)
         if self.standardize or self.rescales:
             mean, std = self._statistics(elements.dtype)
@@ -271,7 +273,7 @@ class Regression(KeepsPrecision, RowTask):
 
     def _numbers_of(self, values: Tensor) -> Tensor:
         """Map numbers (B, K) in the units of the loss to the target's, (B, K)."""
-        self._expect_fitted()
+        self.expect_fitted()
         values = values.to(torch.float64) if self._precise else values
         mean, std = self._statistics(values.dtype)
         values = values * std + mean
@@ -305,13 +307,6 @@ class Regression(KeepsPrecision, RowTask):
         dtype = torch.promote_types(dtype, torch.float32)
         return self.target_mean.to(dtype), self.target_std.to(dtype)
 
-    def _expect_fitted(self) -> None:
-        if not self._fitted:
-            raise ConfigurationError(
-                "Regression(standardize=True): expected its mean and standard deviation to be fitted, found none. Call "
-                "`fit_target` with the training split's target, or load a checkpoint that holds them."
-            )
-
 
 def _loss_and_term(
     loss: str | ElementwiseLoss, delta: float, likelihood: Likelihood | None
@@ -335,10 +330,3 @@ def _loss_and_term(
             "of its term a * exp(-s) * L + b * s, such as (0.5, 0.5, 'log_var') for a squared error."
         )
     return loss, Likelihood(*likelihood)
-
-
-def _read_fitted(task: Regression, _incompatible_keys: object) -> None:
-    """Read the flag that a state dict has just brought along."""
-    task._fitted = bool(task.target_fitted)
-    if task.standardize and task._fitted:
-        task._precise = any(map(needs_float64, task.target_mean.tolist(), task.target_std.tolist()))

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtl_lightning.tasks.base import MetricFactories
+from mtl_lightning.tasks.fitted import FittedTask
 from mtl_lightning.tasks.likelihoods import SOFTMAX
 from mtl_lightning.tasks.options import merged_spec
 from mtl_lightning.tasks.precision import KeepsPrecision
-from mtl_lightning.tasks.rows import RowTask
 from mtl_lightning.tasks.survival_metrics import Concordance, IntegratedBrier, restricted_mean
 from mtl_lightning.tasks.trivial import wide
 from mtl_lightning.types import ConfigurationError, TargetError, TargetSpec
@@ -23,7 +23,7 @@ PAIR = ("time", "event")
 """The names, in its spec, of a target of survival."""
 
 
-class Survival(KeepsPrecision, RowTask):
+class Survival(KeepsPrecision, FittedTask):
     r"""The time to an event, which of some rows is only known to be later (censored), by hazards of K intervals.
 
     Cut points :math:`0 < c_1 < \ldots < c_K` divide time into intervals from above :math:`c_{k-1}` to :math:`c_k`, and
@@ -70,9 +70,12 @@ class Survival(KeepsPrecision, RowTask):
     dtypes = "a floating-point dtype"
     values = "times of at least 0, each with 1 (event) or 0 (censored), or nan for missing"
     target_kind = "survival"
+    unfitted = (
+        "Survival: expected cut points, found none. Give `cuts`, call `fit_target` with the training split's target, "
+        "or load a checkpoint that holds them."
+    )
     parts = 2
     cuts: Tensor
-    target_fitted: Tensor
 
     def __init__(
         self,
@@ -97,9 +100,7 @@ class Survival(KeepsPrecision, RowTask):
         super().__init__(spec, columns=None, output_size=size, likelihood=SOFTMAX, metrics=metrics)
         given = torch.arange(1.0, size + 1) if cuts is None else torch.tensor(cuts)
         self.register_buffer("cuts", given.double(), persistent=cuts is None)
-        self.register_buffer("target_fitted", torch.tensor(cuts is not None), persistent=cuts is None)
-        self._fitted = cuts is not None  # the value of `target_fitted`, readable without a host sync
-        self.register_load_state_dict_post_hook(_read_fitted)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.await_target(cuts is None)
 
     # ------------------------------------------------------------------------------------------------------ the target
     def accepts(self, dtype: torch.dtype) -> bool:
@@ -117,11 +118,6 @@ class Survival(KeepsPrecision, RowTask):
         return valid | ~self.is_labelled(elements).unsqueeze(1)
 
     @property
-    def fitted(self) -> bool:
-        """Whether the cut points are given or fitted."""
-        return self._fitted
-
-    @property
     def target_scale(self) -> float | None:
         """None: sigma is of a temperature, which has no units."""
         return None
@@ -136,14 +132,13 @@ class Survival(KeepsPrecision, RowTask):
         Raises:
             TargetError: if the target is not valid, or has fewer different times of events than intervals.
         """
-        if self._fitted:
+        if self.fitted:
             return
         self.check(target)
         elements = self.elements(target).detach().cpu().double()
         times = elements[self.is_labelled(elements) & (elements[:, 1] == 1), 0]
         self.cuts.copy_(cut_points(times[times > 0], self.output_size))
-        self.target_fitted.fill_(True)
-        _read_fitted(self, None)
+        self.end_fit()
 
     def intervals(self, elements: Tensor) -> tuple[Tensor, Tensor]:
         """Return in which interval each row's event was, and which ones it has survived, both (B, K) bool."""
@@ -156,7 +151,7 @@ class Survival(KeepsPrecision, RowTask):
     # ------------------------------------------------------------------------------------------------------ the output
     def losses(self, output: Tensor, elements: Tensor, mask: Tensor) -> Tensor:
         """Return minus the log-likelihood of each row, in nats."""
-        self._expect_fitted()
+        self.expect_fitted()
         happened, survived = self.intervals(elements)
         return (torch.where(happened, F.softplus(-output), 0.0) + torch.where(survived, F.softplus(output), 0.0)).sum(1)
 
@@ -184,27 +179,20 @@ class Survival(KeepsPrecision, RowTask):
 
     def for_metrics(self, output: Tensor) -> Tensor:
         """Metrics see the curves (B, K) of survival."""
-        self._expect_fitted()
+        self.expect_fitted()
         return self.survival(self.precise(output))
 
     def decoding(self) -> dict[str, Any]:
         """Return that outputs are a time, another, and probabilities by the cut points."""
-        self._expect_fitted()
+        self.expect_fitted()
         fields = {"value": [], "expected": [], "survival": _called(self.cuts.tolist())}
         return {"form": "fields", "fields": fields, "units": self.spec.units}
 
     def default_metrics(self) -> MetricFactories:
         """Return Harrell's concordance and the integrated Brier score."""
-        self._expect_fitted()
+        self.expect_fitted()
         cuts = tuple(self.cuts.tolist())
         return {"concordance": partial(Concordance, cuts=cuts), "brier": partial(IntegratedBrier, cuts=cuts)}
-
-    def _expect_fitted(self) -> None:
-        if not self._fitted:
-            raise ConfigurationError(
-                "Survival: expected cut points, found none. Give `cuts`, call `fit_target` with the training split's "
-                "target, or load a checkpoint that holds them."
-            )
 
 
 def cut_points(times: Tensor, number: int) -> Tensor:
@@ -246,8 +234,3 @@ def _called(cuts: list[float]) -> list[str]:
     return next(
         names for digits in range(4, 18) if len({*(names := [f"{cut:.{digits}g}" for cut in cuts])}) == len(cuts)
     )
-
-
-def _read_fitted(task: Survival, _incompatible_keys: object) -> None:
-    """Read the flag that a state dict has just brought along."""
-    task._fitted = bool(task.target_fitted)

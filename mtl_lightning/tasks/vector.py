@@ -145,7 +145,7 @@ class VectorRegression(Regression):
     # ----------------------------------------------------------------------------------------------------- the output
     def losses(self, output: Tensor, elements: Tensor, mask: Tensor) -> Tensor:
         """Return the negative log-likelihood of each number over its floor, in units of the loss."""
-        self._expect_fitted()
+        self.expect_fitted()
         elements = self.transformed(elements)
         if self.standardize:
             mean, std = self._statistics(elements.dtype)

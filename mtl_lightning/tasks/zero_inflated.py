@@ -119,7 +119,7 @@ class ZeroInflatedLogNormal(RowTask):
     # ----------------------------------------------------------------------------------------------------- the output
     def losses(self, output: Tensor, elements: Tensor, mask: Tensor) -> Tensor:
         """Return what each amount's negative log-likelihood is over its floor."""
-        self.logarithm._expect_fitted()
+        self.logarithm.expect_fitted()
         some = elements > 0
         mean, std = self.logarithm._statistics(elements.dtype)
         wanted = ((torch.where(some, elements, 1.0).log() - mean) / std).to(output.dtype)
@@ -144,7 +144,7 @@ class ZeroInflatedLogNormal(RowTask):
 
     def for_metrics(self, output: Tensor) -> Tensor:
         """Metrics see values and probabilities (B, 2)."""
-        self.logarithm._expect_fitted()
+        self.logarithm.expect_fitted()
         found = self.precise(output)
         mean, std = (one.to(found.dtype) for one in self.logarithm._statistics(found.dtype))
         spread = scale_of(found[:, 2], self.least_std) * std
