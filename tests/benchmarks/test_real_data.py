@@ -13,7 +13,7 @@ from tests.data.make_tables import write_flights
 
 def test_a_run_finds_the_metrics_of_both_splits_and_leaves_no_files(tmp_path: Path) -> None:
     root = write_flights(tmp_path / "root")
-    found, reached = real_data.train("flights", str(root), 2, ["--trainer.max_epochs=1"])
+    found, reached = real_data.run("flights", str(root), 2, ["--trainer.max_epochs=1"])
     delays = [f"{metric}/{task}" for task in ("dep_delay", "arr_delay", "air_time") for metric in ("mae", "rmse")]
     assert [*reached] == [*delays, "auroc/cancelled"]
     assert {f"{split}/{tag}" for split in ("val", "test") for tag in reached} <= found.keys()
