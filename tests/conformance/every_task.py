@@ -22,13 +22,14 @@ BALANCERS: dict[str, Any] = {"sum": Balancer, "uncertainty": UncertaintyWeightin
 
 
 def row_cases() -> dict[str, Case]:
-    """The contract's cases, but for slow ones, whose labels can be missing, by names that tasks can have."""
-    cases = ((str(param.id), param.values[0]) for param in CASES if not param.marks)
-    return {
-        name.replace(".", "_"): case
-        for name, case in cases
-        if case.can_miss and issubclass(case.cls, RowTask) and len(case.spec.shape) < 2
-    }
+    """One of the contract's cases of each class, shape and options, by names that tasks can have."""
+    found: dict[Any, tuple[str, Case]] = {}
+    for param in CASES:
+        case: Case = param.values[0]
+        if case.can_miss and issubclass(case.cls, RowTask) and len(case.spec.shape) < 2 and not param.marks:
+            known = (case.cls, case.spec.shape, str(case.options))
+            found.setdefault(known, (str(param.id).replace(".", "_"), case))
+    return dict(found.values())
 
 
 def batches() -> list[Batch]:

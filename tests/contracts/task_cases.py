@@ -100,8 +100,8 @@ class Case:
 def find_cases() -> list[Any]:
     """Return every (class, spec, kind) that goes together; each class must accept something.
 
-    With options all but the last are slow: these change what is computed, not what is accepted. So are values that are
-    nothing new.
+    With options all but the last are slow: these change what is computed, not what is accepted. So are those whose spec
+    and kind were both met in other ways, and values that are nothing new.
     """
     torch.manual_seed(0)
     found: list[Any] = []
@@ -109,6 +109,7 @@ def find_cases() -> list[Any]:
     for cls in CLASSES:
         before = len(found)
         accepts: set[tuple[str, str, str]] = set()
+        met: set[str] = set()  # specs and kinds, which go together in many ways
         some = [{}, *VARIANTS.get(cls.__name__, [])]
         for (spec_name, spec), kind, options in itertools.product(SPECS.items(), KINDS, some):
             case = Case(cls, spec, kind, options)
@@ -124,6 +125,8 @@ def find_cases() -> list[Any]:
             accepts.add((spec_name, words, kind))
             last[cls.__name__, words] = len(found)
             seen = kind in RARE and (spec_name, words, "numbers") in accepts
+            seen |= {spec_name, kind} <= met
+            met |= {spec_name, kind}
             slow = [pytest.mark.slow] if options or seen else []
             found.append(pytest.param(case, id=f"{cls.__name__}{words}-{spec_name}-{kind}", marks=slow))
         assert len(found) > before, f"{cls.__name__} accepts none of these specs and targets"

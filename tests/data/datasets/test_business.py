@@ -66,6 +66,7 @@ def trained(folder: Path, rows: int, users: int, *options: str) -> Outcome:
     return Outcome(data, reached, constant, higher)
 
 
+@pytest.mark.slow
 def test_a_yaml_of_under_twenty_lines_uses_every_column_and_beats_constants(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
