@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 from collections.abc import Iterator
 from itertools import count
@@ -11,9 +12,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from mtl_lightning.core.network.fast_paths import VARIABLE
 from tests import programs
 
 _numbers = count()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer to run everything, other processes too, without the ways that are there for speed alone."""
+    parser.addoption("--plain", action="store_true", help="switch all fast paths off")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--plain"):
+        os.environ[VARIABLE] = "0"
 
 
 @pytest.fixture(autouse=True)

@@ -64,6 +64,7 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers):
         on_nonfinite: about an inf or nan gradient: ``raise``, ``skip`` the update, or ``ignore``: saves a host sync.
         compile: ``torch.compile`` the architecture and the heads: True, or its arguments (``{mode: max-autotune}``).
             Each set of tasks in a batch is compiled anew; from the ninth on PyTorch runs it as it is, with a warning.
+        fast_paths: whether what gives the same numbers may be computed in faster ways than the plain one.
 
     Raises:
         ConfigurationError: for unknown names, cycles, and parameters in no group or in two.
@@ -84,8 +85,9 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers):
         allow_unlabelled: list[str] | None = None,
         on_nonfinite: Literal["raise", "skip", "ignore"] = "raise",
         compile: CompileOptions = False,
+        fast_paths: bool = True,
     ) -> None:
-        super().__init__(tasks, architecture, input_spec, balancer, heads, reads)
+        super().__init__(tasks, architecture, input_spec, balancer, heads, reads, fast_paths)
         self.automatic_optimization = False
         self.config, self.by_code = saving.describe_constructor(self)
         self.save_hyperparameters(self.config, logger=False)  # record.py gives them to the loggers

@@ -40,6 +40,11 @@ class Runtime:
         return self._module.device
 
     @property
+    def fast_paths(self) -> bool:
+        """Whether what gives the same numbers may be computed in faster ways than the plain one."""
+        return bool(self._module.fast_paths)
+
+    @property
     def went_through_all_data(self) -> bool:
         """Whether the epoch that ends was not cut short."""
         trainer = self.trainer

@@ -22,6 +22,7 @@ from mtl_lightning.balancing.build import BalancerArgument, build_balancer
 from mtl_lightning.balancing.rows import GradientBalancer
 from mtl_lightning.core.network.arguments import check_arguments
 from mtl_lightning.core.network.calibration import calibrated
+from mtl_lightning.core.network.fast_paths import fast_paths_allowed
 from mtl_lightning.core.network.graph import (
     DEFAULT,
     Reads,
@@ -53,6 +54,8 @@ class Network(nn.Module):
         heads: makes a task's head from (feature size without B, K); ``default`` for tasks without an entry, else
             a linear map.
         reads: ``{task: [tasks whose estimates it reads]}``; see :class:`~mtl_lightning.core.network.graph.TaskGraph`.
+        fast_paths: whether what gives the same numbers may be computed in faster ways than the plain one: off to rule
+            them out while looking for a fault. The environment variable ``MTL_LIGHTNING_FAST_PATHS=0`` is off for all.
 
     Attributes:
         roles: whose parameter each one is; see :class:`~mtl_lightning.core.network.roles.Roles`.
@@ -77,8 +80,10 @@ class Network(nn.Module):
         balancer: BalancerArgument = Balancer,
         heads: Mapping[str, HeadFactory] | None = None,
         reads: Reads | None = None,
+        fast_paths: bool = True,
     ) -> None:
         super().__init__()
+        self.fast_paths = fast_paths and fast_paths_allowed()
         check_arguments(tasks=tasks, heads=heads, reads=reads, balancer=balancer)
         check_task_names(tasks)
         for name in heads or {}:
