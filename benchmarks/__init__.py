@@ -1,6 +1,6 @@
-"""What this library costs, measured beside its rivals in one run: ``python -m benchmarks.<name>`` prints a table.
+"""What this library costs, measured beside its rivals in one run.
 
-- ``step_time``: one training step, beside raw PyTorch and plain Lightning.
-
-``README.md`` in this folder says how to read the tables and holds those of the last measurement.
+``python -m benchmarks`` lists all benchmarks, ``python -m benchmarks NAME`` (or ``python -m benchmarks.NAME``) runs
+one, ``python -m benchmarks all`` all of them, with a table of their goals at the end. ``command.py`` says what makes a
+module of this folder a benchmark, ``README.md`` how to read the tables; it holds those of the last measurement.
 """

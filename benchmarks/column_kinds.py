@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from benchmarks.command import Benchmark
+from benchmarks.records import Cell, Goal, Table
 from benchmarks.timing import positive, silence_lightning
 from mtl_lightning.data import TableData
 from mtl_lightning.data.table.split import TableSplit
@@ -52,29 +54,34 @@ def seconds_of_an_epoch(data: TableData) -> float:
     return time.perf_counter() - started
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the options, measure, print."""
-    description = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.column_kinds", description=description)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command line."""
     parser.add_argument("--rows", type=positive, default=500_000, help="rows of the table (500000)")
     parser.add_argument("--workers", type=int, default=2, help="processes that read when streamed (2)")
     parser.add_argument("--batch-size", type=positive, default=1024, help="rows of a batch (1024)")
     parser.add_argument("--rounds", type=positive, default=5, help="epochs of each (5)")
-    options = parser.parse_args(argv)
+
+
+def tables(options: argparse.Namespace) -> Iterator[Table]:
+    """Write the table and go through it in all ways."""
     silence_lightning()
     torch.set_num_threads(1)
+    rows: list[list[Cell]] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "t.parquet"
         pq.write_table(made(options.rows), path, row_group_size=ROW_GROUP)
-        print("| rows are | numbers alone, rows/s | with ids and lists | share |", flush=True)
-        print("| --- | --- | --- | --- |", flush=True)
         for stream in (False, True):
             for workers in (0, options.workers) if stream else (0,):
                 best = _best(str(path), stream, workers, options.batch_size, options.rounds)
                 alone, all_of_it = (options.rows / seconds for seconds in best)
                 how = f"streamed, {workers} workers" if stream else "in memory"
-                print(f"| {how} | {alone:,.0f} | {all_of_it:,.0f} | {all_of_it / alone:.0%} |", flush=True)
-        print(f"\nGoal: {SHARE:.0%}.")
+                rows.append([how, alone, all_of_it, all_of_it / alone])
+    yield Table(
+        f"{options.rows:,} rows, the best of {options.rounds} epochs",
+        {"rows are": "", "numbers alone, rows/s": ",.0f", "with ids and lists, rows/s": ",.0f", "share": ".0%"},
+        rows,
+        [Goal(f"share, {how}", float(share), SHARE, at_least=True) for how, _, _, share in rows],  # type: ignore[arg-type]
+    )
 
 
 def _best(path: str, stream: bool, workers: int, batch_size: int, rounds: int) -> tuple[float, float]:
@@ -97,6 +104,9 @@ def _best(path: str, stream: bool, workers: int, batch_size: int, rounds: int) -
     found = [[seconds_of_an_epoch(data) for data in both] for _ in range(rounds)]
     return min(one[0] for one in found), min(one[1] for one in found)
 
+
+BENCHMARK = Benchmark("column_kinds", __doc__, add_options, tables, quick=("--rows=100000", "--rounds=2"))
+main = BENCHMARK.main
 
 if __name__ == "__main__":
     main()

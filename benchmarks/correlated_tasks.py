@@ -19,6 +19,8 @@ from typing import Any
 from lightning.pytorch import Trainer, seed_everything
 from torch.optim import Adam
 
+from benchmarks.command import Benchmark
+from benchmarks.records import Cell, Table
 from benchmarks.timing import one_thread, positive, silence_lightning
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.architectures import MLP, MLPHead, MMoE, SharedBottom
@@ -42,20 +44,19 @@ class Found:
         return f"{_with_error(self.test)} ({self.rate:g})"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the options, train, print."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.correlated_tasks", description=(__doc__ or "").split("\n")[0]
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command line."""
     parser.add_argument("--correlations", nargs="+", type=float, default=[0.5, 0.9, 1.0], help="0.5 0.9 1.0")
     parser.add_argument("--seeds", type=positive, default=10, help="runs of each kind (10)")
     parser.add_argument("--epochs", type=positive, default=30, help="epochs of 40 updates (30)")
     parser.add_argument("--rates", nargs="+", type=float, default=[1e-3, 1e-2], help="rates to choose from (1e-3 1e-2)")
-    options = parser.parse_args(argv)
+
+
+def tables(options: argparse.Namespace) -> Iterator[Table]:
+    """Train and compare."""
     with one_thread():
         data = CorrelatedRegression()
-        for line in report(models(data), options.correlations, options.seeds, options.epochs, options.rates):
-            print(line, flush=True)
+        yield report(models(data), options.correlations, options.seeds, options.epochs, options.rates)
 
 
 def models(data: CorrelatedRegression) -> dict[str, Callable[..., Any]]:
@@ -124,18 +125,21 @@ def report(
     seeds: int,
     epochs: int,
     rates: Sequence[float],
-) -> Iterator[str]:
-    """Yield a row per correlation: both test losses with the chosen rate, and their difference seed by seed."""
+) -> Table:
+    """Return a row per correlation: both test losses with the chosen rate, and their difference seed by seed."""
     data = CorrelatedRegression()
-    sizes = {name: size(architecture, data) for name, architecture in compared.items()}
-    yield f"\n### Test loss, {seeds} seeds, {epochs} epochs; mean +- standard error (rate)\n"
-    yield "| correlation | " + " | ".join(f"{name}, {sizes[name]} parameters" for name in compared) + " | difference |"
-    yield "| --- |" + " --- |" * (len(compared) + 1)
+    names = [f"{name}, {size(architecture, data)} parameters" for name, architecture in compared.items()]
+    rows: list[list[Cell]] = []
     for correlation in correlations:
         found = {name: compare(made, correlation, seeds, epochs, rates) for name, made in compared.items()}
         first, last = (list(found.values())[index].test for index in (0, -1))
         difference = [there - here for here, there in zip(first, last, strict=True)]
-        yield f"| {correlation:g} | {' | '.join(map(str, found.values()))} | {_with_error(difference)} |"
+        rows.append([correlation, *map(str, found.values()), _with_error(difference)])
+    return Table(
+        f"Test loss, {seeds} seeds, {epochs} epochs; mean +- standard error (rate)",
+        {"correlation": "g", **dict.fromkeys(names, ""), "difference": ""},
+        rows,
+    )
 
 
 def _with_error(values: Sequence[float]) -> str:
@@ -143,6 +147,11 @@ def _with_error(values: Sequence[float]) -> str:
     error = f" +- {stdev(values) / sqrt(len(values)):.4f}" if len(values) > 1 else ""
     return f"{mean(values):.4f}{error}"
 
+
+BENCHMARK = Benchmark(
+    "correlated_tasks", __doc__, add_options, tables, quick=("--correlations=0.9", "--seeds=2", "--rates=1e-2")
+)
+main = BENCHMARK.main
 
 if __name__ == "__main__":
     silence_lightning()

@@ -9,6 +9,7 @@ process and its workers, looked at twice a second; it is known on Linux only.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import shutil
@@ -28,6 +29,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from benchmarks.command import Benchmark
+from benchmarks.records import Goal, Table
 from benchmarks.timing import positive, silence_lightning
 from mtl_lightning.data import TableData
 from mtl_lightning.data.table.encoder import TableEncoder
@@ -51,24 +54,23 @@ class Phase(NamedTuple):
     peak: float  # bytes; 0 where it is not known
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the options, measure, print."""
-    description = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.data_loading", description=description)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command line."""
     parser.add_argument("--gigabytes", type=float, default=4.0, help="size of the files, uncompressed (4)")
     parser.add_argument("--workers", type=int, default=2, help="processes that read (2)")
     parser.add_argument("--batch-size", type=positive, default=1024, help="rows of a batch (1024)")
     parser.add_argument("--folder", type=Path, help="where the files are kept; by default nowhere")
-    options = parser.parse_args(argv)
+
+
+def tables(options: argparse.Namespace) -> Iterator[Table]:
+    """Write the files, go through them, and remove them."""
     folder = options.folder or Path(tempfile.mkdtemp())
     try:
-        size = int(options.gigabytes * 1e9)
-        paths = generate(folder, size)
+        paths = generate(folder, int(options.gigabytes * 1e9))
         measure = partial(run, folder, options.workers, options.batch_size)
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # a process that has not generated anything
             phases = pool.submit(measure).result()
-        for line in report(phases, sum(path.stat().st_size for path in paths), options.workers):
-            print(line, flush=True)
+        yield report(phases, sum(path.stat().st_size for path in paths), options.workers)
     finally:
         if options.folder is None:
             shutil.rmtree(folder)
@@ -239,18 +241,30 @@ def _stat(process: int) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------- the report
-def report(phases: Sequence[Phase], size: int, workers: int) -> Iterator[str]:
-    """Yield a table in Markdown, and what became of the goals."""
-    yield f"\n### {size / 1e9:.2f} GB of Parquet, {phases[0].rows:,} rows, {workers} workers\n"
-    yield "| phase | rows | rows/s | seconds | CPU seconds | peak of all processes, MB |"
-    yield "| --- | --- | --- | --- | --- | --- |"
-    for name, rows, seconds, cpu, peak in phases:
-        memory = f"{peak / 1e6:,.0f}" if peak else "unknown"
-        yield f"| {name} | {rows:,} | {rows / seconds:,.0f} | {seconds:.1f} | {cpu:.1f} | {memory} |"
+def report(phases: Sequence[Phase], size: int, workers: int) -> Table:
+    """Return speed and memory of all phases, and the goals, which are for the first two."""
+    columns = {
+        "phase": "", "rows": ",", "rows/s": ",.0f", "seconds": ".1f", "CPU seconds": ".1f",
+        "peak of all processes, MB": ",.0f",
+    }  # fmt: skip
+    rows = [
+        [name, rows, rows / seconds, seconds, cpu, peak / 1e6 if peak else "unknown"]
+        for name, rows, seconds, cpu, peak in phases
+    ]
     rate, peak = phases[1].rows / phases[1].seconds, max(phase.peak for phase in phases[:2])
-    yield f"\n- rows/s: {rate:,.0f}, goal {RATE:,}: {'met' if rate >= RATE else 'missed'}"
-    yield f"- peak: {peak / 1e6:,.0f} MB, goal {PEAK / 1e6:,.0f} MB: {'met' if 0 < peak <= PEAK else 'missed'}"
+    return Table(
+        f"{size / 1e9:.2f} GB of Parquet, {phases[0].rows:,} rows, {workers} workers",
+        columns,
+        rows,
+        [
+            Goal("rows/s", rate, RATE, at_least=True, form=",.0f"),
+            Goal("peak", peak / 1e6 if peak else math.nan, PEAK / 1e6, unit=" MB", form=",.0f"),
+        ],
+    )
 
+
+BENCHMARK = Benchmark("data_loading", __doc__, add_options, tables, quick=("--gigabytes=0.2",))
+main = BENCHMARK.main
 
 if __name__ == "__main__":
     main()

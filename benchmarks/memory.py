@@ -33,12 +33,13 @@ def _measure(run: Callable[[], object]) -> float:
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     _REFERENCES.write_text(_RESET_PEAK)
-    before = _peak()
+    before = peak()
     run()
-    return _peak() - before
+    return peak() - before
 
 
-def _peak() -> float:
+def peak() -> float:
+    """Return the largest resident set that this process has had, in MiB (Linux)."""
     found = re.search(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1]) / 1024

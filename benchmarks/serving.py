@@ -19,15 +19,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
 import torch
 
+from benchmarks.command import Benchmark
+from benchmarks.records import Cell, Table
 from mtl_lightning import Network
 from mtl_lightning.architectures import SharedBottom, TabularEncoder
 from mtl_lightning.export import export_network
@@ -55,6 +58,7 @@ from mtl_lightning.serve.server import make_server, run
 run(make_server(Served(sys.argv[1])), port=int(sys.argv[2]), log_level="warning")
 """
 NUMERIC, CATEGORICAL = 10, 5
+PACKAGES = ("litserve", "fastapi", "uvicorn", "onnxruntime", "onnxscript")
 
 
 def made(folder: Path) -> Path:
@@ -136,24 +140,40 @@ def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
     raise RuntimeError("The server did not start.")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a table."""
-    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command line."""
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 100], help="rows of a request")
-    options = parser.parse_args(arguments)
-    print("| server | rows a request | requests/s | rows/s | median, ms | 95 %, ms | 99 %, ms |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+
+
+def missing(_options: argparse.Namespace) -> str:
+    """Say which packages of the extra there are not."""
+    absent = [name for name in PACKAGES if find_spec(name) is None]
+    return f"the extra 'serve' is not installed ({', '.join(absent)})" if absent else ""
+
+
+def tables(options: argparse.Namespace) -> Iterator[Table]:
+    """Ask both servers."""
+    found: list[list[Cell]] = []
     with tempfile.TemporaryDirectory() as folder:
         exported = made(Path(folder))
         for size in options.sizes:
             for name, program in (("mtl-lightning serve", OURS), ("bare FastAPI", BARE)):
                 seconds, took = measured(program, exported, size, options.requests, options.clients)
                 cuts = quantiles(took, n=100)
-                shown = " | ".join(f"{1e3 * cuts[place]:.1f}" for place in (49, 94, 98))
-                print(f"| {name} | {size} | {len(took) / seconds:,.0f} | {len(took) * size / seconds:,.0f} | {shown} |")
+                rates = [len(took) / seconds, len(took) * size / seconds]
+                found.append([name, size, *rates, *(1e3 * cuts[place] for place in (49, 94, 98))])
+    yield Table(
+        f"{options.requests:,} requests of {options.clients} clients",
+        {"server": "", "rows a request": ",", "requests/s": ",.0f", "rows/s": ",.0f",
+         "median, ms": ".1f", "95 %, ms": ".1f", "99 %, ms": ".1f"},
+        found,
+    )  # fmt: skip
 
+
+BENCHMARK = Benchmark("serving", __doc__, add_options, tables, quick=("--requests=400",), missing=missing)
+main = BENCHMARK.main
 
 if __name__ == "__main__":
     main()

@@ -12,11 +12,11 @@ from typing import Any
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
-def train(name: str, root: str, seed: int, options: Sequence[str] = ()) -> tuple[dict[str, float], Any]:
-    """Train a config; return its metrics on validation and test rows, and the command line that holds all of it."""
+def fit(name: str, root: str, seed: int, options: Sequence[str] = ()) -> Any:
+    """Train a config; return the command line that holds all of it."""
     from mtl_lightning.cli import MultiTaskCLI
 
-    made = MultiTaskCLI(
+    return MultiTaskCLI(
         args=[
             "fit", f"--config={CONFIGS / name}.yaml", f"--seed_everything={seed}", f"--data.init_args.seed={seed}",
             f"--data.init_args.root={root}", "--test_after_fit=false", "--trainer.accelerator=cpu",
@@ -25,6 +25,11 @@ def train(name: str, root: str, seed: int, options: Sequence[str] = ()) -> tuple
         ],
         save_config_callback=None,  # which would write into the current folder
     )  # fmt: skip
+
+
+def train(name: str, root: str, seed: int, options: Sequence[str] = ()) -> tuple[dict[str, float], Any]:
+    """Train a config; return its metrics on validation and test rows, and the command line that holds all of it."""
+    made = fit(name, root, seed, options)
     found: dict[str, float] = {}
     for evaluate in (made.trainer.validate, made.trainer.test):
         (metrics,) = evaluate(made.model, datamodule=made.datamodule, verbose=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 from torchjd import aggregation
 
-from benchmarks.timing import Spread, one_thread, positive
+from benchmarks.command import Benchmark
+from benchmarks.records import Cell, Goal, Spread, Table
+from benchmarks.timing import one_thread, positive
 from mtl_lightning.balancing import MGDA, AlignedMTL, CAGrad, DualProj, FairGrad, NashMTL, PCGrad, UPGrad
 from mtl_lightning.balancing.rows import GramianBalancer
 
@@ -177,45 +179,41 @@ def _seconds(solve: Solve, calls: int) -> float:
 
 
 # -------------------------------------------------------------------------------------------------------------- report
-def report(tasks: int, found: Mapping[str, Row]) -> Iterator[str]:
-    """Yield a table in Markdown, and what became of the goals."""
-    yield f"\n### {tasks} tasks: milliseconds a call, median (quartiles)\n"
-    yield "| method | ours | torchjd | torchjd / ours | residual |"
-    yield "| --- | --- | --- | --- | --- |"
-    for name, row in found.items():
-        theirs = row.missing or _text(row.theirs)
-        yield f"| {name} | {_text(row.ours)} | {theirs} | {_text(row.ratio, '.1f')} | {row.residual:.0e} |"
-    yield ""
-    for name, row in found.items():
-        goal = GOALS.get((name, tasks))
-        if goal is not None:
-            yield f"- {name}: {row.ours.median:.2f} ms, goal {goal:.0f}: {_verdict(row.ours.median <= goal)}"
+def report(tasks: int, found: Mapping[str, Row]) -> Table:
+    """Return times, ratios and residuals of all methods, and the goals."""
+    rows: list[list[Cell]] = [
+        [name, row.ours, row.missing or row.theirs, row.ratio, row.residual] for name, row in found.items()
+    ]
+    goals = [
+        Goal(name, row.ours, GOALS[name, tasks], unit=" ms", form=".2f")
+        for name, row in found.items()
+        if (name, tasks) in GOALS
+    ]
     worst = max(found, key=lambda name: found[name].residual)
-    verdict = _verdict(found[worst].residual <= RESIDUAL_GOAL)
-    yield f"- largest residual: {found[worst].residual:.0e} ({worst}), goal {RESIDUAL_GOAL:.0e}: {verdict}"
+    return Table(
+        f"{tasks} tasks: milliseconds a call, median (quartiles)",
+        {"method": "", "ours": ".3f", "torchjd": ".3f", "torchjd / ours": ".1f", "residual": ".0e"},
+        rows,
+        [*goals, Goal(f"largest residual ({worst})", found[worst].residual, RESIDUAL_GOAL, form=".0e")],
+    )
 
 
-def _text(spread: Spread | None, form: str = ".3f") -> str:
-    return "-" if spread is None else f"{spread.median:{form}} ({spread.low:{form}} to {spread.high:{form}})"
-
-
-def _verdict(met: bool) -> str:
-    return "met" if met else "missed"
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the options, measure, print."""
-    summary = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.solvers", description=summary)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command line."""
     parser.add_argument("tasks", nargs="*", type=positive, help=f"numbers of tasks ({', '.join(map(str, TASKS))})")
     parser.add_argument("--rounds", type=positive, default=9, help="turns of each solver (9)")
     parser.add_argument("--block", type=float, default=0.02, help="seconds that a turn takes, or so (0.02)")
-    options = parser.parse_args(argv)
-    for tasks in options.tasks or TASKS:
-        found = {name: measure(method, tasks, options.rounds, options.block) for name, method in METHODS.items()}
-        for line in report(tasks, found):
-            print(line, flush=True)
 
+
+def tables(options: argparse.Namespace) -> Iterator[Table]:
+    """Measure all methods for each number of tasks."""
+    for tasks in options.tasks or TASKS:
+        measured = {name: measure(method, tasks, options.rounds, options.block) for name, method in METHODS.items()}
+        yield report(tasks, measured)
+
+
+BENCHMARK = Benchmark("solvers", __doc__, add_options, tables, quick=("2", "8", "32", "--rounds=3"))
+main = BENCHMARK.main
 
 if __name__ == "__main__":
     main()

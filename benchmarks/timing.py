@@ -18,10 +18,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import quantiles
 from typing import Any, TypeAlias
 
 import torch
+
+from benchmarks.records import Spread
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # options of glibc's mallopt(3)
 
@@ -63,25 +64,6 @@ class TimedBatches:
 
 Variant: TypeAlias = Callable[[TimedBatches], None]
 """Trains anew, from the same weights, on the batches that it is given."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and quartiles of what several rounds gave."""
-
-    low: float
-    median: float
-    high: float
-
-    def __str__(self) -> str:
-        """Show the median, and the quartiles in brackets."""
-        return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Summarise at least one value."""
-        low, median, high = quantiles([*values] * (1 if len(values) > 1 else 2), n=4, method="inclusive")
-        return cls(low, median, high)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ between the rarest samples, or a multiple, so that every block holds all that th
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from lightning.pytorch import Callback
 
+from benchmarks.command import Benchmark, chosen
 from benchmarks.loops import ours
+from benchmarks.records import Goal, Table
 from benchmarks.timing import TimedBatches, Times, Variant, interleave, one_thread, positive, silence_lightning
 from benchmarks.workloads import WORKLOADS, Workload
 from mtl_lightning.callbacks import (
@@ -39,24 +41,24 @@ ALL, LIMIT = "all of them", 1.03
 WORKLOAD_NAMES = ("W1_T8", "W1_T32", "W2")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the options, measure, print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.watching", description=(__doc__ or "").split("\n")[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command line."""
     parser.add_argument("workloads", nargs="*", metavar="workload", help=f"some of {', '.join(WORKLOADS)}")
     parser.add_argument("--rounds", type=positive, default=9, help="blocks of every variant (9)")
     parser.add_argument("--steps", type=positive, default=300, help="timed steps in a block (300)")
     parser.add_argument("--each", action="store_true", help="time each callback by itself, too")
-    options = parser.parse_args(argv)
-    if unknown := [name for name in options.workloads if name not in WORKLOADS]:
-        parser.error(f"expected workloads among {', '.join(WORKLOADS)}, found {', '.join(unknown)}")
-    for name in options.workloads or WORKLOAD_NAMES:
+
+
+def tables(options: argparse.Namespace) -> Iterator[Table]:
+    """Measure each workload."""
+    for name in chosen(options, options.workloads, WORKLOADS, "workloads") if options.workloads else WORKLOAD_NAMES:
         times = measure(WORKLOADS[name], options.rounds, options.steps, each=options.each)
-        print(f"\n### {name}: {options.rounds} rounds of {options.steps} steps\n")
-        print("| callbacks | step, to that without |\n| --- | --- |")
-        for variant in times.ratios:
-            print(f"| {variant} | {times.to_floor(variant)} |", flush=True)
-        verdict = "met" if times.to_floor(ALL).median <= LIMIT else "missed"
-        print(f"\n- {ALL}: goal {LIMIT:.2f}: {verdict}", flush=True)
+        yield Table(
+            f"{name}: {options.rounds} rounds of {options.steps} steps",
+            {"callbacks": "", "step, to that without": ".3f"},
+            [[variant, times.to_floor(variant)] for variant in times.ratios],
+            [Goal(ALL, times.to_floor(ALL), LIMIT)],
+        )
 
 
 def measure(workload: Workload, rounds: int, steps: int, *, each: bool) -> Times:
@@ -82,6 +84,9 @@ def watched(workload: Workload, *, each: bool) -> Mapping[str, Variant]:
 def _train(workload: Workload, makers: Sequence[Callable[[], Callback]], batches: TimedBatches) -> None:
     ours(workload, batches, callbacks=[make() for make in makers])
 
+
+BENCHMARK = Benchmark("watching", __doc__, add_options, tables, quick=("W1_T8", "--rounds=1"))
+main = BENCHMARK.main
 
 if __name__ == "__main__":
     silence_lightning()

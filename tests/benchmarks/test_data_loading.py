@@ -35,7 +35,7 @@ def test_an_epoch_is_streamed_and_reported(tmp_path: Path) -> None:
     phases = data_loading.run(tmp_path, 0, 64)
     size = sum(path.stat().st_size for path in paths)
     assert 400_000 <= size < 500_000
-    check("\n".join(data_loading.report(phases, size, 0)), tmp_path, workers=0)
+    check("\n".join(data_loading.report(phases, size, 0).markdown()), tmp_path, workers=0)
 
 
 def check(printed: str, folder: Path, workers: int) -> None:
@@ -82,9 +82,9 @@ def test_memory_and_time_of_all_processes_are_added_up() -> None:
 
 def test_the_report_says_what_is_met() -> None:
     fit, stream = Phase("fit", 10, 1.0, 1.0, 2e9), Phase("stream", 1_000_000, 2.0, 3.0, 1e9)
-    lines = [*data_loading.report([fit, stream, Phase("naive", 1, 1.0, 1.0, 0.0)], 4_000_000_000, 2)]
+    lines = [*data_loading.report([fit, stream, Phase("naive", 1, 1.0, 1.0, 0.0)], 4_000_000_000, 2).markdown()]
     assert lines[-2:] == [
-        "\n- rows/s: 500,000, goal 400,000: met",
-        "- peak: 2,000 MB, goal 1,500 MB: missed",
+        "- rows/s: 500,000, goal >= 400,000: met",
+        "- peak: 2,000 MB, goal <= 1,500 MB: missed",
     ]
     assert "| naive | 1 | 1 | 1.0 | 1.0 | unknown |" in lines

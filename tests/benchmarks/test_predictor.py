@@ -17,8 +17,8 @@ def test_it_measures_and_says_what_became_of_the_goals(
     predictor.main(["--rounds", "1", "--rows", "1", "20"])
     said = capsys.readouterr().out
     assert said.count("\n| 1 |") == said.count("\n| 20 |") == 1
-    assert "the goal is 1000000000.0: met" in said
-    assert "the goal is 0.0: missed" in said
+    assert "goal <= 1,000,000,000: met" in said
+    assert "goal <= 0: missed" in said
 
 
 def test_other_answers_are_not_timed() -> None:

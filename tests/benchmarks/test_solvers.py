@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import solvers
-from benchmarks.timing import Spread
+from benchmarks.records import Spread
 from mtl_lightning.balancing import MGDA
 
 TIME = re.compile(r"\d+\.\d{3} \(\d+\.\d{3} to \d+\.\d{3}\)")
@@ -18,14 +18,14 @@ TIME = re.compile(r"\d+\.\d{3} \(\d+\.\d{3} to \d+\.\d{3}\)")
 def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     solvers.main(["3", "--rounds", "2", "--block", "0.0001"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == "### 3 tasks: milliseconds a call, median (quartiles)"
+    assert "### 3 tasks: milliseconds a call, median (quartiles)" in lines
     rows = [line.strip("| ").split(" | ") for line in lines if TIME.search(line)]
     assert [row[0] for row in rows] == [*solvers.METHODS]
     for _, ours, theirs, ratio, residual in rows:
         assert TIME.fullmatch(ours)
-        assert (TIME.fullmatch(theirs) is not None) == (ratio != "-")
+        assert (TIME.fullmatch(theirs) is not None) == (ratio != "")
         assert float(residual) < 1e-6
-    assert re.fullmatch(r"- largest residual: \S+ \(\w+\), goal 1e-06: met", lines[-1])
+    assert re.fullmatch(r"- largest residual \(\w+\): \S+, goal <= 1e-06: met", lines[-1])
 
 
 @pytest.mark.parametrize("name", solvers.METHODS)
@@ -45,16 +45,14 @@ def test_what_is_not_installed_is_said() -> None:
 
     row = solvers.measure(solvers.Method(MGDA, missing, solvers.nearness), 2, rounds=1, block=0.0001)
     assert (row.theirs, row.ratio, row.missing) == (None, None, "no such solver")
-    table = list(solvers.report(2, {"MGDA": row}))
-    assert " | no such solver | - | " in table[3]
+    assert solvers.report(2, {"MGDA": row}).rows[0][2:4] == ["no such solver", None]
 
 
 def test_goals_are_judged() -> None:
     row = solvers.Row(Spread(1.0, 11.0, 12.0), None, None, residual=1e-5)
-    verdicts = [line for line in solvers.report(128, {"NashMTL": row}) if line.startswith("- ")]
-    assert verdicts == [
-        "- NashMTL: 11.00 ms, goal 10: missed",
-        "- largest residual: 1e-05 (NashMTL), goal 1e-06: missed",
+    assert [*map(str, solvers.report(128, {"NashMTL": row}).goals)] == [
+        "NashMTL: 11.00 (1.00 to 12.00) ms, goal <= 10 ms: missed",
+        "largest residual (NashMTL): 1e-05, goal <= 1e-06: missed",
     ]
 
 
