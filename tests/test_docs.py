@@ -1,7 +1,8 @@
-"""What the documentation claims is backed: every test that a page names exists, and every claim names one."""
+"""What the documentation claims is backed: every test that a page names exists, and every claim has one."""
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import pytest
 
 from tests.programs import ROOT, start
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
-CLAIMS = ("works", "differs", "refused")
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+CLAIMS = ROOT / "tests" / "conformance" / "claims.csv"
+COLUMNS = [f"{kind} balancer{where}" for kind in ("loss", "gradient") for where in ("", ", DDP", ", FSDP2")]
+"""Those of the matrix, as the file of claims calls them."""
 
 
 def named(page: Path) -> set[str]:
@@ -18,10 +22,20 @@ def named(page: Path) -> set[str]:
     return set(re.findall(r"`(tests/[\w/]+\.py::[^`]+)`", page.read_text()))
 
 
+def claims() -> dict[tuple[str, str], str]:
+    """The test of each cell of the matrix, by feature and column."""
+    with CLAIMS.open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    found = {(row["feature"], row["where"]): row["test"] for row in rows}
+    assert len(found) == len(rows), "a cell twice"
+    return found
+
+
 @pytest.fixture(scope="module")
 def existing() -> set[str]:
-    """All test ids of the files that pages name, with and without the case in brackets."""
-    files = sorted({test.split("::")[0] for page in PAGES for test in named(page)})
+    """All test ids of the files that pages and claims name, with and without the case in brackets."""
+    tests = [*claims().values(), *(test for page in PAGES for test in named(page))]
+    files = sorted({test.split("::")[0] for test in tests})
     missing = [file for file in files if not (ROOT / file).is_file()]
     assert not missing, f"the docs name files that do not exist: {missing}"
     (program,) = start("pytest", "--collect-only", "-q", "-o", "addopts=", "-p", "no:xdist", *files)
@@ -31,26 +45,19 @@ def existing() -> set[str]:
     return cases | {case.split("[")[0] for case in cases}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_tests_that_a_page_names_exist(page: Path, existing: set[str]) -> None:
-    assert sorted(named(page) - existing) == []
+def test_the_tests_that_pages_and_claims_name_exist(existing: set[str]) -> None:
+    for page in PAGES:
+        assert sorted(named(page) - existing) == [], page
+    assert sorted({*claims().values()} - existing) == []
 
 
-def test_every_claim_of_the_matrix_names_a_test() -> None:
-    text = (ROOT / "docs" / "lightning.md").read_text()
-    numbers = {int(number) for number in re.findall(r"^(\d+)\. `tests/", text, flags=re.MULTILINE)}
-    cells = [
-        cell.strip()
-        for line in text.splitlines()
-        if line.startswith("| ") and "| --- |" not in line and not line.startswith("| |")
-        for cell in line.strip("|").split("|")[1:]
-    ]
+def test_every_claim_of_the_matrix_has_a_test() -> None:
+    cells = {}
+    for line in (DOCS / "lightning.md").read_text().splitlines():
+        if line.startswith("| ") and "| --- |" not in line and not line.startswith("| |"):
+            feature, *words = (cell.strip() for cell in line.strip("|").split("|"))
+            feature = re.sub(r" \(notes? [\d, ]+\)", "", feature)
+            cells |= {(feature, column): word for column, word in zip(COLUMNS, words, strict=True)}
     assert len(cells) > 200
-    used = set()
-    for cell in cells:
-        word, _, number = cell.partition(" [")
-        if word in CLAIMS:
-            used.add(int(number.removesuffix("]")))
-        else:
-            assert cell == "does not apply"
-    assert used == numbers
+    assert {*cells.values()} == {"works", "differs", "refused", "does not apply"}
+    assert {cell for cell, word in cells.items() if word != "does not apply"} == {*claims()}
