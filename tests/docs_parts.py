@@ -27,10 +27,12 @@ def houses(path: str = "houses.csv", rows: int = 400) -> None:
     Path(path).write_text("\n".join([HEADER, *lines, ""]))
 
 
-def table() -> MultiTaskDataModule:
-    """The data of that table; three tasks."""
+def table(*targets: str) -> MultiTaskDataModule:
+    """The data of that table; three tasks, or some of them."""
     houses()
-    return TableData(path="houses.csv", targets=["price", "sold", "style"], numeric=["rooms"], ids=["id"])
+    chosen = targets or ("price", "sold", "style")
+    others = [name for name in ("price", "sold", "style") if name not in chosen]
+    return TableData(path="houses.csv", targets=[*chosen], numeric=["rooms"], ids=["id"], ignore=others)
 
 
 def model(data: MultiTaskDataModule) -> MultiTaskModule:
@@ -39,9 +41,9 @@ def model(data: MultiTaskDataModule) -> MultiTaskModule:
     return MultiTaskModule(data.tasks, partial(SharedBottom, encoder=encoder), input_spec=data.input_spec)
 
 
-def trained(path: str = "best.ckpt") -> None:
+def trained(*targets: str, path: str = "best.ckpt") -> None:
     """Train it for an epoch, with calibration, and write a checkpoint."""
-    data = table()
+    data = table(*targets)
     trainer = Trainer(max_epochs=1, callbacks=[Calibration()], enable_checkpointing=False)
     trainer.fit(model(data), data)
     trainer.save_checkpoint(path)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -38,7 +40,8 @@ def test_a_pages_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(Trainer, "__init__", shortened(Trainer.__init__))
-    names: dict[str, Any] = {"__name__": "page"}
+    module = ModuleType("page")  # by which checkpoints and datamodules find the classes that a page defines
+    monkeypatch.setitem(sys.modules, "page", module)
     text = page.read_text()
     for block in CODE.finditer(text):
         code = block["hidden"] or block["shown"]
@@ -46,4 +49,4 @@ def test_a_pages_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.Mon
         tree = ast.parse(code, filename=str(page))
         ast.increment_lineno(tree, line)
         if not block["theirs"]:
-            exec(compile(tree, str(page), "exec"), names)
+            exec(compile(tree, str(page), "exec"), module.__dict__)
