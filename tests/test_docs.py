@@ -52,7 +52,7 @@ def test_the_tests_that_pages_and_claims_name_exist(existing: set[str]) -> None:
 
 
 def test_every_claim_of_the_matrix_has_a_test() -> None:
-    cells = {}
+    cells: dict[tuple[str, str], str] = {}
     for line in (DOCS / "lightning.md").read_text().splitlines():
         if line.startswith("| ") and "| --- |" not in line and not line.startswith("| |"):
             feature, *words = (cell.strip() for cell in line.strip("|").split("|"))
