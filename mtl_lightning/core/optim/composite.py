@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import LBFGS, Adafactor, Optimizer, SparseAdam
 
-from mtl_lightning.core.optim.merged_step import step_together
+from mtl_lightning.core.optim.merged_step import Together
 from mtl_lightning.errors import CheckpointError
 from mtl_lightning.ranges import outside
 from mtl_lightning.types import ConfigurationError
@@ -32,11 +32,20 @@ class CompositeOptimizer(Optimizer):
 
     So the base class's ``zero_grad`` and flat ``state_dict`` serve all of them, and a learning-rate monitor finds the
     groups by name.
+
+    Args:
+        optimizers: each group's, by the group's name.
+
+    Attributes:
+        fast_paths: whether optimizers of one kind may be stepped in one call, and gradients be cleared without telling
+            torch's profiler.
     """
 
     def __init__(self, optimizers: Mapping[str, Optimizer]) -> None:
         self.optimizers = dict(optimizers)
+        self.fast_paths = True
         self._stepped = False
+        self._together = Together(self.optimizers.values())
         self._sharded = any(
             isinstance(p, DTensor) for o in optimizers.values() for g in o.param_groups for p in g["params"]
         )
@@ -70,13 +79,22 @@ class CompositeOptimizer(Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Step every group's optimizer once; the closure, in which Lightning runs its hooks, is called once before."""
         loss = closure() if closure is not None else None
-        if self._stepped and not self._sharded:
-            step_together(self.optimizers.values())
+        if self._stepped and self.fast_paths and not self._sharded:
+            self._together.step()
         else:  # a scheduler warns unless its own optimizer has stepped before it does
             for optimizer in self.optimizers.values():
                 optimizer.step()
             self._stepped = True
         return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of all groups."""
+        if not (self.fast_paths and set_to_none):
+            super().zero_grad(set_to_none)
+            return
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state whose groups have the same names and sizes.

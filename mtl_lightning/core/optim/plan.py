@@ -75,6 +75,7 @@ class OptimizerPlan:
         """
         self._length = length
         optimizer = build_optimizers(self.groups, self._optimizers, self._roles, sparse_parameters(network))
+        optimizer.fast_paths = bool(getattr(network, "fast_paths", True))
         if self._factor != 1.0:
             optimizer.set_rates(self._factor)
         self._found = False
