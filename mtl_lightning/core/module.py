@@ -94,7 +94,7 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers):
         self.hparams.clear()  # the initial ones stay; in a checkpoint they would override the command line
         self.compile_options = checked_options(compile)
         self.plan = optim.OptimizerPlan(groups, optimizers, schedulers, gradient_clip)
-        self.runtime = Runtime(self)
+        self.runtime = Runtime(self, compat.Direct(self))
         self.updates = Updates(self, self.runtime, self.plan, on_nonfinite)
         self.intake = Intake(self, self.runtime)
         self.host_counts = HostCounts(self.tasks)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -16,15 +17,32 @@ from mtl_lightning.core.spectators import Spectator
 from mtl_lightning.types import Batch
 
 
+class Shortcut(Protocol):
+    """What leaves out of Lightning's ways what nobody listens to; each method is False where it did nothing."""
+
+    def start(self, allowed: bool) -> None:
+        """Look whether there is a short way."""
+
+    def backward(self, loss: Tensor) -> bool:
+        """Go back from a loss ()."""
+
+    def step(self, optimizer: LightningOptimizer) -> bool:
+        """Step an optimizer."""
+
+    def clear_gradients(self, optimizer: Optimizer, clear: Callable[[], Any]) -> bool:
+        """Clear the gradients."""
+
+
 class Runtime:
     """Where and how a module runs: the one place to look at for another precision or strategy.
 
     Args:
         module: a module that uses manual optimization; its trainer is looked at when it is needed.
+        shortcut: a short way of backward and step, if there is one.
     """
 
-    def __init__(self, module: LightningModule) -> None:
-        self._module = module
+    def __init__(self, module: LightningModule, shortcut: Shortcut | None = None) -> None:
+        self._module, self._shortcut = module, shortcut
         self._mask_of: tuple[tuple[bool, ...], torch.device | None] = ((), None)
         self._mask = torch.ones(0, dtype=torch.bool)
         self._frozen_at_start: list[nn.Parameter] = []
@@ -87,7 +105,9 @@ class Runtime:
         return isinstance(self.trainer.strategy, ModelParallelStrategy)
 
     def start(self) -> None:
-        """Remember the parameters that are frozen when DDP wraps the module, which it never looks at again."""
+        """Look how it runs; remember what is frozen when DDP wraps the module, which it never looks at again."""
+        if self._shortcut is not None:
+            self._shortcut.start(self.fast_paths)
         self._frozen_at_start = [p for p in self._module.parameters() if not p.requires_grad]
 
     @property
@@ -127,7 +147,7 @@ class Runtime:
             if isinstance(callback, Spectator) and not trainer.sanity_checking:
                 callback.see(self._module, stage, batch, outputs, dataloader_idx)
 
-    # -------------------------------------------------------------------------------------------------------- backward
+    # ----------------------------------------------------------------------------------------------- backward and step
     def no_gradient_sync(self) -> AbstractContextManager[Any]:
         """Keep processes from summing gradients in the middle of a window."""
         block = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
@@ -135,7 +155,13 @@ class Runtime:
 
     def backward(self, loss: Tensor) -> None:
         """Go back from a loss (), with Lightning's hooks and its gradient scaler."""
-        self._module.manual_backward(loss)
+        if self._shortcut is None or not self._shortcut.backward(loss):
+            self._module.manual_backward(loss)
+
+    def step(self, optimizer: LightningOptimizer) -> None:
+        """Step an optimizer, with Lightning's hooks, its gradient scaler and its counters."""
+        if self._shortcut is None or not self._shortcut.step(optimizer):
+            optimizer.step()
 
     def clear_gradients(self, optimizer: Optimizer, clear: Callable[[], Any]) -> None:
         """Clear the gradients with the hooks of automatic optimization, and as late: callbacks read them.
@@ -144,6 +170,8 @@ class Runtime:
             optimizer: what the hooks are told.
             clear: clears them.
         """
+        if self._shortcut is not None and self._shortcut.clear_gradients(optimizer, clear):
+            return
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # set outside its __init__
             callback.on_before_zero_grad(self.trainer, self._module, optimizer)
         self._module.on_before_zero_grad(optimizer)

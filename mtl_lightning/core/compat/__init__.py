@@ -1,6 +1,7 @@
 """Everything that outwits Lightning, one file per trick; each names the symbol of Lightning that it relies on."""
 
 from mtl_lightning.core.compat.checkpoint_path import checkpoint_path, part_file
+from mtl_lightning.core.compat.direct import Direct
 from mtl_lightning.core.compat.onnx import Exports
 from mtl_lightning.core.compat.process_group import destroy_at_exit
 from mtl_lightning.core.compat.quiet import without_advice
@@ -11,6 +12,7 @@ from mtl_lightning.core.compat.transfer import Transfers
 from mtl_lightning.core.compat.validations import Validations, plan_validation
 
 __all__ = [
+    "Direct",
     "Exports",
     "Termination",
     "TrainerArguments",

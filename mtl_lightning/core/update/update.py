@@ -75,7 +75,7 @@ class Updates:
         network, runtime, balancer = self.network, self.runtime, self.network.balancer
         composite = optimizer.optimizer
         assert isinstance(composite, CompositeOptimizer)  # for the type checker; the plan makes it
-        runtime.clear_gradients(composite, optimizer.zero_grad)
+        runtime.clear_gradients(composite, composite.zero_grad)
         self.label_sample.add(window)
         rescale_targets(network, runtime, window)
         if balancer.tries_steps:
@@ -87,7 +87,7 @@ class Updates:
         self.window = window
         self._row = row = record.collect(network, runtime, window, self.losses, composite, self._records_all)
         skipped = self.skipped
-        optimizer.step()  # in which Lightning's hook calls `finish_gradients`
+        runtime.step(optimizer)  # in which Lightning's hook calls `finish_gradients`
         if self.skipped == skipped:
             network.architecture.after_update()
             balancer.after_update(lambda: recomputed(network, runtime, window))
