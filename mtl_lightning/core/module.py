@@ -44,7 +44,7 @@ from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import InputSpec
 
 
-class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers):
+class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers, compat.HookNames):
     """A network with many tasks, trained with manual optimization: one gradient, then a step of every group.
 
     Args:
@@ -135,10 +135,13 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers):
         self.evaluations.start_afresh()
         self.intake.start_afresh()
         self.host_counts.start_afresh()
+        self.look_for_hooks_again()
 
     def configure_callbacks(self) -> list[Callback]:
         """Take over what the trainer refuses under manual optimization; the last hook before its check."""
         compat.destroy_at_exit()  # a process group that the trainer makes next
+        if self.fast_paths:
+            compat.without_profile(self.trainer)
         self.trainer_arguments, self.termination, callbacks = compat.own_callbacks(self.trainer)
         return callbacks
 
@@ -207,10 +210,12 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers):
         """Tell the metrics of earlier epochs from those to come."""
         self.validations.start_epoch()
 
+    @compat.with_signature
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
         """Add a batch to the window and, when it is complete, make one update from it."""
         self.validations.start_batch()
-        self.calibration = None  # that of other weights
+        if self.calibration is not None:
+            self.calibration = None  # that of other weights
         counts = self.host_counts.take(batch)
         batches = micro_batches(self.intake.take(batch, "train"), self.tasks)
         self.labels.update(batches, batch_idx)

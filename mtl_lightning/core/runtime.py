@@ -80,7 +80,9 @@ class Runtime:
         return 1.0 if self.scaler is None else cast("Tensor", self.scaler.scale(torch.ones((), device=self.device)))
 
     def full_precision(self) -> AbstractContextManager[Any]:
-        """Switch autocast off: losses and what follows from them are never below float32."""
+        """Switch autocast off, where it is on: losses and what follows from them are never below float32."""
+        if self.fast_paths and not torch.is_autocast_enabled(self.device.type):
+            return nullcontext()
         return torch.autocast(self.device.type, enabled=False)
 
     # ------------------------------------------------------------------------------------------------------- processes

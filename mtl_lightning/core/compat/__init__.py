@@ -2,6 +2,7 @@
 
 from mtl_lightning.core.compat.checkpoint_path import checkpoint_path, part_file
 from mtl_lightning.core.compat.direct import Direct
+from mtl_lightning.core.compat.hook_calls import HookNames, with_signature, without_profile
 from mtl_lightning.core.compat.onnx import Exports
 from mtl_lightning.core.compat.process_group import destroy_at_exit
 from mtl_lightning.core.compat.quiet import without_advice
@@ -14,6 +15,7 @@ from mtl_lightning.core.compat.validations import Validations, plan_validation
 __all__ = [
     "Direct",
     "Exports",
+    "HookNames",
     "Termination",
     "TrainerArguments",
     "Transfers",
@@ -26,5 +28,7 @@ __all__ = [
     "own_callbacks",
     "part_file",
     "plan_validation",
+    "with_signature",
     "without_advice",
+    "without_profile",
 ]

@@ -25,6 +25,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim import optimizer as hooks
 
+from mtl_lightning.core.optim.composite import CompositeOptimizer
+
 _PRECISIONS = (Precision, DoublePrecision, HalfPrecision, MixedPrecision)
 _OF_BACKWARD = ("manual_backward", "backward")
 _AROUND_BACKWARD = ("on_before_backward", "on_after_backward")
@@ -70,17 +72,17 @@ class Direct:
 
     def step(self, optimizer: LightningOptimizer) -> bool:
         """Step an optimizer, with the hooks before it; False, with nothing done, if Lightning has to do it."""
-        trainer, module = self._module._trainer, self._module
+        trainer = self._module._trainer
         if not self._possible or trainer is None or "step" in optimizer.__dict__:
             return False
         of_all = optimizer.optimizer
-        if of_all._optimizer_step_pre_hooks or hooks._global_optimizer_pre_hooks:  # which come before Lightning's
+        if not isinstance(of_all, CompositeOptimizer) or _hooked(of_all) or "step" in of_all.__dict__:
             return False
         optimizer._on_before_step()
         if self._listening(trainer, "on_before_optimizer_step"):
             call._call_callback_hooks(trainer, "on_before_optimizer_step", of_all)
         call._call_lightning_module_hook(trainer, "on_before_optimizer_step", of_all)
-        of_all.step()
+        of_all.step_groups()
         optimizer._on_after_step()
         return True
 
@@ -104,6 +106,12 @@ class Direct:
         if found is None:
             found = self._listeners[name] = [one for one in callbacks if _overrides(one, name, Callback)]
         return found
+
+
+def _hooked(optimizer: Optimizer) -> bool:
+    """Whether torch has somebody to call before or after the step."""
+    own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    return bool(own or hooks._global_optimizer_pre_hooks or hooks._global_optimizer_post_hooks)
 
 
 def _overrides(owner: Any, name: str, base: type) -> bool:

@@ -7,7 +7,7 @@ which have the data before any loader is set up; and on ``fit_loop._combined_loa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ def build_for_data(network: Network, trainer: Trainer, intake: Intake) -> None:
         network.build(spec)
 
 
-def first_batch(trainer: Trainer, intake: Intake, tasks: Iterable[str]) -> Batch:
+def first_batch(trainer: Trainer, intake: Intake, tasks: Collection[str]) -> Batch:
     """Return the first batch of the data that the trainer is about to run on; the random state stays as it was."""
     data = getattr(trainer, "datamodule", None)
     running = trainer.state.fn.value if trainer.state.fn is not None else "fit"
@@ -98,7 +98,7 @@ def length_of(trainer: Trainer | None) -> Callable[[str], int | None]:
     return length
 
 
-def check_declared(tasks: Iterable[str], trainer: Trainer) -> None:
+def check_declared(tasks: Collection[str], trainer: Trainer) -> None:
     """Refuse tasks that the trainer's datamodule, if it declares any, does not."""
     declared: Mapping[str, Any] | None = getattr(getattr(trainer, "datamodule", None), "tasks", None)
     for name in tasks if declared is not None else ():

@@ -79,13 +79,17 @@ class CompositeOptimizer(Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Step every group's optimizer once; the closure, in which Lightning runs its hooks, is called once before."""
         loss = closure() if closure is not None else None
+        self.step_groups()
+        return loss
+
+    def step_groups(self) -> None:
+        """Do what :meth:`step` does, without the closure and what torch puts around it: hooks, a note for profilers."""
         if self._stepped and self.fast_paths and not self._sharded:
             self._together.step()
         else:  # a scheduler warns unless its own optimizer has stepped before it does
             for optimizer in self.optimizers.values():
                 optimizer.step()
             self._stepped = True
-        return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of all groups."""

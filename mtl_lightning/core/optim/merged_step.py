@@ -146,26 +146,26 @@ def _foreign(optimizer: Optimizer) -> bool:
 
 
 def _kernel_suffices(options: _Options) -> bool:
-    rate, betas, *_, fused, capturable, differentiable, _ = options
-    numbers = not any(isinstance(value, Tensor) for value in (rate, *betas))
+    rate, (beta1, beta2), *_, fused, capturable, differentiable, _ = options
+    numbers = not isinstance(rate, Tensor) and not isinstance(beta1, Tensor) and not isinstance(beta2, Tensor)
     return numbers and bool(fused) and not capturable and not differentiable
 
 
-def _with_states(params: Sequence[Tensor], state: Mapping[Tensor, Any], *, amsgrad: bool) -> list[list[Tensor]] | None:
+def _with_states(params: list[Tensor], state: Mapping[Tensor, Any], *, amsgrad: bool) -> list[list[Tensor]] | None:
     """Return what the kernel takes, of the parameters that have a gradient; None if a state or a dense one is missing.
 
     The lists are of parameters, gradients, first and second moments, largest second ones, and numbers of steps.
     """
     grads: list[Any] = [parameter.grad for parameter in params]
-    if any(grad is None for grad in grads):
+    if [grad for grad in grads if grad is None]:
         params = [parameter for parameter, grad in zip(params, grads, strict=True) if grad is not None]
         grads = [grad for grad in grads if grad is not None]
-    states = [state.get(parameter) for parameter in params]
-    if not all(states) or any(grad.is_sparse for grad in grads):
+    states: list[Any] = [*map(state.get, params)]
+    if not all(states) or [grad for grad in grads if grad.is_sparse]:
         return None
-    names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step")
-    found = [[] if name == names[2] and not amsgrad else [one[name] for one in states if one] for name in names]
-    return [[*params], grads, *found]
+    first, second, steps = ([one[name] for one in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+    largest = [one["max_exp_avg_sq"] for one in states] if amsgrad else []
+    return [params, grads, first, second, largest, steps]
 
 
 def _call(options: _Options, lists: list[list[Tensor]], found_inf: Tensor | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -12,15 +12,18 @@ from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch, BatchError, TargetError
 
 _KEYS = ("inputs", "targets", "weights", "ids")
+_SOME_KEYS = {"inputs", "targets", "ids"}
 WANTED = "a batch {'inputs': ..., 'targets': {task: tensor}}"
 
 
-def micro_batches(item: Any, tasks: Iterable[str]) -> list[Batch]:
+def micro_batches(item: Any, tasks: Collection[str]) -> list[Batch]:
     """Read a loader's item as training batches: one, or one per dataset (``{name: batch}``, ``None`` skipped).
 
     Raises:
         BatchError: for anything else, a target that is no task, and a batch with no task at all.
     """
+    if _is_plain(item, tasks):
+        return [item]
     if not isinstance(item, Mapping):
         raise BatchError(
             f"Expected {WANTED} or a dict of such batches by dataset, found {type(item).__name__}. Return dicts from "
@@ -30,6 +33,15 @@ def micro_batches(item: Any, tasks: Iterable[str]) -> list[Batch]:
     for batch in batches:
         _check_keys(batch, list(tasks))
     return _one_per_input(cast("list[Batch]", batches))
+
+
+def _is_plain(item: Any, tasks: Collection[str]) -> bool:
+    """Whether an item is a single batch with nothing to complain of, which most are."""
+    if type(item) is not dict or "inputs" not in item or not item.keys() <= _SOME_KEYS:
+        return False
+    targets = item.get("targets")
+    names = tasks.keys() if hasattr(tasks, "keys") else {*tasks}
+    return type(targets) is dict and len(targets) > 0 and targets.keys() <= names
 
 
 def is_batch(item: Any) -> bool:

@@ -7,6 +7,7 @@ data is needed, and any datamodule will do. Then the constants stay as they are,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -148,20 +149,34 @@ class LabelSample:
 
     def __init__(self, network: Network, runtime: Runtime) -> None:
         self.network, self.runtime = network, runtime
-        self.samples: dict[str, Sample] = {}
+        self._samples: dict[str, Sample] = {}
+        self._waiting: list[tuple[dict[str, tuple[Tensor, Tensor | None]], Mapping[str, float], int]] = []
+        self._entries = 0
+
+    @property
+    def samples(self) -> dict[str, Sample]:
+        """The tasks' samples, of all updates so far."""
+        waiting, self._waiting, self._entries = self._waiting, [], 0
+        for targets, counts, parts in waiting:
+            for name, (target, weight) in targets.items():
+                self._sample(name).add(target, weight, counts[name] / parts)
+        return self._samples
+
+    def _sample(self, name: str) -> Sample:
+        if name not in self._samples:
+            self._samples[name] = Sample(self.network.tasks[name], self.runtime.world_size)
+        return self._samples[name]
 
     def add(self, window: Window) -> None:
-        """Add the labels of an update."""
+        """Add the labels of an update; the tasks' samples get those of many updates at once."""
         if self.network.trivial_predictions is None:
             parts = len(window.batches)
-            self._add(window.batches, {name: count / parts for name, count in window.counts.items() if parts})
-
-    def _add(self, batches: Sequence[Batch], labels: Mapping[str, float]) -> None:
-        for batch in batches:
-            for name, target in targets_of(batch).items():
-                if name not in self.samples:
-                    self.samples[name] = Sample(self.network.tasks[name], self.runtime.world_size)
-                self.samples[name].add(target, weight_of(batch, name), labels[name])
+            for batch in window.batches:
+                targets = {name: (target, weight_of(batch, name)) for name, target in targets_of(batch).items()}
+                self._waiting.append((targets, window.counts, parts))
+                self._entries += sum([target.numel() for target, _ in targets.values()])
+            if len(self._waiting) >= _BATCHES or self._entries >= _LARGE:
+                _ = self.samples
 
     @torch.no_grad()
     def fit(self, started: Sequence[Batch] = ()) -> None:
@@ -174,14 +189,16 @@ class LabelSample:
         if self.network.trivial_predictions is not None:
             return
         if not self.samples:
-            self._add(started, dict.fromkeys(self.network.tasks, 0.0))
+            for batch in started:
+                for name, target in targets_of(batch).items():
+                    self._sample(name).add(target, weight_of(batch, name), 0.0)
         with torch.inference_mode(False), runtime.full_precision():
             predictions = self._fitted(self._of_all_processes())
         if runtime.world_size > 1:
             predictions = runtime.trainer.strategy.broadcast(predictions)
         self.network.trivial_predictions = predictions
         if predictions is not None:
-            self.samples = {}
+            self._samples = {}
 
     def _of_all_processes(self) -> dict[str, list[Sample]]:
         """Return the samples of each process, by task, on the first of them; on others nothing."""
@@ -215,10 +232,9 @@ class LabelSample:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state_dict` returned."""
-        self.samples = {}
+        self._samples, self._waiting, self._entries = {}, [], 0
         for name, one in state.items():
-            self.samples[name] = Sample(self.network.tasks[name], self.runtime.world_size)
-            self.samples[name].load_state_dict(one, self.runtime.device)
+            self._sample(name).load_state_dict(one, self.runtime.device)
 
 
 def _thinned(rows: Tensor, weight: Tensor | None, first: int, every: int) -> tuple[Tensor, Tensor | None]:
@@ -232,12 +248,18 @@ def _thinned(rows: Tensor, weight: Tensor | None, first: int, every: int) -> tup
     """
     if every == 1:
         return rows, weight
-    runs = torch.arange(first // every, (first + len(rows) - 1) // every + 1)
+    chosen = _places(first, len(rows), every).to(rows.device)
+    return rows[chosen], None if weight is None else weight[chosen]
+
+
+@lru_cache(maxsize=2)
+def _places(first: int, number: int, every: int) -> Tensor:
+    """Return which rows of ``number`` are chosen; kept, as it is the same for all tasks of a batch."""
+    runs = torch.arange(first // every, (first + number - 1) // every + 1)
     mixed = (runs + every) * 0x9E3779B1 & 0xFFFFFFFF
     mixed = (mixed ^ mixed >> 15) * 0x85EBCA6B & 0xFFFFFFFF  # each bit of the sum moves every other
     places = runs * every + (mixed ^ mixed >> 13) % every - first
-    chosen = places[(places >= 0) & (places < len(rows))].to(rows.device)
-    return rows[chosen], None if weight is None else weight[chosen]
+    return places[(places >= 0) & (places < number)]
 
 
 def _on(device: torch.device, part: Tensor | None) -> Tensor | None:

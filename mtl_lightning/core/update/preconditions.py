@@ -13,6 +13,8 @@ from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.types import MtlLightningWarning
 
+_TOGETHER = 64  # updates whose losses are looked at at once
+
 
 class LeastLosses:
     """Notices losses below what the balancer's formula holds for, and warns of each task once.
@@ -30,6 +32,7 @@ class LeastLosses:
     def __init__(self, network: Network, runtime: Runtime) -> None:
         self._network, self._runtime = network, runtime
         self._smallest: Tensor | None = None
+        self._last: list[Tensor] = []  # of updates since then
         self._told: set[str] = set()
 
     def update(self, losses: Tensor, present: Tensor) -> None:
@@ -48,8 +51,7 @@ class LeastLosses:
         if least is None or len(self._told) == len(names):
             return
         self._take(losses, present)
-        assert self._smallest is not None
-        found: list[float] = self._smallest.tolist()
+        found: list[float] = self._fold().tolist()
         bounds = [least] * len(names) if isinstance(least, int | float) else least
         for name, value, bound in zip(names, found, bounds, strict=True):
             if value < bound and name not in self._told:
@@ -57,8 +59,15 @@ class LeastLosses:
                 self._warn(name, value, bound)
 
     def _take(self, losses: Tensor, present: Tensor) -> None:
-        found = torch.where(present, losses.detach(), torch.inf)
-        self._smallest = found if self._smallest is None else torch.fmin(self._smallest, found)
+        self._last.append(torch.where(present, losses.detach(), torch.inf))
+        if len(self._last) >= _TOGETHER:
+            self._fold()
+
+    def _fold(self) -> Tensor:
+        """Return the smallest losses (T,) so far; a nan is none."""
+        known = self._last if self._smallest is None else [self._smallest, *self._last]
+        self._smallest, self._last = torch.stack(known).nan_to_num(torch.inf, torch.inf, -torch.inf).amin(0), []
+        return self._smallest
 
     def _warn(self, task: str, value: float, bound: float) -> None:
         method = name_of(self._network.balancer)
