@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
@@ -32,6 +33,7 @@ class Transfers(LightningModule):
     host_counts: HostCounts
     fast_paths: bool
     _written: frozenset[str] | None = None  # the hooks that somebody has written
+    _passes_over = False
 
     def look_for_hooks_again(self) -> None:
         """Forget which hooks the module and the datamodule have, which may be another one."""
@@ -39,7 +41,7 @@ class Transfers(LightningModule):
 
     def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
         written = self._hooks_written()
-        if not self.fast_paths or "on_before_batch_transfer" in written:
+        if not self._passes_over or "on_before_batch_transfer" in written:
             batch = super()._on_before_batch_transfer(batch, dataloader_idx)
         if self._counts_on_host():
             self.host_counts.count(batch)
@@ -47,7 +49,7 @@ class Transfers(LightningModule):
 
     def _apply_batch_transfer_handler(self, batch: Any, device: Any = None, dataloader_idx: int = 0) -> Any:
         moved = None
-        if self.fast_paths and not self._hooks_written() & _MAY_CHANGE_IT:
+        if not self._hooks_written() & _MAY_CHANGE_IT and self._passes_over:
             moved = _as_it_is(batch, device or self.device)
         if moved is None:
             moved = super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
@@ -66,6 +68,8 @@ class Transfers(LightningModule):
             found = {name for name in _HOOKS if is_overridden(name, self, LightningModule)}
             found |= {name for name in _HOOKS if data is not None and is_overridden(name, data, LightningDataModule)}
             self._written = frozenset(found)
+            profiler = getattr(self._trainer, "profiler", None)
+            self._passes_over = self.fast_paths and isinstance(profiler, PassThroughProfiler)
         return self._written
 
 

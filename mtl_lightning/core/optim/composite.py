@@ -83,7 +83,10 @@ class CompositeOptimizer(Optimizer):
         return loss
 
     def step_groups(self) -> None:
-        """Do what :meth:`step` does, without the closure and what torch puts around it: hooks, a note for profilers."""
+        """Do all that :meth:`step` does but the closure, and what torch puts around a ``step``: hooks, a profiler's note.
+
+        The short way past Lightning (``compat/direct.py``) calls this alone.
+        """
         if self._stepped and self.fast_paths and not self._sharded:
             self._together.step()
         else:  # a scheduler warns unless its own optimizer has stepped before it does

@@ -103,7 +103,7 @@ class AdamsTogether:
         """Step all of them once; False, with nothing done, if they have to do it themselves.
 
         That is so before there is a state of each gradient's parameter, with options that need more than the kernel,
-        and where somebody waits for the step of one of them. As in PyTorch, a ``found_inf`` (1,) of the first one that
+        and where somebody waits for the step of one of them. As in PyTorch, a ``found_inf`` () of the first one that
         is not 0 leaves everything as it is.
         """
         if hooks._global_optimizer_pre_hooks or hooks._global_optimizer_post_hooks:

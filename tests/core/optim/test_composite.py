@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, SGD, Adafactor, Adam, Optimizer, SparseAdam
+from torch.optim import LBFGS, SGD, Adafactor, Adam, AdamW, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, ReduceLROnPlateau, StepLR
 
 from mtl_lightning.core import Schedule
@@ -408,3 +408,66 @@ def test_parameters_may_have_states_of_their_own_kinds() -> None:
     assert {*other.state[others[0]]} != {*other.state[others[1]]}
     for name, value in composite.state[both[0]].items():
         torch.testing.assert_close(other.state[others[0]][name], value)
+
+
+# ---------------------------------------------------------------------------------------------- Adams without methods
+ADAMS: list[tuple[type[Optimizer], dict[str, Any]]] = [
+    (Adam, {}),
+    (Adam, {"amsgrad": True, "weight_decay": 0.1}),
+    (AdamW, {"betas": (0.8, 0.9), "eps": 1e-3}),
+    (AdamW, {"maximize": True, "amsgrad": True}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), ADAMS)
+def test_the_kernel_alone_gives_each_bit_of_the_methods(kind: Any, options: dict[str, Any]) -> None:
+    found = []
+    for fast_paths in (True, False):
+        torch.manual_seed(0)
+        groups = {name: parameters(*sizes) for name, sizes in {"a": [5, 130], "b": [3], "c": [4]}.items()}
+        made = {n: kind(g, lr=0.1 if n == "a" else 0.02, fused=True, **options) for n, g in groups.items()}
+        composite, every = CompositeOptimizer(made), [p for group in groups.values() for p in group]
+        composite.fast_paths = fast_paths
+        for step in range(8):
+            for parameter in every:
+                parameter.grad = torch.randn_like(parameter)
+            if step in (0, 5):  # one has no state yet at the second step, another one stays behind
+                every[-1 if step == 0 else 1].grad = None
+            if step == 3:
+                made["b"].param_groups[0]["lr"] = 0.5
+            if step == 6:
+                composite.load_state_dict(copy.deepcopy(composite.state_dict()))
+            composite.step()
+        found.append((every, composite.state_dict()["state"]))
+    assert all(torch.equal(mine, other) for mine, other in zip(found[0][0], found[1][0], strict=True))
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=0, atol=0)
+
+
+def test_the_kernel_alone_leaves_all_as_it_is_where_an_inf_was_found() -> None:
+    composite, every = fused({"a": [5, 7], "b": [3]}, {"a": 0.1, "b": 0.2})
+    for _ in range(2):
+        set_gradients(every)
+        composite.step()
+    before = copy.deepcopy([every[:-1], [composite.state[p] for p in every[:-1]]])
+    first: Any = composite.optimizers["a"]
+    first.found_inf = torch.ones(())
+    set_gradients(every)
+    composite.step()
+    torch.testing.assert_close([every[:-1], [composite.state[p] for p in every[:-1]]], before, rtol=0, atol=0)
+    first.found_inf = torch.zeros(())
+    composite.step()
+    assert not any(torch.equal(now, then) for now, then in zip(every[:-1], before[0], strict=True))
+
+
+def test_the_methods_are_called_where_the_kernel_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    stepped: list[Any] = []
+    monkeypatch.setattr(Adam, "step", stepped.append)
+    every: list[dict[str, Any]] = [{"fused": True}, {"foreach": True}, {"fused": True, "lr": torch.tensor(0.1)}]
+    for options in every:
+        made = Adam(parameters(3), **{"lr": 0.1, **options})
+        composite = CompositeOptimizer({"a": made})
+        for _ in range(2):  # the second one has no state, for want of a first one
+            set_gradients(made.param_groups[0]["params"])
+            composite.step()
+        assert stepped == [made] * 2
+        stepped.clear()
