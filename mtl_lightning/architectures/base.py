@@ -149,6 +149,15 @@ class Architecture(Ranged, nn.Module, ABC):
         """
         return ()
 
+    def pieces(self) -> list[nn.Module]:
+        """Return the parts that are called in the same way whichever tasks are wanted, or not called.
+
+        They are what ``compile`` compiles for batches without some of the tasks. By default the children, those of an
+        ``nn.ModuleDict``, an ``nn.ModuleList`` and an inner architecture one by one. Override this if one of them is
+        told which tasks are wanted: such a piece would be compiled for each set of tasks anew.
+        """
+        return pieces_of(self)
+
     def gating(self) -> dict[str, Gating]:
         """Return the gates that mix experts, by name, for whoever watches how they are used; none by default."""
         return {}
@@ -167,6 +176,18 @@ if TYPE_CHECKING:  # Python may pass whatever makes a network, a class of the us
 else:  # the YAML parser tries these in turn: a short name means ours, and only ours are factories of sizes
     EncoderArgument: TypeAlias = Callable[[InputSpec], Encoder] | nn.Module
     ArchitectureArgument: TypeAlias = Callable[[InputSpec | None, list[str]], Architecture] | nn.Module
+
+
+def pieces_of(*modules: nn.Module) -> list[nn.Module]:
+    """Return the children of modules, each once; of containers and architectures among them, theirs."""
+    found: dict[nn.Module, None] = {}
+    for child in (child for module in modules for child in module.children()):
+        if isinstance(child, Architecture):
+            found.update(dict.fromkeys(child.pieces()))
+        else:
+            container = isinstance(child, nn.ModuleDict | nn.ModuleList | nn.ParameterDict | nn.ParameterList)
+            found.update(dict.fromkeys(pieces_of(child) if container else [child]))
+    return list(found)
 
 
 class PlainNetwork(Architecture):

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mtl_lightning.architectures.base import Architecture, EncoderArgument, Gating
+from mtl_lightning.architectures.base import Architecture, EncoderArgument, Gating, pieces_of
 from mtl_lightning.architectures.copies import parameters_of
 from mtl_lightning.architectures.encoders import MLP
 from mtl_lightning.architectures.experts import Experts, numbered, shared_and_own
@@ -95,6 +95,10 @@ class PLE(Architecture):
             task: parameters_of(last.own[task], last.gates[task], *(level.gates[task] for level in early[-1:]))
             for task in last.gates
         }
+
+    def pieces(self) -> list[nn.Module]:
+        """Return what the gates read, and each level's experts and gates: the last level is told which tasks to run."""
+        return [self.gate_input, self.pool, *pieces_of(*self.levels)]
 
     def gating(self) -> dict[str, Gating]:
         """Return the gates of every level: each task's, and the shared one on all levels but the last."""

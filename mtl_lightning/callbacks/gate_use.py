@@ -64,7 +64,8 @@ class GateUse(Remembering):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the gates."""
         module = multi_task(pl_module, self)
-        compiled = getattr(module.architecture, "_compiled_call_impl", None) is not None
+        parts = module.architecture.modules()
+        compiled = any(getattr(part, "_compiled_call_impl", None) is not None for part in parts)
         found = {} if compiled or not self.every_n_steps else module.architecture.gating()
         self._gates = {name: gate for name, gate in found.items() if len(gate.experts) > 1}
 

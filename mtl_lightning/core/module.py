@@ -22,7 +22,7 @@ from mtl_lightning.checkpoint_file import KEY
 from mtl_lightning.core import compat, optim
 from mtl_lightning.core.checkpoint import RandomState, fine_tuning, format_1, resume
 from mtl_lightning.core.checkpoint import checkpoint as saving
-from mtl_lightning.core.compilation import CompileOptions, checked_options, compile_parts
+from mtl_lightning.core.compilation import CompileOptions, begin_step, checked_options, compile_parts
 from mtl_lightning.core.evaluation import Evaluations, with_derived
 from mtl_lightning.core.network import Edge, Named, Network
 from mtl_lightning.core.optim import Schedule
@@ -62,8 +62,8 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers, comp
         gradient_clip: ``{group: largest gradient norm}``; null, 0 or less is no clipping.
         allow_unlabelled: tasks that may go without a label for a whole epoch.
         on_nonfinite: about an inf or nan gradient: ``raise``, ``skip`` the update, or ``ignore``: saves a host sync.
-        compile: ``torch.compile`` the architecture and the heads: True, or its arguments (``{mode: max-autotune}``).
-            Each set of tasks in a batch is compiled anew; from the ninth on PyTorch runs it as it is, with a warning.
+        compile: ``torch.compile`` the architecture and the heads: True, or its arguments (``{mode: max-autotune}``);
+            see :mod:`~mtl_lightning.core.compilation`.
         fast_paths: whether what gives the same numbers may be computed in faster ways than the plain one.
 
     Raises:
@@ -213,6 +213,7 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers, comp
     @compat.with_signature
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
         """Add a batch to the window and, when it is complete, make one update from it."""
+        begin_step(self.compile_options)
         self.validations.start_batch()
         if self.calibration is not None:
             self.calibration = None  # that of other weights
@@ -268,6 +269,7 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers, comp
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the validation metrics."""
+        begin_step(self.compile_options)
         self.evaluations.update("val", self.intake.take(batch, "val", dataloader_idx), dataloader_idx)
 
     def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -283,6 +285,7 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers, comp
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the test metrics."""
+        begin_step(self.compile_options)
         self.evaluations.update("test", self.intake.take(batch, "test", dataloader_idx), dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
@@ -295,6 +298,7 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers, comp
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Return each task's prediction, in original units; a batch may hold inputs only."""
+        begin_step(self.compile_options)
         return self.predict(self.intake.take(batch, "predict", dataloader_idx))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

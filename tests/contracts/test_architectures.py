@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 from functools import partial
-from itertools import product
 from typing import Any
 
 import pytest
@@ -22,7 +21,6 @@ from tests.architectures.test_yaml import parser, read
 from tests.contracts.architecture_cases import (
     ARCHITECTURES,
     DRAWS,
-    ONE_OF_EACH,
     PICTURES,
     TASKS,
     exported,
@@ -34,7 +32,6 @@ from tests.contracts.architecture_cases import (
     unmoved,
     with_encoder,
 )
-from tests.cover import covering
 from tests.helpers import assert_same, fit, make_batches, make_module, weights_of, without
 
 
@@ -182,31 +179,6 @@ def test_a_role_is_what_the_gradients_say(cls: Any, spec: InputSpec) -> None:
                 serves_many.add(name)
     shared = {name for name, parameter in zip(names, parameters, strict=True) if id(parameter) not in owners}
     assert serves_many == shared
-
-
-COMPILED = {str(pair.id): pair.values for pair in ONE_OF_EACH}
-
-
-@pytest.mark.parametrize(
-    ("name", "training", "backend"), covering([*product(COMPILED, [True, False], ["eager", "aot_eager"])], set)
-)
-def test_a_compiled_architecture_gives_the_same(name: str, training: bool, backend: str) -> None:
-    cls, spec = COMPILED[name]
-    torch.compiler.reset()
-    plain, inputs = cls(spec, TASKS).train(training), rows(spec, 4)
-    compiled = copy.deepcopy(plain)
-    compiled.compile(backend=backend, fullgraph=True)
-    found = []
-    for network in (plain, compiled):
-        torch.manual_seed(1)  # an architecture may draw while it trains
-        with torch.set_grad_enabled(training):
-            features = network(inputs, TASKS)
-        values = {**features.per_task, **{f"aux {name}": value for name, value in features.aux.items()}}
-        if training:
-            torch.autograd.backward([value.square().sum() for value in values.values()])
-        gradients = {n: p.grad for n, p in network.named_parameters() if p.grad is not None and p.grad.any()}
-        found.append({**values, **gradients, **dict(network.named_buffers())})
-    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
 
 
 class Plain(nn.Module):

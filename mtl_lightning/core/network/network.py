@@ -183,7 +183,9 @@ class Network(nn.Module):
         """Return outputs (B, K, *) of ``tasks`` and of those they read, and the auxiliary losses ()."""
         wanted = self.graph.needed(tasks)
         try:
-            features = self.architecture(inputs, wanted)
+            # compiled, a call runs the graph of all tasks, and `_call_impl` runs Python and the compiled pieces
+            call: Any = self.architecture if wanted == self.graph.order else self.architecture._call_impl
+            features = call(inputs, wanted)
             if self.architecture.final:
                 outputs = {name: self.tasks[name].complete(given) for name, given in features.per_task.items()}
             else:
