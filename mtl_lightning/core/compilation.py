@@ -25,6 +25,8 @@ from mtl_lightning.nested import map_leaves
 
 CompileOptions: TypeAlias = bool | dict[str, Any]
 _MODES_WITH_CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
+_CODES: dict[Hashable, CodeType] = {}
+"""The code of each kind of part that was compiled in this process, by which PyTorch finds its graphs again."""
 
 
 def checked_options(options: CompileOptions) -> CompileOptions:
@@ -46,13 +48,12 @@ def compile_parts(network: Network, options: CompileOptions) -> None:
     if options is False:
         return
     config.donated_buffer = False  # as the error says to do: there is no public name
-    architecture, codes = network.architecture, dict[Hashable, CodeType]()
-    pieces = architecture.pieces()
+    architecture, pieces = network.architecture, network.architecture.pieces()
     parts: list[nn.Module] = [*pieces, *network.heads.values()]
     if len(pieces) != 1 or len(list(pieces[0].parameters())) < len(list(architecture.parameters())):
         parts.append(architecture)  # with one piece, all that it adds is the dict of features
     for part in parts:
-        compiled = torch.compile(_entry(part, codes), **(options if isinstance(options, Mapping) else {}))
+        compiled = torch.compile(_entry(part), **(options if isinstance(options, Mapping) else {}))
         # what `Module.compile` sets, too; that would leave PyTorch's own layers uncompiled
         part._compiled_call_impl = _copying(compiled) if _replays(options) else compiled
 
@@ -83,7 +84,7 @@ def _copying(compiled: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _entry(part: nn.Module, codes: dict[Hashable, CodeType]) -> Callable[..., Any]:
+def _entry(part: nn.Module) -> Callable[..., Any]:
     """Return a function that calls a part, with code of its own for each kind of part.
 
     PyTorch keeps what it compiled per code object, 8 graphs of each, so that heads of nine sizes, which are one class
@@ -94,5 +95,5 @@ def _entry(part: nn.Module, codes: dict[Hashable, CodeType]) -> Callable[..., An
         return part._call_impl(*arguments, **options)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     kind = (repr(part), *((name, p.shape, p.requires_grad) for name, p in part.named_parameters()))
-    entry.__code__ = codes.setdefault(kind, entry.__code__.replace())
+    entry.__code__ = _CODES.setdefault(kind, entry.__code__.replace())
     return entry

@@ -19,10 +19,9 @@ from torch.optim import Adam
 from torchjd.aggregation import UPGrad
 
 from mtl_lightning.balancing import FAMO, MGDA, AutoLambda, GradVac, UncertaintyWeighting
-from mtl_lightning.core.compilation import begin_step
-from mtl_lightning.nested import leaves
+from mtl_lightning.core.compilation import begin_step, compile_parts
 from mtl_lightning.types import Batch
-from tests.helpers import assert_same, fit, loader_of, make_batches, make_module, make_trainer, weights_of, without
+from tests.helpers import assert_same, fit, make_batches, make_module, weights_of, without
 
 TRAIN, VAL = make_batches(6), make_batches(2, seed=1)
 SOME = [TRAIN[0], without(TRAIN[1], "kind"), TRAIN[2], without(TRAIN[3], "number", "vector"), *TRAIN[4:]]
@@ -94,20 +93,20 @@ def test_no_update_or_validation_reads_what_an_earlier_step_gave(
     assert logged == pytest.approx(expected, abs=1e-10)
 
 
-def test_predictions_outlive_their_batch(replays: Replays) -> None:
-    compile = {"backend": replays, "mode": "reduce-overhead"}
-    found, expected = (
-        make_trainer().predict(make_module(compile=options), loader_of(VAL)) for options in (compile, False)
-    )
-    assert replays.overwritten
-    torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-12)
-
-
-def test_without_copies_the_backend_does_overwrite(replays: Replays, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtl_lightning.core.compilation._copying", lambda compiled: compiled)
-    made = make_trainer().predict(make_module(compile={"backend": replays, "mode": "reduce-overhead"}), loader_of(VAL))
-    assert made is not None
-    assert all(value.isnan().all() for _, value in leaves(made[0]) if value.is_floating_point())
+@pytest.mark.parametrize("copied", [True, False])
+def test_outputs_without_gradients_outlive_their_step(
+    copied: bool, replays: Replays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not copied:
+        monkeypatch.setattr("mtl_lightning.core.compilation._copying", lambda compiled: compiled)
+    module, options = make_module().double(), {"backend": replays, "mode": "reduce-overhead"}
+    inputs = TRAIN[0]["inputs"]
+    with torch.no_grad():
+        expected = module(inputs)
+        compile_parts(module, options)
+        kept = module(inputs)
+    begin_step(options)
+    assert all(torch.equal(kept[name], expected[name]) == copied for name in expected)
 
 
 @pytest.mark.parametrize(
