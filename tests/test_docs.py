@@ -61,3 +61,15 @@ def test_every_claim_of_the_matrix_has_a_test() -> None:
     assert len(cells) > 200
     assert {*cells.values()} == {"works", "differs", "refused", "does not apply"}
     assert {cell for cell, word in cells.items() if word != "does not apply"} == {*claims()}
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_links_of_the_root_lead_to_files(page: str) -> None:
+    """Those of the site's pages are checked when it is built."""
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", (ROOT / page).read_text())
+    missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
+    assert not missing
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150, "it leads to the pages, which have the rest"

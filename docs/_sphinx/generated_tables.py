@@ -16,12 +16,12 @@ Row = list[str]
 
 
 def summary(cls: type) -> str:
-    """Return the first sentence of a docstring as Markdown."""
-    text = " ".join(inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].split())
-    text = re.split(r"(?<=[.;:])\s", text)[0].rstrip(":;")
-    text = re.sub(r"`([^`<]+?)\s*<([^>]+)>`_+", r"[\1](\2)", text)
-    text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", text)
-    return text.replace("``", "`").replace("|", r"\|")
+    """Return the first sentence of a docstring as Markdown; a link in it, of a paper say, is one word."""
+    text = " ".join(inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].split()).replace("``", "`")
+    text = re.sub(r":\w+:`~?([^`]+)`", lambda role: f"`{role[1].rpartition('.')[2]}`", text)
+    text = re.sub(r"`([^`<]+?)\s*<(\S+)>`_+", r"[\1](\2)", text)
+    sentence = re.match(r"(?:\[[^\]]*\]\([^)]*\)|(?<=al)\.|\.(?!\s|$)|[^.])*", text)
+    return (sentence[0] if sentence else text).rstrip(":; ").replace("|", r"\|")
 
 
 def classes(package: str, base: str) -> Iterator[type]:
