@@ -176,5 +176,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    discover()  # imports Lightning, which sets up its logger
     silence_lightning()
     sys.exit(main())

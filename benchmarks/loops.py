@@ -79,12 +79,15 @@ def ours(
     logger: LoggerFactory | None = None,
     balancer: BalancerArgument = UncertaintyWeighting,
     callbacks: Sequence[Callback] = (),
+    fast_paths: bool = True,
 ) -> None:
     """Train a ``MultiTaskModule``, as its users do."""
-    _fit(make_module(workload, balancer), batches, logger, callbacks)
+    _fit(make_module(workload, balancer, fast_paths), batches, logger, callbacks)
 
 
-def make_module(workload: Workload, balancer: BalancerArgument = UncertaintyWeighting) -> MultiTaskModule:
+def make_module(
+    workload: Workload, balancer: BalancerArgument = UncertaintyWeighting, fast_paths: bool = True
+) -> MultiTaskModule:
     """Make a module with its defaults: one optimizer per group, label masks, global counts, the finite check."""
     torch.manual_seed(0)
     return MultiTaskModule(
@@ -93,6 +96,7 @@ def make_module(workload: Workload, balancer: BalancerArgument = UncertaintyWeig
         input_spec=workload.spec,
         balancer=balancer,
         heads={"default": workload.head},
+        fast_paths=fast_paths,
     )
 
 

@@ -22,10 +22,11 @@ class Spread:
 
     def __str__(self) -> str:
         """Show the median, and the quartiles in brackets."""
-        return f"{self:.3f}"
+        return format(self)
 
     def __format__(self, form: str) -> str:
         """Show all three in a format."""
+        form = form or ".3f"
         return f"{self.median:{form}} ({self.low:{form}} to {self.high:{form}})"
 
     @classmethod

@@ -91,13 +91,14 @@ class Network(nn.Module):
         return {name: head(features) for name, head in self.heads.items()}
 
 
-def _table(num_tasks: int) -> Workload:
+def table(num_tasks: int) -> Workload:
+    """Return W1 with so many tasks."""
     return Workload((64,), 512, num_tasks, partial(MLP, hidden=[256, 256]), partial(MLPHead, hidden=[64]))
 
 
 WORKLOADS: dict[str, Workload] = {
-    "W1_T8": _table(8),
-    "W1_T32": _table(32),
+    "W1_T8": table(8),
+    "W1_T32": table(32),
     "W2": Workload((1, 36, 36), 256, 2, partial(LeNet, channels=(10, 20), width=50), Linear, classes=10),
     "W3": Workload((64,), 256, 3, partial(MLP, hidden=[1024] * 4), partial(MLPHead, hidden=[64])),
 }
