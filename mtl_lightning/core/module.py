@@ -250,7 +250,7 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers, comp
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Leave, after a complete window and with a checkpoint, if a process was told to terminate."""
         if not self.accumulation.batches:
-            self.termination.stop_if_requested(self.trainer)
+            self.termination.stop_if_requested(self.trainer, self.runtime)
 
     def on_train_epoch_end(self) -> None:
         """Step plateau schedulers of epochs without a validation; look for tasks that nobody labelled."""
@@ -275,7 +275,7 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers, comp
     def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Do not wait for the end of a validation to leave: a resumed run begins it anew."""
         if self.runtime.world_size == 1 and self.validations.in_training:
-            self.termination.stop_if_requested(self.trainer)
+            self.termination.stop_if_requested(self.trainer, self.runtime)
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/loss``, ``val/loss/<task>``, ``val/<metric>/<task>``, then step plateau schedulers."""

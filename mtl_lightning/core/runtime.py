@@ -16,6 +16,10 @@ from torch.optim import Optimizer
 from mtl_lightning.core.spectators import Spectator
 from mtl_lightning.types import Batch
 
+LARGE = 1 << 18
+"""From so many numbers on, a tensor is summed over processes by itself: to copy it costs more than another message."""
+_BY_TORCH = (DDPStrategy.reduce, ModelParallelStrategy.reduce)
+
 
 class Shortcut(Protocol):
     """What leaves out of Lightning's ways what nobody listens to; each method is False where it did nothing."""
@@ -121,15 +125,46 @@ class Runtime:
         """Return the sum of a tensor over all processes."""
         if self.world_size == 1:
             return tensor
+        if self._sums_by_torch:
+            (found,) = sum_by_torch([tensor.clone()])
+            return found
         return cast("Tensor", self.trainer.strategy.reduce(tensor.clone(), reduce_op="sum"))
 
-    def summed(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Return tensors summed over all processes, in one flat all-reduce."""
+    def anywhere(self, flag: bool) -> bool:
+        """Return whether any process says so."""
+        return flag if self.world_size == 1 else bool(self.all_sum(torch.tensor(float(flag), device=self.device)))
+
+    def summed(self, tensors: Sequence[Tensor], owned: int = 0) -> list[Tensor]:
+        """Return tensors summed over all processes, in one flat all-reduce; large ones, on a fast path, as they lie.
+
+        Args:
+            tensors: of the same shapes on every process.
+            owned: how many of them, from the first, may be written over.
+        """
         if self.world_size == 1 or not tensors:
             return [*tensors]
-        flat = self.all_sum(torch.cat([tensor.reshape(-1) for tensor in tensors]))
-        pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
-        return [piece.view_as(tensor).to(tensor.dtype) for piece, tensor in zip(pieces, tensors, strict=True)]
+        if not self._sums_by_torch:
+            return unflattened(self.all_sum(flattened(tensors)), tensors)
+        found = {
+            index: tensor.contiguous() if index < owned else tensor.clone(memory_format=torch.contiguous_format)
+            for index, tensor in enumerate(tensors)
+            if tensor.numel() >= LARGE
+        }
+        small = {index: tensor for index, tensor in enumerate(tensors) if index not in found}
+        flat = [flattened([*small.values()])] if small else []
+        sum_by_torch([*found.values(), *flat])
+        if small:
+            found |= zip(small, unflattened(flat[0], [*small.values()]), strict=True)
+        return [found[index] for index in range(len(tensors))]
+
+    @property
+    def _sums_by_torch(self) -> bool:
+        """Whether sums may go past the strategy, which makes all processes wait for each other before each.
+
+        That of Lightning sums by ``torch.distributed`` all the same; one that does anything else is asked.
+        """
+        strategy: Any = self.trainer.strategy
+        return self.fast_paths and type(strategy).reduce in _BY_TORCH and torch.distributed.is_initialized()
 
     def mask(self, present: tuple[bool, ...]) -> Tensor:
         """Return which tasks are present as a tensor (T,) bool on the module's device, made once per answer."""
@@ -178,3 +213,22 @@ class Runtime:
             callback.on_before_zero_grad(self.trainer, self._module, optimizer)
         self._module.on_before_zero_grad(optimizer)
         clear()
+
+
+def flattened(tensors: Sequence[Tensor]) -> Tensor:
+    """Return all numbers of some tensors, one after the other."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def unflattened(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return numbers in the shapes and dtypes of the tensors that they came from."""
+    pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
+    return [piece.view_as(tensor).to(tensor.dtype) for piece, tensor in zip(pieces, tensors, strict=True)]
+
+
+def sum_by_torch(tensors: list[Tensor]) -> list[Tensor]:
+    """Sum tensors over all processes, in place and all at once."""
+    works = [torch.distributed.all_reduce(tensor, async_op=True) for tensor in tensors]
+    for work in works:
+        work.wait()
+    return tensors

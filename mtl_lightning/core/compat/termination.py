@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mtl_lightning.core.compat.atomic import write_atomically
+from mtl_lightning.core.runtime import Runtime
 
 
 class Termination(Callback):
@@ -68,13 +69,13 @@ class Termination(Callback):
             signal.signal(signal.SIGTERM, self._lightnings)
         self._lightnings = None
 
-    def stop_if_requested(self, trainer: Trainer) -> None:
+    def stop_if_requested(self, trainer: Trainer, runtime: Runtime) -> None:
         """Write a checkpoint and end the training if any process was told to; called by all at the same point.
 
         Raises:
             SIGTERMException: which ends the program with status 0.
         """
-        if not trainer.strategy.reduce_boolean_decision(self.told, all=False):
+        if not runtime.anywhere(self.told):
             return
         path = _last(trainer)
         if path is not None:

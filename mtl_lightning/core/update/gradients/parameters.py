@@ -68,7 +68,7 @@ class ParameterLevel(GradientLevel):
         weights = weighted.weights[self.present_indices] / self.scale
         rows = [jacobian.rows for jacobian in self.jacobians]
         singles = [] if self.weighs_heads else self.task_gradients.weighted(self.with_aux(weights) / parts)
-        reduced = self.runtime.summed([*rows, *singles])
+        reduced = self.runtime.summed([*rows, *singles], owned=parts)  # nobody reads this process's rows again
         rows, singles = reduced[:parts], reduced[parts:]
         trunk, alpha = self._combine(rows, weights, weighted.losses[self.present_indices])
         if len(first.rows) > number:  # the last row is that of the auxiliary losses
