@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks import scaling_processes, scaling_tasks
+from benchmarks.loops import OURS
 from benchmarks.records import Spread
 from benchmarks.scaling_processes import METHODS, RAW, part_of
 from benchmarks.workloads import WORKLOADS, Workload
@@ -38,8 +39,8 @@ def test_steps_of_some_numbers_of_tasks_are_timed(
 
 
 def test_the_exponent_is_the_slope_of_the_logarithms() -> None:
-    found = scaling_tasks.Found([1.0], {scaling_tasks.OURS: [2.0], scaling_tasks.PLAIN: [2.0]})
-    many = scaling_tasks.Found([16.0], {scaling_tasks.OURS: [2 * 16**0.5], scaling_tasks.PLAIN: [4.0]})
+    found = scaling_tasks.Found([1.0], {OURS: [2.0], scaling_tasks.PLAIN: [2.0]})
+    many = scaling_tasks.Found([16.0], {OURS: [2 * 16**0.5], scaling_tasks.PLAIN: [4.0]})
     table = scaling_tasks.report({8: found, 128: many})
     assert [goal.found for goal in table.goals] == [Spread(0.5, 0.5, 0.5)]
     assert [note.partition(":")[2].split()[0] for note in table.notes] == ["0.250", "1.000"]
