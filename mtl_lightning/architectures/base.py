@@ -50,6 +50,13 @@ class Head(Ranged, nn.Module):
             "head in `heads`."
         )
 
+    def in_sequence(self) -> Sequence[nn.Module]:
+        """Return the layers that :meth:`forward` runs one after the other, and nothing else; none by default.
+
+        For heads that may run together with equal ones, as one. A subclass with another forward is not asked.
+        """
+        return ()
+
 
 class Linear(Head):
     """Linear map of features (B, D) to outputs (B, K); of each pixel's features (B, D, H, W) to (B, K, H, W)."""
@@ -75,6 +82,10 @@ class Linear(Head):
     def last_affine(self) -> nn.Linear | nn.Conv2d:
         """Return the map."""
         return self.map
+
+    def in_sequence(self) -> Sequence[nn.Module]:
+        """Return the map."""
+        return [self.map]
 
 
 def last_affine(head: nn.Module, task: str) -> nn.Linear | nn.Conv2d:

@@ -54,3 +54,7 @@ class MLPHead(Head):
     def last_affine(self) -> nn.Linear | nn.Conv2d:
         """Return the last layer's map."""
         return cast("Linear", self.layers[-1]).last_affine()
+
+    def in_sequence(self) -> Sequence[nn.Module]:
+        """Return the layers."""
+        return [self.layers]

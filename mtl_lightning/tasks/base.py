@@ -153,9 +153,13 @@ class Task(Described, nn.Module, ABC):
             losses = losses * per_element(weight, mask)
         return torch.where(mask, losses, 0.0).sum()
 
-    def loss_together(self, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        """Return the losses (N,) of N batchable tasks, as from :meth:`loss`; outputs have one shape, so do targets."""
-        output, rows = torch.cat([*outputs]), torch.cat([*targets])
+    def loss_together(self, outputs: Sequence[Tensor] | Tensor, targets: Sequence[Tensor]) -> Tensor:
+        """Return the losses (N,) of N batchable tasks, as from :meth:`loss`; outputs have one shape, so do targets.
+
+        Outputs that lie together already come as one tensor (N, B, K).
+        """
+        output = outputs.flatten(0, 1) if isinstance(outputs, Tensor) else torch.cat([*outputs])
+        rows = torch.cat([*targets])
         output = output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
         losses = torch.where(self.labelled(rows), self.elementwise_loss(output, rows), 0.0)
         return losses.reshape(len(targets), -1).sum(1)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtl_lightning.core.network.stacked_heads import Outputs, StackedHeads
 from mtl_lightning.names import known_name
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import ConfigurationError
@@ -123,15 +124,31 @@ def run_heads(
     features: Mapping[str, Tensor],
     heads: Mapping[str, nn.Module],
     tasks: Mapping[str, Task],
+    stacked: StackedHeads | None = None,
 ) -> dict[str, Tensor]:
     """Map features (B, D, *) to outputs (B, K, *) of ``wanted`` (in order) and of all that they read.
 
     A read estimate is taken from this forward's output, never from labels, and detached where the edge stops the
     gradient.
+
+    Args:
+        graph: who reads whom.
+        wanted: the tasks.
+        features: by task.
+        heads: by task.
+        tasks: by name.
+        stacked: runs equal heads together, so that a backward from one task reaches them all; None: each by itself.
     """
-    outputs: dict[str, Tensor] = {}
+    outputs = Outputs()
     estimates: dict[str, Tensor] = {}
+    given_together: dict[str, Tensor] = {}
+    if stacked is not None:
+        free = [task for task in wanted if not graph.edges[task]]
+        given_together = stacked.run(outputs, _side_by_side(free, tasks), features, cast("nn.ModuleDict", heads))
     for task in wanted:
+        if task in given_together:
+            outputs[task] = tasks[task].complete(given_together[task])
+            continue
         parts = [features[task]]
         for read, edge in graph.edges[task].items():
             if read not in estimates:
@@ -141,6 +158,14 @@ def run_heads(
         given = heads[task](parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
         outputs[task] = tasks[task].complete(given)
     return outputs
+
+
+def _side_by_side(names: Sequence[str], tasks: Mapping[str, Task]) -> list[str]:
+    """Order tasks so that those whose losses are taken together stand side by side."""
+    groups: dict[Hashable, list[str]] = {}
+    for name in names:
+        groups.setdefault(tasks[name].batchable, []).append(name)
+    return [name for group in groups.values() for name in group]
 
 
 def _fit_to(estimate: Tensor, features: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from mtl_lightning.core.network.graph import (
 from mtl_lightning.core.network.heads import build_head
 from mtl_lightning.core.network.last_layers import last_layers
 from mtl_lightning.core.network.roles import Roles, find_roles
+from mtl_lightning.core.network.stacked_heads import StackedHeads
 from mtl_lightning.names import known_name
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import BatchError, ConfigurationError, InputSpec, as_spec
@@ -122,6 +123,7 @@ class Network(nn.Module):
                 "`heads` and no `reads`. Let the network return features, or wire the tasks inside it."
             )
         self.heads = nn.ModuleDict(heads)
+        self._stacked = StackedHeads()
         self._check_rescaled()
         self.find_roles()
         self._check_level()
@@ -181,6 +183,21 @@ class Network(nn.Module):
     # --------------------------------------------------------------------------------------------------------- forward
     def run(self, inputs: Any, tasks: Sequence[str]) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
         """Return outputs (B, K, *) of ``tasks`` and of those they read, and the auxiliary losses ()."""
+        return self._run(inputs, tasks, None)
+
+    def run_together(self, inputs: Any, tasks: Sequence[str]) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
+        """Like :meth:`run`, for one backward from all tasks: equal heads may run as one, which gives equal outputs.
+
+        A backward from a single task would run the backward of all these heads. See
+        :mod:`~mtl_lightning.core.network.stacked_heads`.
+        """
+        if not self.fast_paths or type(self).run is not Network.run:
+            return self.run(inputs, tasks)
+        return self._run(inputs, tasks, self._stacked)
+
+    def _run(
+        self, inputs: Any, tasks: Sequence[str], stacked: StackedHeads | None
+    ) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
         wanted = self.graph.needed(tasks)
         try:
             # compiled, a call runs the graph of all tasks, and `_call_impl` runs Python and the compiled pieces
@@ -190,7 +207,7 @@ class Network(nn.Module):
                 outputs = {name: self.tasks[name].complete(given) for name, given in features.per_task.items()}
             else:
                 heads = cast("Mapping[str, nn.Module]", self.heads)
-                outputs = run_heads(self.graph, wanted, features.per_task, heads, self.tasks)
+                outputs = run_heads(self.graph, wanted, features.per_task, heads, self.tasks, stacked)
         except ValueError as error:
             if _ONE_ROW not in str(error):
                 raise

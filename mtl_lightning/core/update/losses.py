@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from mtl_lightning.core.network.network import Network, at_least_float32
+from mtl_lightning.core.network.stacked_heads import Outputs
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.update.batches import group_batchable, in_order, targets_of, weight_of
 from mtl_lightning.core.update.window import Window
 from mtl_lightning.core.update.without_side_effects import without_side_effects
 from mtl_lightning.types import Batch
 
-Outputs: TypeAlias = Mapping[str, Tensor]
 _NOTHING = torch.zeros(())  # before the first micro-batch
 
 
@@ -59,21 +58,29 @@ def window_losses(
 
 def window_vector(network: Network, runtime: Runtime, window: Window, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """Like :func:`window_losses`, but as one vector (T,)."""
-    names, outputs, aux = forward_tasks(network, window, batch)
+    names, outputs, aux = forward_tasks(network, window, batch, together=True)
     return losses_together(network, runtime, window, batch, names, outputs), aux
 
 
 def forward_tasks(
-    network: Network, window: Window, batch: Batch
+    network: Network, window: Window, batch: Batch, together: bool = False
 ) -> tuple[list[str], dict[str, Tensor], dict[str, Tensor]]:
-    """Run the tasks that a micro-batch has targets of; return their names, all outputs and auxiliary losses."""
+    """Run the tasks that a micro-batch has targets of; return their names, all outputs and auxiliary losses.
+
+    With ``together`` one backward from all of them is to follow, so that equal heads may run as one.
+    """
     names = window.names_in(batch)
-    outputs, aux = network.run(batch["inputs"], names)
+    outputs, aux = (network.run_together if together else network.run)(batch["inputs"], names)
     return names, outputs, {name: at_least_float32(value) for name, value in aux.items()}
 
 
 def separate_losses(
-    network: Network, runtime: Runtime, window: Window, batch: Batch, names: Sequence[str], outputs: Outputs
+    network: Network,
+    runtime: Runtime,
+    window: Window,
+    batch: Batch,
+    names: Sequence[str],
+    outputs: Mapping[str, Tensor],
 ) -> list[Tensor]:
     """Return a micro-batch's part of each task's mean loss as T scalars (); 0 of those not in ``names``.
 
@@ -89,7 +96,12 @@ def separate_losses(
 
 
 def losses_together(
-    network: Network, runtime: Runtime, window: Window, batch: Batch, names: Sequence[str], outputs: Outputs
+    network: Network,
+    runtime: Runtime,
+    window: Window,
+    batch: Batch,
+    names: Sequence[str],
+    outputs: Mapping[str, Tensor],
 ) -> Tensor:
     """Like :func:`separate_losses`, but as one vector (T,), with the rows of batchable tasks put together."""
     targets, counts = targets_of(batch), window.counts
@@ -101,7 +113,8 @@ def losses_together(
             if len(group) == 1:
                 parts.append(task.loss(outputs[first], targets[first], weight_of(batch, first)).reshape(1))
             else:
-                parts.append(task.loss_together([outputs[name] for name in group], [targets[name] for name in group]))
+                given = outputs.together(group) if isinstance(outputs, Outputs) else [outputs[name] for name in group]
+                parts.append(task.loss_together(given, [targets[name] for name in group]))
             order += group
         if not order:
             return torch.zeros(len(counts), device=runtime.device)
