@@ -202,19 +202,21 @@ def _run(heads: Sequence[Layers], features: Tensor) -> Tensor:
     number, rows = len(heads), len(features)
     values = features
     for place, layers in enumerate(zip(*heads, strict=True)):
-        if not isinstance(layers[0], nn.Linear):  # of values that nobody else sees
+        if not isinstance(layers[0], nn.Linear):  # in place: nobody else sees the values, and they are no view
             values = torch.relu_(values) if type(layers[0]) is nn.ReLU else layers[0](values)
             continue
         weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
-        if place == 0:  # (N H, B), then (N, H, B)
+        if place == 0:  # (N H, B)
             weight = torch.cat(weights)
             if biases[0] is None:
                 values = torch.mm(weight, features.t())
             else:
                 values = torch.addmm(torch.cat(biases).unsqueeze(1), weight, features.t())
-            values = values.view(number, -1, rows)
-        elif biases[0] is None:
+            continue
+        values = values.view(number, -1, rows)
+        if biases[0] is None:
             values = torch.bmm(torch.stack(weights), values)
         else:
             values = torch.baddbmm(torch.stack(biases).unsqueeze(2), torch.stack(weights), values)
+    values = values.view(number, -1, rows)
     return values.view(number, rows, 1) if values.shape[1] == 1 else values.transpose(1, 2).contiguous()
