@@ -19,7 +19,7 @@ def summary(cls: type) -> str:
     """Return the first sentence of a docstring as Markdown; a link in it, of a paper say, is one word."""
     text = " ".join(inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].split()).replace("``", "`")
     text = re.sub(r":\w+:`~?([^`]+)`", lambda role: f"`{role[1].rpartition('.')[2]}`", text)
-    text = re.sub(r"`([^`<]+?)\s*<(\S+)>`_+", r"[\1](\2)", text)
+    text = re.sub(r"`([^`<]+?)\s*<([^>]+)>`_+", lambda link: f"[{link[1]}]({link[2].replace(' ', '')})", text)
     sentence = re.match(r"(?:\[[^\]]*\]\([^)]*\)|(?<=al)\.|\.(?!\s|$)|[^.])*", text)
     return (sentence[0] if sentence else text).rstrip(":; ").replace("|", r"\|")
 
