@@ -72,7 +72,7 @@ CORE = floors(
     "sharding|compilation",
     "network",
     "runtime",
-    "spectators",
+    "spectators|host_number",
     on=(*LEVEL_0, *BASES),
 )
 BALANCING = floors(

@@ -130,10 +130,19 @@ class Architecture(Ranged, nn.Module, ABC):
     Attributes:
         feature_sizes: the shape of each task's features, without B.
         final: True if ``forward`` gives the tasks' outputs themselves, so that no heads are built.
+        tensors_only: a promise that :meth:`after_update` changes nothing but parameters and buffers, so that a device
+            can take it back where gradients are not finite. A subclass that writes its own must make it again.
     """
 
     feature_sizes: dict[str, tuple[int, ...]]
     final: bool = False
+    tensors_only: bool = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Take the promise back where a subclass does something else after an update, and does not make it again."""
+        super().__init_subclass__(**kwargs)
+        if "after_update" in cls.__dict__ and "tensors_only" not in cls.__dict__:
+            cls.tensors_only = False
 
     @abstractmethod
     def forward(self, inputs: Any, tasks: Sequence[str]) -> Features:

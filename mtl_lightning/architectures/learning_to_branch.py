@@ -46,6 +46,7 @@ class LearningToBranch(Architecture):
         warmup: the number of updates before branches are drawn.
     """
 
+    tensors_only = True
     seen: Tensor
 
     def __init__(

@@ -36,6 +36,9 @@ class Balancer(Ranged, nn.Module):
         tries_steps: whether it is a :class:`~mtl_lightning.balancing.lookahead.TriesSteps`.
         follows_epochs: whether :meth:`after_epoch` does anything.
         least_loss: the smallest loss (of each task) that its formula holds for, None if any; training warns once.
+        tensors_only: a promise that what follows an update, and what gives weights, changes no state but parameters and
+            buffers, so that a device can take it back where gradients are not finite, and nobody waits to see whether
+            they are. A subclass that writes its own ``after_update`` or ``weights`` must make the promise again.
         epochs_to_start: how many epochs pass before its own formula begins; training warns of a run that is not longer.
     """
 
@@ -45,6 +48,7 @@ class Balancer(Ranged, nn.Module):
     parts: int = 1
     tries_steps: bool = False
     follows_epochs: bool = False
+    tensors_only: bool = True
     least_loss: float | Sequence[float] | None = None
     epochs_to_start: int = 0
 
@@ -53,6 +57,8 @@ class Balancer(Ranged, nn.Module):
         super().__init_subclass__(**kwargs)
         if "objective" in cls.__dict__ and "affine" not in cls.__dict__:
             cls.affine = False
+        if {"after_update", "weights"} & cls.__dict__.keys() and "tensors_only" not in cls.__dict__:
+            cls.tensors_only = False
         for method, fact in _FACTS.items():
             if method in cls.__dict__ and fact not in cls.__dict__:
                 setattr(cls, fact, True)
@@ -85,6 +91,12 @@ class Balancer(Ranged, nn.Module):
 
     def after_update(self, losses: Callable[[], Tensor]) -> None:
         """Do what follows an optimizer step; ``losses`` recomputes the global losses (T,) when called."""
+
+    def changes_tensors_only(self) -> bool:
+        """Whether it and its parts keep the promise of ``tensors_only``; random draws are counted on the host."""
+        parts = [*self.modules()]
+        balancers = [part for part in parts if isinstance(part, Balancer)]
+        return all(one.tensors_only for one in balancers) and not any(isinstance(p, SeededGenerator) for p in parts)
 
     def after_epoch(self, losses: Tensor, present: Tensor) -> None:
         """Do what follows an epoch; ``losses`` (T,) are its means over labelled elements, for the tasks present."""

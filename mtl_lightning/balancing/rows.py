@@ -48,6 +48,7 @@ class GradientBalancer(Balancer):
     rows = True
     affine = False
     follows_epochs = False  # but for what the loss balancer does
+    tensors_only = True
     gramian: bool = False
     level: str = "parameters"
     weight_heads: bool = False
@@ -151,6 +152,7 @@ class GramianBalancer(GradientBalancer):
     """
 
     gramian = True
+    tensors_only = True
     rescales = _RESCALES
     levels: ClassVar[tuple[str, ...]] = ("parameters", "features", "last_layer")
 

@@ -254,6 +254,7 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers, comp
 
     def on_train_epoch_end(self) -> None:
         """Step plateau schedulers of epochs without a validation; look for tasks that nobody labelled."""
+        self.updates.settle()
         self.validations.step_plateaus(self._scheduler)
         self.labels.check_epoch(self.runtime.went_through_all_data)
 
@@ -265,6 +266,7 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers, comp
     def on_validation_start(self) -> None:
         """Fix, in the first one of a fit, what ``val/loss_normalised`` compares with."""
         if self.validations.in_training:
+            self.updates.settle()
             self.updates.label_sample.fit(self.accumulation.batches)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:

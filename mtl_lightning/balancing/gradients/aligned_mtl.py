@@ -51,6 +51,8 @@ class AlignedMTL(GramianBalancer):
         ConfigurationError: for preferences that cannot be right or an unknown option.
     """
 
+    tensors_only = True
+
     def __init__(
         self,
         num_tasks: int,

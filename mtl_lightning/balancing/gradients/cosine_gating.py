@@ -45,6 +45,7 @@ class CosineGating(GramianBalancer):
     """
 
     scale = "linear"
+    tensors_only = True
 
     def __init__(
         self,

@@ -35,6 +35,8 @@ class GradientNormBalancing(GramianBalancer):
         level: what the gradients are taken of.
     """
 
+    tensors_only = True
+
     def __init__(
         self,
         num_tasks: int,

@@ -108,6 +108,7 @@ class GradNorm(GramianBalancer):
     """
 
     follows_epochs = False  # but for initial losses of the first epoch, and for what the loss balancer does
+    tensors_only = True
     numbers: Tensor
     first_losses: Tensor
 

@@ -54,6 +54,8 @@ class IMTLG(GramianBalancer):
         ConfigurationError: for an unknown option.
     """
 
+    tensors_only = True
+
     def __init__(
         self,
         num_tasks: int,

@@ -41,6 +41,7 @@ class EMANormalization(Balancer):
     """
 
     affine = False
+    tensors_only = True
     scale = "none"
     average: Tensor
     mass: Tensor

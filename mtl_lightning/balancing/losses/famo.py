@@ -61,6 +61,7 @@ class FAMO(Balancer):
     """
 
     affine = False
+    tensors_only = True
     scale = "linear"
     eps = 1e-8
     logits: Tensor

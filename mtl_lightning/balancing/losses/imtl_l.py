@@ -41,6 +41,7 @@ class IMTLL(Balancer):
     """
 
     affine = True
+    tensors_only = True
     scale = "linear"
     least_loss = 0.0
 

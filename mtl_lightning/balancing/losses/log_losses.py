@@ -46,6 +46,7 @@ class LogLosses(Balancer):
     """
 
     affine = False
+    tensors_only = True
     least_loss: float | Sequence[float] | None = 0.0
 
     def __init__(self, num_tasks: int, *, losses: LossBalancer = Balancer, eps: float = 1e-8) -> None:

@@ -91,6 +91,7 @@ class UncertaintyWeighting(Balancer):
     """
 
     affine = True
+    tensors_only = True
     least_loss = 0.0
     a: Tensor
     b: Tensor

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import LBFGS, Adafactor, Optimizer, SparseAdam
 
 from mtl_lightning.core.optim.merged_step import Together
+from mtl_lightning.core.optim.taking_back import taken_back
 from mtl_lightning.errors import CheckpointError
 from mtl_lightning.ranges import outside
 from mtl_lightning.types import ConfigurationError
@@ -39,7 +40,10 @@ class CompositeOptimizer(Optimizer):
     Attributes:
         fast_paths: whether optimizers of one kind may be stepped in one call, and gradients be cleared without telling
             torch's profiler.
+        unless: a flag () bool on the device; where it is true, the next step changes nothing.
     """
+
+    unless: Tensor | None = None
 
     def __init__(self, optimizers: Mapping[str, Optimizer]) -> None:
         self.optimizers = dict(optimizers)
@@ -87,6 +91,14 @@ class CompositeOptimizer(Optimizer):
 
         The short way past Lightning (``compat/direct.py``) calls this alone.
         """
+        unless, self.unless = self.unless, None
+        if unless is None:
+            self._step_groups()
+        else:
+            with taken_back(self.optimizers.values(), unless):
+                self._step_groups()
+
+    def _step_groups(self) -> None:
         if self._stepped and self.fast_paths and not self._sharded:
             self._together.step()
         else:  # a scheduler warns unless its own optimizer has stepped before it does

@@ -19,14 +19,17 @@ class EpochLosses:
         self.sums: Tensor | None = None
         self.counts: Tensor | None = None
 
-    def update(self, losses: Tensor, counts: Mapping[str, float]) -> None:
+    def update(self, losses: Tensor, counts: Mapping[str, float], bad: Tensor | bool = False) -> None:
         """Add an update.
 
         Args:
             losses: (T,) this process's part of the tasks' mean losses over all processes; inf and nan are left out.
             counts: the labelled elements that these are means over.
+            bad: whether to leave the update out; only the device may know (), but of the first one.
         """
         finite = torch.isfinite(losses)
+        if bad is not False:
+            finite = finite & ~torch.as_tensor(bad, device=losses.device)
         number = torch.where(finite, losses.new_tensor([*counts.values()]), 0.0)
         weighed = torch.where(finite, losses, 0.0) * number
         self.sums = weighed if self.sums is None else self.sums + weighed

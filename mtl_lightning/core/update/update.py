@@ -12,10 +12,13 @@ from typing import Any, ClassVar, cast
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
+from mtl_lightning.architectures.base import Architecture
+from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.lookahead import TriesSteps
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.core.optim.plan import OptimizerPlan
+from mtl_lightning.core.optim.taking_back import Before, state_of
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.sharding import average_whole_gradients
 from mtl_lightning.core.update import record
@@ -25,7 +28,7 @@ from mtl_lightning.core.update.gradients import RowMemory
 from mtl_lightning.core.update.label_sample import LabelSample
 from mtl_lightning.core.update.lookahead import WindowLookahead
 from mtl_lightning.core.update.losses import Losses, recomputed
-from mtl_lightning.core.update.nonfinite import error_of, nonfinite_groups
+from mtl_lightning.core.update.nonfinite import FiniteCheck, look_at, values_of
 from mtl_lightning.core.update.preconditions import LeastLosses, warn_if_nothing_is_shared, warn_of_short_run
 from mtl_lightning.core.update.rescaling import rescale_targets
 from mtl_lightning.core.update.window import Window
@@ -44,7 +47,7 @@ class Updates:
         on_nonfinite: what to do about a gradient that is inf or nan: ``raise``, ``skip`` the update, or ``ignore`` it.
 
     Attributes:
-        skipped: the number of updates that were left out because of such gradients.
+        finite: looks for such gradients.
         losses: what the last update found, or finds, of its losses.
         label_sample: of the training labels so far, for the trivial predictors.
         memory: for rows, while a fit lasts.
@@ -60,15 +63,26 @@ class Updates:
         if on_nonfinite not in _NONFINITE:
             raise ConfigurationError(f"`on_nonfinite`: expected one of {_NONFINITE}, found {on_nonfinite!r}.")
         self.network, self.runtime, self.plan, self.on_nonfinite = network, runtime, plan, on_nonfinite
-        self.skipped = 0
+        self.finite = FiniteCheck(network, runtime)
         self.losses = Losses()
         self.epoch_losses = EpochLosses(runtime)
         self.label_sample = LabelSample(network, runtime)
         self.memory = RowMemory()
         self._least_losses = LeastLosses(network, runtime)
         self.window: Window | None = None
+        self._composite: CompositeOptimizer | None = None
         self._row: record.Row | None = None
         self._records_all = False
+        self._tensors_only: bool | None = None  # unknown yet
+
+    @property
+    def skipped(self) -> int:
+        """The number of updates that were left out because of gradients that are not finite."""
+        return self.finite.skipped
+
+    @skipped.setter
+    def skipped(self, number: int) -> None:
+        self.finite.skipped = number
 
     def make(self, window: Window, optimizer: LightningOptimizer) -> Tensor:
         """Make one update from a window in which some task has a label; return its objective ()."""
@@ -84,21 +98,38 @@ class Updates:
         self.losses = differentiate(network, runtime, window, self.memory, self.on_nonfinite == "ignore")
         average_whole_gradients(network, runtime)
         leave_absent_untouched(network, window)
-        self.window = window
+        self.settle()  # of the update before: by now the device has this one's work to do
+        self.finite.bad = False
+        self.window, self._composite = window, composite
         self._row = row = record.collect(network, runtime, window, self.losses, composite, self._records_all)
-        skipped = self.skipped
         runtime.step(optimizer)  # in which Lightning's hook calls `finish_gradients`
-        if self.skipped == skipped:
-            network.architecture.after_update()
-            balancer.after_update(lambda: recomputed(network, runtime, window))
-            if balancer.follows_epochs:
-                self.epoch_losses.update(self.losses.tasks, window.counts)
+        if self.finite.bad is not True:
+            self._follow(window, self.finite.bad)
         self._least_losses.update(self.losses.tasks, window.present)
         if row is not None:
             record.write(row, runtime.trainer)
             self._least_losses.read(row.losses, window.present)
-        self.window = self._row = None
+        self.window = self._composite = self._row = None
         return self.losses.objective
+
+    def _follow(self, window: Window, bad: Tensor | bool) -> None:
+        """Do what follows a step, and take it back where ``bad``."""
+        network, runtime, balancer = self.network, self.runtime, self.network.balancer
+        before = None
+        if isinstance(bad, Tensor):
+            parts: list[nn.Module] = []
+            if type(network.architecture).after_update is not Architecture.after_update:
+                parts.append(network.architecture)
+            if type(balancer).after_update is not Balancer.after_update:
+                parts.append(balancer)
+            before = Before([tensor for part in parts for tensor in state_of(part)])
+        network.architecture.after_update()
+        balancer.after_update(lambda: recomputed(network, runtime, window))
+        if balancer.follows_epochs:
+            self.epoch_losses.update(self.losses.tasks, window.counts, bad)
+        if before is not None:
+            assert isinstance(bad, Tensor)
+            before.restore(bad)
 
     def lookahead(self, optimizer: CompositeOptimizer) -> WindowLookahead | None:
         """Return the network beside its weights, on the window of the update that is under way; None if there is none.
@@ -111,33 +142,40 @@ class Updates:
 
     def finish_gradients(self) -> None:
         """Do what needs the unscaled gradients: record their norms, refuse or skip non-finite ones, clip per group."""
-        groups: dict[str, list[Tensor]] = {}
-        if self._row is not None or self.on_nonfinite != "ignore":
-            groups = {
-                name: [_values(p.grad) for p in named.values() if p.grad is not None]
-                for name, named in self.plan.groups.items()
-            }
-        known = None if self._row is None else self._row.add_norms(groups)
-        if self.on_nonfinite != "ignore" and (bad := nonfinite_groups(groups, known)):
-            self._refuse_or_skip(bad)
-        if self.on_nonfinite == "skip" and self._row is not None:
-            self._row.host["train/skipped"] = self.skipped
+        row, groups = self._row, self.plan.groups
+        known = None
+        if row is not None:
+            found = {n: [values_of(p.grad) for p in g.values() if p.grad is not None] for n, g in groups.items()}
+            known = row.add_norms(found)
+        if self.on_nonfinite != "ignore":
+            assert self.window is not None  # this is called from `make`
+            assert self._composite is not None
+            look = look_at(self.runtime.trainer.global_step + 1, self.window, self.losses.tasks, groups, known)
+            self.finite.look(look, self.on_nonfinite, self._composite, at_once=row is not None, can_undo=self._can_undo)
+        if self.on_nonfinite == "skip" and row is not None:
+            row.host["train/skipped"] = self.skipped
         for name, value in self.plan.gradient_clip.items():
             if name in self.plan.groups:
                 nn.utils.clip_grad_norm_(list(self.plan.groups[name].values()), value)
 
-    def _refuse_or_skip(self, bad: list[str]) -> None:
-        if self.on_nonfinite == "skip":  # nothing is left to step, but the step still counts, as under a scaler
-            self.skipped += 1
-            for named in self.plan.groups.values():
-                for parameter in named.values():
-                    parameter.grad = None
-        elif self.runtime.scaler is None:  # a gradient scaler meets overflows all the time, and skips these itself
-            assert self.window is not None  # this is called from `make`
-            raise error_of(self.network, self.runtime, self.window, self.losses.tasks, bad)
+    def _can_undo(self) -> bool:
+        """Whether what follows the step changes nothing but tensors that are there already."""
+        if self._tensors_only is None:
+            network = self.network
+            self._tensors_only = network.architecture.tensors_only and network.balancer.changes_tensors_only()
+        return self._tensors_only and not (self.network.balancer.follows_epochs and self.epoch_losses.sums is None)
+
+    def settle(self) -> None:
+        """Take in, before anything is done with the weights, whether the last update's gradients were finite.
+
+        Raises:
+            NonFiniteError: under ``raise``, if they were not.
+        """
+        self.finite.settle()
 
     def finish_epoch(self) -> None:
         """Give the balancer the epoch's mean losses; on its last batch, since later hooks are lost at a resume."""
+        self.settle()
         self.label_sample.fit()
         means = self.epoch_losses.compute_and_reset()
         if means is not None:
@@ -151,6 +189,8 @@ class Updates:
     def start_fit(self) -> None:
         """Look what is frozen, and who reads metrics of training; forget the labels of another fit."""
         self.label_sample.load_state_dict({})
+        self.finite.start_afresh()
+        self._tensors_only = None
         self.runtime.start()
         self._records_all = record.has_readers(self.runtime.trainer)
 
@@ -159,7 +199,12 @@ class Updates:
         self.memory.rows = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain data for a checkpoint."""
+        """Return plain data for a checkpoint.
+
+        Raises:
+            NonFiniteError: under ``raise``, if gradients of the update before were inf or nan.
+        """
+        self.settle()
         return {
             "skipped": self.skipped,
             "epoch_losses": self.epoch_losses.state_dict(),
@@ -187,8 +232,3 @@ def leave_absent_untouched(network: Network, window: Window) -> None:
         parameters = [] if name in reached else list(network.roles.tasks[name].values())
         for parameter in [*parameters, *owned.get(index, [])]:
             parameter.grad = None
-
-
-def _values(grad: Tensor) -> Tensor:
-    """Return a gradient, or the values of a sparse one, which norms do not take."""
-    return grad.coalesce().values() if grad.is_sparse else grad

@@ -10,19 +10,18 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
+from torch.optim import SGD, AdamW
 from torch.utils.data import DataLoader
 
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.balancing import UncertaintyWeighting
 from mtl_lightning.balancing.rows import GradientBalancer
+from mtl_lightning.core import host_number
 from mtl_lightning.core.update import Window
 from mtl_lightning.types import Batch
 from tests.contracts.balancer_cases import CASES, Case
 from tests.core.update.host_reads import METHODS, host_reads
 from tests.helpers import fit, make_batches, make_module, weights_of, with_gaps
-
-FINITE = {"nonfinite.py: nonfinite_groups"}
-"""The one look at the gradients' norm; `on_nonfinite: ignore` leaves it out."""
 
 
 class Read(MultiTaskModule):
@@ -55,7 +54,7 @@ def endless(batches: list[Batch]) -> list[Batch]:
 
 DATA = endless(with_gaps(make_batches(4, rows=12), share=0.2))
 OURS = {case.name: case for case in CASES if case.ours}
-BRIEF = ("UncertaintyWeighting", "FAMO", "AutoLambda", "PCGrad", "MGDA")
+BRIEF = ("UncertaintyWeighting", "FAMO", "AutoLambda", "PCGrad", "MGDA", "IMTLG", "GradDrop")
 SCALE = {"jacobian.py: backward"}
 """Looks at the loss scale of a gradient method, on the CPU only."""
 PARTS = {"window.py: _counts"}
@@ -63,15 +62,43 @@ PARTS = {"window.py: _counts"}
 SPLITS = ("AutoLambda", "MoDo", "SDMGrad")
 
 
+@pytest.mark.parametrize("choice", ["raise", "skip", "ignore"])
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n in BRIEF else pytest.mark.slow) for n in OURS], ids=lambda name: name
 )
-def test_an_update_reads_only_what_the_balancer_declares(name: str) -> None:
+def test_an_update_reads_only_what_the_balancer_declares(name: str, choice: str) -> None:
     case = OURS[name]
     balancer = case.make(3)
     rows = isinstance(balancer, GradientBalancer)
     allowed = (SCALE if rows else set()) | (PARTS if name.partition("-")[0] in SPLITS else set())
-    found = reads(DATA, balancer=partial(_made, case), on_nonfinite="ignore")
+    found = reads(DATA, balancer=partial(_made, case), on_nonfinite=choice)
+    if isinstance(balancer, GradientBalancer) and balancer.solves_on_host:
+        assert found > allowed
+    else:
+        assert found == allowed
+
+
+LOOK = {"nonfinite.py: look"}
+"""Looks at the norm where a step, or what follows it, cannot be taken back by the device."""
+SHOW = {"base.py: may_show"}
+"""Looks at rows before a method sees them."""
+
+
+@pytest.mark.parametrize("choice", ["raise", "skip"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in BRIEF else pytest.mark.slow) for n in OURS], ids=lambda name: name
+)
+def test_nothing_else_is_waited_for_on_a_gpu(name: str, choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_number, "ALWAYS_WAITS", True)
+    case = OURS[name]
+    balancer = case.make(3)
+    rows = isinstance(balancer, GradientBalancer)
+    allowed = (SCALE if rows else set()) | (PARTS if name.partition("-")[0] in SPLITS else set())
+    if not balancer.changes_tensors_only():
+        allowed |= LOOK
+    if rows and not (balancer.gramian and balancer.changes_tensors_only()):
+        allowed |= SHOW
+    found = reads(DATA, balancer=partial(_made, case), on_nonfinite=choice)
     if isinstance(balancer, GradientBalancer) and balancer.solves_on_host:
         assert found > allowed
     else:
@@ -82,9 +109,11 @@ def _made(case: Case, tasks: int) -> Any:
     return case.make(tasks, seed=3)
 
 
-@pytest.mark.parametrize("choice", ["raise", "skip"])
-def test_the_finite_check_reads_one_norm(choice: str) -> None:
-    assert reads(DATA, balancer=UncertaintyWeighting, on_nonfinite=choice) == FINITE
+@pytest.mark.parametrize("make", [SGD, partial(SGD, momentum=0.9, fused=False), partial(AdamW, amsgrad=True)])
+def test_no_optimizer_of_pytorch_is_looked_at(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_number, "ALWAYS_WAITS", True)
+    optimizers = {"default": partial(make, lr=0.01)}
+    assert reads(DATA, balancer=UncertaintyWeighting, optimizers=optimizers) == set()
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -94,7 +123,7 @@ def test_missing_tasks_weights_and_windows_are_counted_before_as_well(accumulate
         batch["weights"] = {"kind": torch.rand(12)}
     batches[1] = {**batches[1], "targets": {"kind": batches[1]["targets"]["kind"]}}
     trainer = {"accumulate_grad_batches": accumulate}
-    assert reads(endless(batches), trainer, balancer=UncertaintyWeighting, on_nonfinite="ignore") == set()
+    assert reads(endless(batches), trainer, balancer=UncertaintyWeighting) == set()
 
 
 class Planted(UncertaintyWeighting):
@@ -110,7 +139,7 @@ class Planted(UncertaintyWeighting):
 @pytest.mark.parametrize("how", METHODS)
 def test_a_planted_read_is_found(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Planted, "how", how)
-    assert reads(DATA, balancer=Planted, on_nonfinite="ignore") == {"differentiate.py: _by_objective"}
+    assert reads(DATA, balancer=Planted) == {"differentiate.py: _by_objective"}
 
 
 # --------------------------------------------------------------------------------------- counts before and after a move
@@ -179,7 +208,7 @@ def test_targets_that_a_callback_replaces_are_counted_as_they_then_are() -> None
 
 
 def test_a_datamodule_with_the_hook_of_before_a_move_is_counted_before_it() -> None:
-    module = make_module(Read, on_nonfinite="ignore", allow_unlabelled=["kind"])
+    module = make_module(Read, allow_unlabelled=["kind"])
     fit(module, Changing("on_before_batch_transfer"), log_every_n_steps=0, max_steps=5)
     assert isinstance(module, Read)
     assert not module.reads

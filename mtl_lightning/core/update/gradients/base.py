@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from mtl_lightning.balancing.rows import GradientBalancer, GramianBalancer
+from mtl_lightning.core.host_number import is_waited_for, now
 from mtl_lightning.core.network.network import Network
+from mtl_lightning.core.optim.taking_back import Before
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.update.gradients.jacobian import RowMemory, TaskGradients, put_gradients, reach
 from mtl_lightning.core.update.losses import Losses, aux_term
@@ -117,10 +119,10 @@ class GradientLevel(ABC):
         """Return the method's weights (P,) of the rows, which ``weights`` (P,) are multiplied into."""
         balancer = self.network.balancer
         products = self.gramian() * weights.unsqueeze(1) * weights
-        if not isinstance(balancer, GramianBalancer) or not self.may_show(products):
+        if not isinstance(balancer, GramianBalancer):
             return torch.ones_like(weights)
         losses = weighted.losses[self.present_indices].double()
-        return balancer.task_weights(products, losses, self.window.present).to(weights.dtype)
+        return self.method_weights(balancer, products, losses).to(weights.dtype)
 
     def gramian(self) -> Tensor:
         """Return the inner products (P, P) of the scaled rows over all processes."""
@@ -139,7 +141,28 @@ class GradientLevel(ABC):
 
     def may_show(self, values: Tensor) -> bool:
         """Whether a method may be shown these values: they are finite, or nobody asks."""
-        return self.trusting or bool(torch.isfinite(values).all())
+        if self.trusting:
+            return True
+        finite = torch.isfinite(values).all()
+        return bool(now(finite)) if self.runtime.fast_paths else bool(finite)
+
+    def method_weights(self, balancer: GramianBalancer, products: Tensor, losses: Tensor) -> Tensor:
+        """Return a method's weights (P,) of inner products (P, P) and losses (P,).
+
+        Where it may not be shown them they are 1, and it keeps nothing of them. A device whose work would be waited for
+        finds out by itself.
+        """
+        present, number = self.window.present, len(products)
+        leave = self.runtime.fast_paths and is_waited_for(products) and not self.trusting
+        if not leave or balancer.solves_on_host or not balancer.changes_tensors_only():
+            shown = self.may_show(products)
+            return balancer.task_weights(products, losses, present) if shown else products.new_ones(number)
+        finite = torch.isfinite(products).all()
+        usable = torch.where(finite, products, torch.eye(number, dtype=products.dtype, device=products.device))
+        before = Before([*balancer.buffers()])
+        weights = balancer.task_weights(usable, losses, present)
+        before.restore(~finite)
+        return torch.where(finite, weights, 1.0)
 
     def with_aux(self, weights: Tensor) -> Tensor:
         """Return the weights (P + 1,) of the terms: of the present tasks, and of the auxiliary losses."""

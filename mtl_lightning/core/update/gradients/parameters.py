@@ -89,9 +89,7 @@ class ParameterLevel(GradientLevel):
             return jacobians[0].new_zeros(0), None
         if isinstance(balancer, GramianBalancer) and balancer.gramian:
             products = gramian(tasks[0]) * weights.unsqueeze(1) * weights
-            if not self.may_show(products):
-                return (weights @ tasks[0]).to(dtype), None
-            alpha = balancer.task_weights(products, losses.double(), present).to(weights.dtype)
+            alpha = self.method_weights(balancer, products, losses.double()).to(weights.dtype)
             return ((alpha * weights) @ tasks[0]).to(dtype), alpha
         weighted = [rows * weights.unsqueeze(1) for rows in tasks]
         rows = weighted[0] if len(weighted) == 1 else torch.stack(weighted)
