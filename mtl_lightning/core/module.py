@@ -244,7 +244,7 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers, comp
         """Record, check and clip the unscaled gradients."""
         clip, algorithm = self.trainer_arguments.gradient_clip_val, self.trainer_arguments.gradient_clip_algorithm
         self.updates.finish_gradients()
-        if clip is not None:
+        if clip is not None and self.updates.finite.bad is not True:  # else there are no gradients any more
             self.clip_gradients(optimizer, clip, algorithm)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -67,6 +67,12 @@ def test_it_ends_as_if_one_had_looked_at_once(optimizer: str, balancer: str, pol
         pytest.param(1e200, (4,), {"trainer": {"max_steps": 5}}, id="the last one of all"),
         pytest.param(1e30, (4,), {"trainer": {"precision": "32-true"}}, id="single"),
         pytest.param(1e200, (4,), {"trainer": {"gradient_clip_val": 0.5}}, id="clipped by the trainer"),
+        pytest.param(
+            torch.nan,
+            (4,),
+            {"trainer": {"gradient_clip_val": 0.5, "gradient_clip_algorithm": "value"}},
+            id="clipped by value",
+        ),
     ],
 )
 def test_so_it_does_whatever_is_bad_and_when(
@@ -151,10 +157,10 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, An
 def test_two_processes_agree(
     optimizer: str, balancer: str, policy: str, accumulate: int, two_processes: list[dict[Any, Any]]
 ) -> None:
-    case = (optimizer, balancer, policy, accumulate)
-    expected = two_processes[0][(*case, "at once")]
+    keys = {way: (optimizer, balancer, policy, accumulate, way) for way in WAYS}
+    expected = two_processes[0][keys["at once"]]
     assert expected["skipped"] == (1 if policy == "skip" else 0)
     assert bool(expected["error"]) == (policy == "raise")
     for found in two_processes:
-        for way in WAYS:
-            assert same(found[(*case, way)], expected), way
+        for way, key in keys.items():
+            assert same(found[key], expected), way
