@@ -61,7 +61,7 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers, comp
         schedulers: each group's learning-rate scheduler, or a :class:`Schedule`; ``default`` likewise.
         gradient_clip: ``{group: largest gradient norm}``; null, 0 or less is no clipping.
         allow_unlabelled: tasks that may go without a label for a whole epoch.
-        on_nonfinite: about an inf or nan gradient: ``raise``, ``skip`` the update, or ``ignore``: saves a host sync.
+        on_nonfinite: about an inf or nan gradient: ``raise``, one update later, ``skip`` the update, or ``ignore``.
         compile: ``torch.compile`` the architecture and the heads: True, or its arguments (``{mode: max-autotune}``);
             see :mod:`~mtl_lightning.core.compilation`.
         fast_paths: whether what gives the same numbers may be computed in faster ways than the plain one.

@@ -87,7 +87,7 @@ class CompositeOptimizer(Optimizer):
         return loss
 
     def step_groups(self) -> None:
-        """Do all that :meth:`step` does but the closure, and what torch puts around a ``step``: hooks, a profiler's note.
+        """Do all that :meth:`step` does but the closure, and what torch puts around it: hooks, a profiler's note.
 
         The short way past Lightning (``compat/direct.py``) calls this alone.
         """
