@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback
 
 from mtl_lightning import NonFiniteError
+from mtl_lightning.core.network.fast_paths import VARIABLE
 from mtl_lightning.core.optim.taking_back import can_take_back
 from tests.core.saved import single
 from tests.core.update.finite_cases import (
@@ -39,6 +40,12 @@ BRIEF = [
 
 def marked(pairs: list[tuple[str, str]]) -> list[Any]:
     return [pytest.param(*pair, marks=[] if pair in BRIEF else pytest.mark.slow) for pair in pairs]
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the fast paths that this is about, in a suite without them, too."""
+    monkeypatch.delenv(VARIABLE, raising=False)
 
 
 @pytest.mark.parametrize("policy", ["skip", "raise"])
@@ -129,7 +136,7 @@ def test_the_error_comes_one_update_later(way: str) -> None:
 
     with looking(way), pytest.raises(NonFiniteError):
         fit(make_module(), with_bad(torch.nan, 4), callbacks=[Noting()], log_every_n_steps=0)
-    assert started == [0, 1, 2, 3, 4]
+    assert started == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_step_is_taken_back_only_where_it_can_be() -> None:

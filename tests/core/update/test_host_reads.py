@@ -17,11 +17,18 @@ from mtl_lightning import MultiTaskModule
 from mtl_lightning.balancing import UncertaintyWeighting
 from mtl_lightning.balancing.rows import GradientBalancer
 from mtl_lightning.core import host_number
+from mtl_lightning.core.network.fast_paths import VARIABLE
 from mtl_lightning.core.update import Window
 from mtl_lightning.types import Batch
 from tests.contracts.balancer_cases import CASES, Case
 from tests.core.update.host_reads import METHODS, host_reads
 from tests.helpers import fit, make_batches, make_module, weights_of, with_gaps
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the fast paths that this is about, in a suite without them, too."""
+    monkeypatch.delenv(VARIABLE, raising=False)
 
 
 class Read(MultiTaskModule):
