@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import accumulate, pairwise
 from math import pow
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from mtl_lightning.architectures.numbers import NumberKind, number_embeddings
 from mtl_lightning.architectures.sizes import check_widths
+from mtl_lightning.architectures.stacked import can_be_stacked, stacks_of
 from mtl_lightning.names import did_you_mean
 from mtl_lightning.types import ConfigurationError, TableSpec
 
@@ -34,6 +35,9 @@ class Columns(nn.Module):
     ``embedding`` has a table for each categorical column and then each column of lists, in order; columns that share
     one have it at the place of the first of them.
 
+    Small tables are looked up together (:class:`~mtl_lightning.architectures.stacked.Stack`) while ``fast_paths`` is
+    true, which gives the same numbers.
+
     Args:
         spec: the table's spec.
         embedding: the width of the embeddings, or that of some by the name of a column or of a shared table.
@@ -51,6 +55,8 @@ class Columns(nn.Module):
             differ in width or number of codes, and numbers without the quantiles that their embedding needs.
     """
 
+    fast_paths: bool = True
+
     def __init__(
         self,
         spec: TableSpec,
@@ -67,6 +73,7 @@ class Columns(nn.Module):
         tables = _Tables(spec, embedding)
         self.embedding = nn.ModuleList(Embedding(codes, width, sparse=sparse) for codes, width in tables.sizes)
         self._tables, self._categorical = tables.of_columns, len(spec.categorical)
+        self._stacks = [] if sparse else stacks_of(self._tables[: self._categorical], tables.sizes)
         ends = accumulate((length for _, length in spec.lists.values()), initial=0)
         self._lists = [slice(start, end) for start, end in pairwise(ends)]
         self._bags = _by_name("bag", bag, spec.lists, "columns of lists", "mean")
@@ -90,10 +97,23 @@ class Columns(nn.Module):
         numeric = given if self.standardize is None else self.standardize(given)
         parts = [torch.nan_to_num(numeric if self._plain is None else numeric[:, self._plain], nan=0.0)]
         parts += [embed(given if embed.in_given_units else numeric) for embed in self.numbers.values()]
-        codes = inputs["categorical"]
-        parts += [self.embedding[table](codes[:, i]) for i, table in enumerate(self._tables[: self._categorical])]
+        parts += self._embedded(inputs["categorical"]) if self._categorical else []
         parts += self._bagged(inputs["lists"]) if self._lists else []
         return torch.cat(parts, dim=1)
+
+    def _embedded(self, codes: Tensor) -> list[Tensor]:
+        """Return the embeddings of the categorical columns (B, C), in order, together (B, width)."""
+        tables = self._tables[: self._categorical]
+        if not (self.fast_paths and self._stacks and can_be_stacked(self.embedding, Embedding)):
+            return [self.embedding[table](codes[:, i]) for i, table in enumerate(tables)]
+        found: dict[int, Tensor] = {}
+        for stack in self._stacks:
+            vectors = stack(codes, [cast("Embedding", self.embedding[tables[place]]).weight for place in stack.columns])
+            if len(stack.columns) == len(tables):
+                return [vectors.flatten(1)]
+            found |= zip(stack.columns, vectors.unbind(1), strict=True)
+        alone = {i: self.embedding[table](codes[:, i]) for i, table in enumerate(tables) if i not in found}
+        return [vectors for _, vectors in sorted({**found, **alone}.items())]
 
     def _bagged(self, codes: Tensor) -> Iterator[Tensor]:
         """Yield the mean or sum (B, W) of each list's embedded elements; code 0 is none, and an empty list gives 0.

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from functools import partial
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mtl_lightning.architectures import TabularEncoder
-from mtl_lightning.architectures.columns import embedding_width
+from mtl_lightning import Network
+from mtl_lightning.architectures import SharedBottom, TabularEncoder
+from mtl_lightning.architectures.columns import Columns, embedding_width
+from mtl_lightning.tasks import BinaryClassification
 from mtl_lightning.types import ConfigurationError, TableSpec, TensorSpec
 
 TABLE = TableSpec(("age", "hours"), {"work": 9, "education.years": 300})  # a name with a dot, as tables have them
@@ -172,3 +176,59 @@ def test_says_what_is_wrong(options: dict[str, Any], message: str) -> None:
 def test_columns_that_share_have_one_number_of_codes() -> None:
     with pytest.raises(ConfigurationError, match=r"\['a', 'b'\] share their embeddings 'c': .* found \[3, 4\] codes"):
         TabularEncoder(TableSpec((), {"a": 3, "b": 4}, shared={"a": "c", "b": "c"}))
+
+
+MANY = TableSpec(
+    ("age",),
+    {"a": 5, "b": 3, "c": 40, "huge": 9000, "d": 7, "e": 6},
+    lists={"words": (6, 2)},
+    shared={"e": "common", "words": "common"},
+)
+
+
+def of_many(rows: int) -> dict[str, Tensor]:
+    codes = torch.stack([torch.randint(size, (rows,)) for size in MANY.categorical.values()], 1)
+    return {"numeric": torch.randn(rows, 1), "categorical": codes, "lists": torch.randint(6, (rows, 2))}
+
+
+@pytest.mark.parametrize("width", [4, {"a": 4, "c": 4, "common": 3, "d": 3, "b": 2}, None])
+@pytest.mark.parametrize("one_by_one", ["option", "hook"])
+def test_small_tables_looked_up_together_give_the_same_bits(
+    width: Any, one_by_one: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    calls: Counter[bool] = Counter()
+    embed, plain = nn.functional.embedding, False
+    monkeypatch.setattr(nn.functional, "embedding", lambda *args: calls.update([plain]) or embed(*args))
+    encoder, inputs = TabularEncoder(MANY, hidden=(4,), embedding=width), of_many(300)
+    found = []
+    for plain in (False, True):
+        encoder.zero_grad()
+        columns = cast("Columns", encoder.stages[0])
+        if plain and one_by_one == "option":
+            columns.fast_paths = False
+        if plain and one_by_one == "hook":  # on a table, which would not run
+            columns.embedding[0].register_forward_hook(lambda *_: None)
+        output = encoder(inputs)
+        output.square().sum().backward()
+        found.append([output, *(parameter.grad for parameter in encoder.parameters())])
+    assert all(torch.equal(fast, other) for fast, other in zip(*found, strict=True))
+    assert calls[False] < calls[True] == 7  # six columns and the list
+
+
+@pytest.mark.parametrize("code", [5, -1])
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_code_that_a_table_lacks_is_not_read_from_the_next(code: int, fast: bool) -> None:
+    encoder, inputs = TabularEncoder(MANY, embedding=4), of_many(3)
+    cast("Columns", encoder.stages[0]).fast_paths = fast
+    inputs["categorical"][1, 0] = code
+    with pytest.raises(IndexError, match="out of"):
+        encoder(inputs)
+
+
+def test_the_networks_switch_reaches_the_encoder() -> None:
+    tasks = {"y": BinaryClassification()}
+    for fast in (True, False):
+        network = Network(tasks, partial(SharedBottom, encoder=TabularEncoder), MANY, fast_paths=fast)
+        (columns,) = [part for part in network.modules() if isinstance(part, Columns)]
+        assert columns.fast_paths == network.fast_paths <= fast

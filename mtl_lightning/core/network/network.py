@@ -22,7 +22,7 @@ from mtl_lightning.balancing.build import BalancerArgument, build_balancer
 from mtl_lightning.balancing.rows import GradientBalancer
 from mtl_lightning.core.network.arguments import check_arguments
 from mtl_lightning.core.network.calibration import calibrated
-from mtl_lightning.core.network.fast_paths import fast_paths_allowed
+from mtl_lightning.core.network.fast_paths import allow_fast_paths, fast_paths_allowed
 from mtl_lightning.core.network.graph import (
     DEFAULT,
     Reads,
@@ -124,6 +124,7 @@ class Network(nn.Module):
             )
         self.heads = nn.ModuleDict(heads)
         self._stacked = StackedHeads()
+        allow_fast_paths(self, self.fast_paths)
         self._check_rescaled()
         self.find_roles()
         self._check_level()
