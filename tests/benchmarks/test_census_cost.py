@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import census_cost
-from benchmarks.census_cost import LOAD, PHASES, TRAIN
+from benchmarks.census_cost import COMMAND, LOAD, PHASES, TRAIN
 from tests.data.make_tables import write_census
 
 
@@ -34,9 +34,20 @@ def test_goals_are_of_the_whole_run(monkeypatch: pytest.MonkeyPatch) -> None:
         return {**costs, "peak": 1000.0, "result": "r", "auc": 0.9396}
 
     monkeypatch.setattr(census_cost, "_in_a_process", found)
+    monkeypatch.setattr(census_cost, "command", lambda root: found(TRAIN, root) | {"imports": None, "before": None})
     (table,) = census_cost.tables(argparse.Namespace(root="there", rounds=2))
     assert [goal.met for goal in table.goals] == [True, False, True]
-    assert [row[0] for row in table.rows] == [*PHASES]
+    assert [row[0] for row in table.rows] == [*PHASES, COMMAND]
+    assert table.rows[-1][3] is None
+
+
+@pytest.mark.slow  # a fresh process that imports everything
+def test_the_command_is_measured_from_outside(tmp_path: Path) -> None:
+    found = census_cost.command(str(write_census(tmp_path / "root")))
+    assert found["cpu"] > 1
+    assert found["peak"] > 100
+    with pytest.raises(RuntimeError, match="failed with status"):
+        census_cost.command(str(tmp_path / "nowhere"))
 
 
 def test_without_the_data_it_does_not_run(tmp_path: Path) -> None:
