@@ -70,6 +70,12 @@ def test_every_benchmark_is_found_and_named_after_its_module() -> None:
         )
 
 
+def test_the_readme_lists_every_benchmark() -> None:
+    readme = (Path(benchmarks.__path__[0]) / "README.md").read_text()
+    missing = [name for name in entry.discover()[0] if f"| `{name}` | " not in readme]
+    assert not missing, f"benchmarks/README.md: expected a row of its first table for {missing}"
+
+
 @pytest.mark.usefixtures("_three")
 def test_all_runs_what_it_can_and_writes_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "found" / "all.json"
