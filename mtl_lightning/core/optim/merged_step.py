@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from operator import itemgetter
-from typing import Any, TypeAlias
+from operator import is_, itemgetter
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.optim import optimizer as hooks
 
 _OWN = ("params", "name", "initial_lr")  # what a group has to itself; everything else takes part in the step
 _ADAM = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "fused", "capturable", "differentiable")
+_AMSGRAD = _ADAM.index("amsgrad")
 _ADAM_OPTIONS = itemgetter(*_ADAM, "decoupled_weight_decay")
 _Options: TypeAlias = tuple[Any, ...]
 
@@ -97,7 +98,7 @@ class AdamsTogether:
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         self.optimizers = [*optimizers]
         self._known: list[tuple[_Options, int]] = []
-        self._teams: list[tuple[_Options, list[Tensor]]] = []
+        self._teams: list[_Team] = []
 
     def step(self) -> bool:
         """Step all of them once; False, with nothing done, if they have to do it themselves.
@@ -114,18 +115,17 @@ class AdamsTogether:
                 return False
             groups += optimizer.param_groups
         self._sort(groups)
-        state, at = self.optimizers[0].state, _ADAM.index("amsgrad")
-        calls = []
-        for options, params in self._teams:
-            lists = _with_states(params, state, amsgrad=bool(options[at])) if _kernel_suffices(options) else None
+        state, calls = self.optimizers[0].state, []
+        for team in self._teams:
+            lists = team.lists(state) if _kernel_suffices(team.options) else None
             if lists is None:
                 return False
-            calls.append((options, lists))
+            calls.append((team, lists))
         found_inf = getattr(self.optimizers[0], "found_inf", None)
         with torch.no_grad():
-            for options, lists in calls:
-                if lists[0]:
-                    _call(options, lists, found_inf)
+            for team, lists in calls:
+                if lists.params:
+                    team.step(lists, found_inf)
         return True
 
     def _sort(self, groups: Sequence[Mapping[str, Any]]) -> None:
@@ -137,7 +137,95 @@ class AdamsTogether:
         for ((rate, betas, *rest), _), group in zip(found, groups, strict=True):
             for parameter in group["params"]:
                 teams.setdefault((rate, (*betas,), *rest, parameter.device, parameter.dtype), []).append(parameter)
-        self._known, self._teams = found, [(key[:-2], params) for key, params in teams.items()]
+        before = {tuple(map(id, team.params)): team for team in self._teams}  # those stay where rates alone are others
+        self._known, self._teams = found, []
+        for key, params in teams.items():
+            team = before.get(tuple(map(id, params))) or _Team(params)
+            team.options = key[:-2]
+            self._teams.append(team)
+
+
+class _Lists(NamedTuple):
+    """What the kernel takes, of the parameters that have a gradient."""
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    first: list[Tensor]
+    second: list[Tensor]
+    largest: list[Tensor]  # second moments, with `amsgrad`
+    steps: list[Tensor]
+
+
+class _Team:
+    """Parameters that make their steps in one call: of one device and dtype, with the same options.
+
+    On the CPU the numbers of their steps, a tensor () each, are made views of one vector, to count with one addition.
+
+    Args:
+        params: all of them.
+
+    Attributes:
+        options: what they have in common, in the order of ``_ADAM_OPTIONS``.
+    """
+
+    def __init__(self, params: list[Tensor]) -> None:
+        self.params = params
+        self.options: _Options = ()
+        self._counted = torch.zeros(0)
+        self._views: list[Tensor] = []
+
+    def lists(self, state: Mapping[Tensor, Any]) -> _Lists | None:
+        """Return what the kernel takes; None if a state is missing, or a gradient is sparse."""
+        params, grads = self.params, [parameter.grad for parameter in self.params]
+        if whole := not [grad for grad in grads if grad is None]:
+            found: list[Any] = grads
+        else:
+            params = [parameter for parameter, grad in zip(params, grads, strict=True) if grad is not None]
+            found = [grad for grad in grads if grad is not None]
+        states: list[Any] = [*map(state.get, params)]
+        if not all(states) or [grad for grad in found if grad.is_sparse]:
+            return None
+        first, second, steps = ([one[name] for one in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+        largest = [one["max_exp_avg_sq"] for one in states] if self.options[_AMSGRAD] else []
+        if whole and params[0].is_cpu and not self._is_counted(steps):
+            steps = self._count_together(states)
+        return _Lists(params, found, first, second, largest, steps)
+
+    def _is_counted(self, steps: list[Tensor]) -> bool:
+        """Whether these are all that the vector has."""
+        return len(steps) == len(self._views) and all(map(is_, steps, self._views))
+
+    def _count_together(self, states: Sequence[dict[str, Any]]) -> list[Tensor]:
+        """Make the numbers of steps views of one vector, as they are if they are not one number each."""
+        steps = [one["step"] for one in states]
+        if {(step.shape, step.dtype, step.device) for step in steps} != {((), steps[0].dtype, self.params[0].device)}:
+            return steps
+        self._counted = torch.stack(steps)
+        self._views = [self._counted[index] for index in range(len(steps))]
+        for one, view in zip(states, self._views, strict=True):
+            one["step"] = view
+        return self._views
+
+    def step(self, lists: _Lists, found_inf: Tensor | None) -> None:
+        """Count and step, as ``torch.optim.adam._fused_adam``."""
+        rate, (beta1, beta2), eps, decay, amsgrad, maximize, *_, decoupled = self.options
+        together = [self._counted] if lists.steps and self._is_counted(lists.steps) else lists.steps
+        torch._foreach_add_(together, 1)
+        kernel: Any = torch._fused_adamw_ if decoupled else torch._fused_adam_
+        kernel(
+            *lists,
+            lr=rate,
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=decay,
+            eps=eps,
+            amsgrad=amsgrad,
+            maximize=maximize,
+            grad_scale=None,
+            found_inf=found_inf,
+        )
+        if found_inf is not None:
+            torch._foreach_sub_(together, [found_inf] * len(together))
 
 
 def _foreign(optimizer: Optimizer) -> bool:
@@ -149,41 +237,3 @@ def _kernel_suffices(options: _Options) -> bool:
     rate, (beta1, beta2), *_, fused, capturable, differentiable, _ = options
     numbers = not isinstance(rate, Tensor) and not isinstance(beta1, Tensor) and not isinstance(beta2, Tensor)
     return numbers and bool(fused) and not capturable and not differentiable
-
-
-def _with_states(params: list[Tensor], state: Mapping[Tensor, Any], *, amsgrad: bool) -> list[list[Tensor]] | None:
-    """Return what the kernel takes, of the parameters that have a gradient; None if a state or a dense one is missing.
-
-    The lists are of parameters, gradients, first and second moments, largest second ones, and numbers of steps.
-    """
-    grads: list[Any] = [parameter.grad for parameter in params]
-    if [grad for grad in grads if grad is None]:
-        params = [parameter for parameter, grad in zip(params, grads, strict=True) if grad is not None]
-        grads = [grad for grad in grads if grad is not None]
-    states: list[Any] = [*map(state.get, params)]
-    if not all(states) or [grad for grad in grads if grad.is_sparse]:
-        return None
-    first, second, steps = ([one[name] for one in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-    largest = [one["max_exp_avg_sq"] for one in states] if amsgrad else []
-    return [params, grads, first, second, largest, steps]
-
-
-def _call(options: _Options, lists: list[list[Tensor]], found_inf: Tensor | None) -> None:
-    rate, (beta1, beta2), eps, decay, amsgrad, maximize, *_, decoupled = options
-    steps = lists[-1]
-    torch._foreach_add_(steps, 1)
-    kernel: Any = torch._fused_adamw_ if decoupled else torch._fused_adam_
-    kernel(
-        *lists,
-        lr=rate,
-        beta1=beta1,
-        beta2=beta2,
-        weight_decay=decay,
-        eps=eps,
-        amsgrad=amsgrad,
-        maximize=maximize,
-        grad_scale=None,
-        found_inf=found_inf,
-    )
-    if found_inf is not None:
-        torch._foreach_sub_(steps, [found_inf] * len(steps))

@@ -433,14 +433,29 @@ def test_the_kernel_alone_gives_each_bit_of_the_methods(kind: Any, options: dict
                 parameter.grad = torch.randn_like(parameter)
             if step in (0, 5):  # one has no state yet at the second step, another one stays behind
                 every[-1 if step == 0 else 1].grad = None
-            if step == 3:
-                made["b"].param_groups[0]["lr"] = 0.5
+            if step in (3, 4):
+                made["b"].param_groups[0]["lr"] = 0.5 / step
             if step == 6:
                 composite.load_state_dict(copy.deepcopy(composite.state_dict()))
             composite.step()
         found.append((every, composite.state_dict()["state"]))
     assert all(torch.equal(mine, other) for mine, other in zip(found[0][0], found[1][0], strict=True))
     torch.testing.assert_close(found[0][1], found[1][1], rtol=0, atol=0)
+
+
+def test_the_steps_of_an_optimizer_are_counted_by_one_addition() -> None:
+    composite, every = fused({"a": [5, 7], "b": [3]}, {"a": 0.1, "b": 0.1})
+    for rate in (0.1, 0.1, 0.2, 0.3):
+        for name in "ab":
+            composite.optimizers[name].param_groups[0]["lr"] = rate
+        set_gradients(every)
+        composite.step()
+    steps = [composite.state[parameter]["step"] for parameter in every[:3]]
+    assert [step.item() for step in steps] == [4, 4, 4]
+    assert {step.untyped_storage().data_ptr() for step in steps} == {steps[0].untyped_storage().data_ptr()}
+    every[0].grad = None
+    composite.step()
+    assert [step.item() for step in steps] == [4, 5, 5]
 
 
 def test_the_kernel_alone_leaves_all_as_it_is_where_an_inf_was_found() -> None:
