@@ -97,7 +97,7 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers, comp
         self.runtime = Runtime(self, compat.Direct(self))
         self.updates = Updates(self, self.runtime, self.plan, on_nonfinite)
         self.intake = Intake(self, self.runtime)
-        self.host_counts = HostCounts(self.tasks)
+        self.host_counts = HostCounts(self.tasks, self.fast_paths)
         self.accumulation = Accumulation(self.runtime, self)
         self.labels = LabelWatch(self.tasks, allow_unlabelled or [])
         self.evaluations = Evaluations(self, self.runtime)
@@ -183,7 +183,8 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers, comp
 
     def _step_schedulers(self, interval: str, index: int) -> None:
         trainer = self.trainer
-        optim.step_due(trainer.lr_scheduler_configs, interval, index, trainer.callback_metrics, self.lr_scheduler_step)
+        if configs := trainer.lr_scheduler_configs:
+            optim.step_due(configs, interval, index, trainer.callback_metrics, self.lr_scheduler_step)
 
     def on_fit_start(self) -> None:
         """Refuse tasks whose statistics were never fitted, and write the charts' layout."""

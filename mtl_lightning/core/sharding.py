@@ -105,6 +105,8 @@ def average_whole_gradients(network: Network, runtime: Runtime) -> None:
     These are, under FSDP2, those of parameters that are not sharded; under DDP, those of parameters that were frozen
     when it wrapped the module (as finetuning callbacks do), which it never looks at again.
     """
+    if runtime.world_size == 1:
+        return
     forgotten = runtime.left_out_by_ddp
     if runtime.shards_parameters:
         forgotten = [parameter for parameter in network.parameters() if not are_sharded([parameter])]

@@ -129,6 +129,13 @@ class Task(Described, nn.Module, ABC):
         mask = self.labelled(target)
         return torch.where(self.invalid(target), torch.nan, (mask * per_element(weight, mask)).sum())
 
+    def whole_counts(self, targets: Sequence[Tensor]) -> float | None:
+        """Return the count of each of N batchable tasks if one look says that no label is missing or wrong, else None.
+
+        What :meth:`count_together` says, for targets on the CPU, at less cost: it reads on the host.
+        """
+        return None
+
     def count_together(self, targets: Sequence[Tensor]) -> Tensor:
         """Return the counts (N,) of N batchable tasks, whose targets have one shape; all nan if a value is invalid."""
         rows = torch.cat([*targets]) if len(targets) > 1 else targets[0]

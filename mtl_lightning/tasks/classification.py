@@ -180,6 +180,13 @@ class MulticlassClassification(ClassWeightedTask):
             return ~self.is_labelled(elements).unsqueeze(1) | ((elements >= 0) & (elements <= 1) & close)
         return ~self.is_labelled(elements) | ((elements >= 0) & (elements < self.output_size))
 
+    def is_whole(self, elements: Tensor) -> bool:
+        """The smallest and the largest number say it."""
+        if type(self) is not MulticlassClassification or self.soft or 0 <= self.ignore_index < self.output_size:
+            return False
+        smallest, largest = elements.aminmax()
+        return 0 <= smallest.item() <= largest.item() < self.output_size
+
     def losses(self, output: Tensor, elements: Tensor, mask: Tensor) -> Tensor:
         """Return the cross-entropy of each row, in nats, or its focal loss."""
         self.expect_fitted()

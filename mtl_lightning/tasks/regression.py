@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Literal, TypeAlias, cast
@@ -158,6 +159,10 @@ class Regression(KeepsPrecision, FittedTask):
     def is_valid(self, elements: Tensor) -> Tensor:
         """Everything but infinity is valid; what ``log1p`` is to transform is at least 0."""
         return ~(elements.isinf() | (elements < 0)) if self.transform == "log1p" else ~elements.isinf()
+
+    def is_whole(self, elements: Tensor) -> bool:
+        """A sum is finite only if all numbers are."""
+        return type(self) is Regression and self.transform != "log1p" and math.isfinite(elements.sum().item())
 
     @property
     def target_scale(self) -> float | None:

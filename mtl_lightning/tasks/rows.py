@@ -119,6 +119,19 @@ class RowTask(Task):
         """Return () bool: does the target hold a value that this task cannot take?"""
         return ~self.is_valid(self.elements(target)).all()
 
+    def is_whole(self, elements: Tensor) -> bool:
+        """Whether one look, which reads on the host, says that all elements are labels, and such as can be.
+
+        False says nothing: there are none, or it takes a closer look.
+        """
+        return False
+
+    def whole_counts(self, targets: Sequence[Tensor]) -> float | None:
+        """Return the number of elements of each task if :meth:`is_whole` says that all are labels."""
+        elements = self.elements(torch.cat([*targets]) if len(targets) > 1 else targets[0])
+        number = elements[:, 0].numel() if self.parts else elements.numel()
+        return number / len(targets) if number and self.is_whole(elements) else None
+
     def count_together(self, targets: Sequence[Tensor]) -> Tensor:
         """Return the counts (N,) of N batchable tasks, all nan if a value is invalid; checks shapes once."""
         elements = self.elements(torch.cat([*targets]) if len(targets) > 1 else targets[0])

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch import Tensor
 
-from mtl_lightning.core.update.batches import micro_batches, targets_of
+from mtl_lightning.core.update.batches import group_batchable, micro_batches, targets_of
 from mtl_lightning.core.update.window import local_counts
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch, BatchError
@@ -25,10 +25,11 @@ class HostCounts:
 
     Args:
         tasks: the tasks by name.
+        fast_paths: whether one look may tell that no label is missing.
     """
 
-    def __init__(self, tasks: Mapping[str, Task]) -> None:
-        self._tasks = tasks
+    def __init__(self, tasks: Mapping[str, Task], fast_paths: bool = True) -> None:
+        self._tasks, self._fast_paths = tasks, fast_paths
         self._counts: Counts | None = None
         self._moved: list[tuple[Tensor, int]] = []
         self._possible = True
@@ -44,13 +45,28 @@ class HostCounts:
             return
         try:
             batches = micro_batches(item, self._tasks)
-            if not all(tensor.is_cpu for batch in batches for tensor in _labels(batch)):
+            if [tensor for batch in batches for tensor in _labels(batch) if not tensor.is_cpu]:
+                return
+            if self._fast_paths and (whole := self._whole(batches)) is not None:
+                self._counts = whole
                 return
             counts: Counts = local_counts(batches, self._tasks).numpy()
         except Exception:  # what is to be converted, or is wrong, which is told once the update takes it; a user's task
             self._possible = False  # with buffers on the device
             return
         self._counts = None if np.isnan(counts).any() else counts
+
+    def _whole(self, batches: Sequence[Batch]) -> Counts | None:
+        """Return the counts (T,) of a single batch if one look at each kind of task says that no label is missing."""
+        if len(batches) != 1 or batches[0].get("weights") is not None:
+            return None
+        targets, found = targets_of(batches[0]), dict.fromkeys(self._tasks, 0.0)
+        for names in group_batchable(batches[0], targets, self._tasks):
+            count = self._tasks[names[0]].whole_counts([targets[name] for name in names])
+            if count is None:
+                return None
+            found.update(dict.fromkeys(names, count))
+        return np.array([*found.values()], np.float32)
 
     def follow(self, item: Any) -> None:
         """Note what became of the batch that was counted, which is the next to be moved, on the device."""

@@ -32,7 +32,7 @@ class LeastLosses:
     def __init__(self, network: Network, runtime: Runtime) -> None:
         self._network, self._runtime = network, runtime
         self._smallest: Tensor | None = None
-        self._last: list[Tensor] = []  # of updates since then
+        self._last: list[tuple[Tensor, Tensor]] = []  # losses and which are present, of updates since then
         self._told: set[str] = set()
 
     def update(self, losses: Tensor, present: Tensor) -> None:
@@ -59,14 +59,16 @@ class LeastLosses:
                 self._warn(name, value, bound)
 
     def _take(self, losses: Tensor, present: Tensor) -> None:
-        self._last.append(torch.where(present, losses.detach(), torch.inf))
+        self._last.append((losses.detach(), present))
         if len(self._last) >= _TOGETHER:
             self._fold()
 
     def _fold(self) -> Tensor:
         """Return the smallest losses (T,) so far; a nan is none."""
-        known = self._last if self._smallest is None else [self._smallest, *self._last]
-        self._smallest, self._last = torch.stack(known).nan_to_num(torch.inf, torch.inf, -torch.inf).amin(0), []
+        losses, present = (torch.stack(parts) for parts in zip(*self._last, strict=True))
+        smallest = torch.where(present, losses, torch.inf).nan_to_num(torch.inf, torch.inf, -torch.inf).amin(0)
+        self._smallest = smallest if self._smallest is None else torch.minimum(self._smallest, smallest)
+        self._last = []
         return self._smallest
 
     def _warn(self, task: str, value: float, bound: float) -> None:

@@ -22,8 +22,8 @@ from tests.helpers import fit
 
 STEPS = range(4, 9)  # that are counted: the first ones make what is kept
 SLACK = 100
-"""So many calls more than automatic optimization by one Adam an update may take; it has counted labels, grouped tasks and
-looked for gradients that are not finite besides."""
+"""So many calls more than automatic optimization by one Adam an update may take, which counts labels, groups tasks and
+looks for gradients that are not finite besides."""
 PER_TASK = 25
 """So many more one more task may take: Adam's methods take 20 there, our counts, groups and checks 30."""
 

@@ -18,11 +18,12 @@ from mtl_lightning.balancing import UncertaintyWeighting
 from mtl_lightning.balancing.rows import GradientBalancer
 from mtl_lightning.core import host_number
 from mtl_lightning.core.network.fast_paths import VARIABLE
-from mtl_lightning.core.update import Window
-from mtl_lightning.types import Batch
+from mtl_lightning.core.update import HostCounts, Window
+from mtl_lightning.tasks import MulticlassClassification, Regression
+from mtl_lightning.types import Batch, TargetSpec
 from tests.contracts.balancer_cases import CASES, Case
 from tests.core.update.host_reads import METHODS, host_reads
-from tests.helpers import fit, make_batches, make_module, weights_of, with_gaps
+from tests.helpers import fit, make_batches, make_module, make_tasks, weights_of, with_gaps
 
 
 @pytest.fixture(autouse=True)
@@ -219,6 +220,30 @@ def test_a_datamodule_with_the_hook_of_before_a_move_is_counted_before_it() -> N
     fit(module, Changing("on_before_batch_transfer"), log_every_n_steps=0, max_steps=5)
     assert isinstance(module, Read)
     assert not module.reads
+
+
+@pytest.mark.parametrize("changed", ["nothing", "nan", "inf", "missing class", "wrong class", "no rows", "huge"])
+def test_one_look_counts_as_the_closer_one_or_leaves_it_to_that(changed: str) -> None:
+    tasks = {**make_tasks(), "other": MulticlassClassification(TargetSpec(classes=4)), "more": Regression()}
+    batch = make_batches(1, rows=12)[0]
+    batch["targets"] |= {"other": torch.arange(12) % 4, "more": torch.randn(12)}
+    if changed == "no rows":
+        batch["targets"] = {name: target[:0] for name, target in batch["targets"].items()}
+    elif changed in ("nan", "inf", "huge"):
+        batch["targets"]["more"][3] = {"nan": torch.nan, "inf": torch.inf, "huge": 3e38}[changed]
+        batch["targets"]["more"][4] = 3e38 if changed == "huge" else 0.0
+    elif changed != "nothing":
+        batch["targets"]["kind"][3] = -100 if changed == "missing class" else 4
+    found = []
+    for fast_paths in (True, False):
+        counts = HostCounts(tasks, fast_paths)
+        counts.count(batch)
+        counts.follow(batch)
+        taken = counts.take(batch)
+        found.append(None if taken is None else taken.tolist())
+    assert found[0] == found[1]
+    assert (found[0] is None) == (changed in ("inf", "wrong class"))
+    assert (HostCounts(tasks)._whole([batch]) is not None) == (changed == "nothing")
 
 
 def test_counts_known_before_are_those_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
