@@ -12,8 +12,9 @@ parametrisations, sharded weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from operator import is_
 from typing import Any, TypeAlias
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook  # there is no public name
 
 from mtl_lightning.architectures.base import Head
-from mtl_lightning.core.network.stacking_rule import stacks_of
+from mtl_lightning.core.network.stacking_rule import runs_together
 
 _ELEMENTWISE: frozenset[type[nn.Module]] = frozenset(
     [
@@ -70,19 +71,28 @@ class _Equal:
     kind: tuple[Any, ...]
     layers: Layers
 
-    @property
+    @cached_property
     def width(self) -> int:
         """The number of outputs of its widest layer."""
         return max(layer.out_features for layer in self.layers if isinstance(layer, nn.Linear))
+
+    @cached_property
+    def weights(self) -> int:
+        """The number of its weights."""
+        return sum(layer.weight.numel() for layer in self.layers if isinstance(layer, nn.Linear))
 
 
 class StackedHeads:
     """Runs equal heads together; reads their structure when it first sees them, and whenever it has changed.
 
     Nothing of it is state: a copy, or one that was pickled, starts afresh.
+
+    Args:
+        rule: says whether equal heads run together, as :func:`~mtl_lightning.core.network.stacking_rule.runs_together`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rule: Callable[[int, Tensor, int, int], bool] = runs_together) -> None:
+        self.rule = rule
         self._heads: nn.ModuleDict | None = None
         self._equal: dict[str, _Equal] = {}
         self._sizes: list[Any] = []
@@ -91,11 +101,11 @@ class StackedHeads:
 
     def __deepcopy__(self, memo: Any) -> StackedHeads:
         """Return a new one, which reads the heads of the copied network."""
-        return StackedHeads()
+        return StackedHeads(self.rule)
 
-    def __reduce__(self) -> tuple[type[StackedHeads], tuple[()]]:
+    def __reduce__(self) -> tuple[type[StackedHeads], tuple[Any]]:
         """Return how to make a new one."""
-        return StackedHeads, ()
+        return StackedHeads, (self.rule,)
 
     def run(
         self, outputs: Outputs, names: Iterable[str], features: Mapping[str, Tensor], heads: nn.ModuleDict
@@ -114,13 +124,9 @@ class StackedHeads:
             self._read(heads)
         found: dict[str, Tensor] = {}
         for members, given in self._groups(names, features):
-            parts = stacks_of(len(members), given, self._equal[members[0]].width)
-            if parts == len(members):
-                continue
-            size = -(-len(members) // parts)
-            layers = [self._equal[name].layers for name in members]
-            stacks = [_run(layers[start : start + size], given) for start in range(0, len(members), size)]
-            found |= outputs.add_stack(members, torch.cat(stacks) if len(stacks) > 1 else stacks[0])
+            first = self._equal[members[0]]
+            if self.rule(len(members), given, first.width, first.weights):
+                found |= outputs.add_stack(members, _run([self._equal[name].layers for name in members], given))
         return found
 
     def _groups(self, names: Iterable[str], features: Mapping[str, Tensor]) -> Iterator[tuple[list[str], Tensor]]:

@@ -15,11 +15,11 @@ from torch.nn.utils import parametrizations, prune
 from mtl_lightning.architectures import Linear, MLPHead
 from mtl_lightning.core.network.graph import TaskGraph, run_heads
 from mtl_lightning.core.network.stacked_heads import Outputs, StackedHeads
-from mtl_lightning.core.network.stacking_rule import stacks_of
+from mtl_lightning.core.network.stacking_rule import runs_together
 from mtl_lightning.tasks import BinaryClassification, MulticlassClassification, Regression, Task
 from mtl_lightning.types import TargetSpec
 
-B, D, N = 6, 5, 4
+B, D, N = 6, 5, 5
 NAMES = [f"t{index}" for index in range(N)]
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}
 
@@ -107,9 +107,9 @@ def test_heads_are_grouped_by_structure_and_by_features() -> None:
     heads["t3"] = Linear((D,), 1).double()
     one, other = torch.randn(2, B, D, dtype=torch.float64)
     stacked = StackedHeads()
-    assert list(stacked.run(Outputs(), NAMES, dict.fromkeys(NAMES, one), heads)) == ["t0", "t1", "t2"]
-    features = {"t0": one, "t1": other, "t2": other, "t3": other}
-    assert list(stacked.run(Outputs(), NAMES, features, heads)) == ["t1", "t2"]
+    assert list(stacked.run(Outputs(), NAMES, dict.fromkeys(NAMES, one), heads)) == ["t0", "t1", "t2", "t4"]
+    features = {"t0": one, "t1": other, "t2": other, "t3": other, "t4": other}
+    assert list(stacked.run(Outputs(), NAMES, features, heads)) == ["t1", "t2", "t4"]
     assert not stacked.run(Outputs(), ["t0"], features, heads)
     maps = {name: torch.randn(B, 3, D, dtype=torch.float64) for name in NAMES}
     assert not stacked.run(Outputs(), NAMES, dict.fromkeys(NAMES, maps["t0"]), heads)
@@ -117,9 +117,9 @@ def test_heads_are_grouped_by_structure_and_by_features() -> None:
 
 def test_another_dtype_is_another_kind() -> None:
     heads = make()
-    for name in NAMES[:3]:
-        heads[name].float()
-    assert not is_stacked(nn.ModuleDict({"t2": heads["t2"], "t3": heads["t3"]}), StackedHeads())
+    heads["t1"].float()
+    features = dict.fromkeys(NAMES, torch.randn(B, D, dtype=torch.float64))
+    assert list(StackedHeads().run(Outputs(), NAMES, features, heads)) == ["t0", "t2", "t3", "t4"]
 
 
 def hooked(head: Any) -> Callable[[], Any]:
@@ -160,7 +160,7 @@ def test_a_change_of_one_head_is_seen_at_the_next_run(change: Callable[[Any], Ca
     features = torch.randn(B, D, dtype=torch.float64)
     assert "t1" in stacked.run(Outputs(), NAMES, dict.fromkeys(NAMES, features), heads)
     undo = change(heads["t1"])
-    assert list(stacked.run(Outputs(), NAMES, dict.fromkeys(NAMES, features), heads)) == ["t0", "t2", "t3"]
+    assert list(stacked.run(Outputs(), NAMES, dict.fromkeys(NAMES, features), heads)) == ["t0", "t2", "t3", "t4"]
     torch.testing.assert_close(run(heads, features, stacked), run(heads, features, None), rtol=0, atol=1e-10)
     undo()
     assert "t1" in stacked.run(Outputs(), NAMES, dict.fromkeys(NAMES, features), heads)
@@ -278,7 +278,24 @@ def test_copies_and_pickles_start_afresh() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heads", "rows", "width", "stacks"), [(8, 64, 64, 1), (32, 512, 64, 4), (9, 512, 64, 2), (4, 4096, 256, 4)]
+    ("heads", "rows", "features", "width", "together"),
+    [
+        (2, 512, 256, 64, False),
+        (2, 2048, 256, 64, True),
+        (3, 64, 32, 16, True),
+        (32, 512, 256, 64, True),
+        (8, 64, 512, 512, False),
+        (8, 512, 512, 512, True),
+        (128, 2**15, 256, 64, False),
+    ],
 )
-def test_stacks_are_as_large_as_the_cache(heads: int, rows: int, width: int, stacks: int) -> None:
-    assert stacks_of(heads, torch.zeros(rows, 1), width) == stacks
+def test_the_rule_is_one_of_sizes(heads: int, rows: int, features: int, width: int, together: bool) -> None:
+    given = torch.empty(1).expand(rows, features)
+    assert runs_together(heads, given, width, features * width) == together
+    assert not runs_together(1, given, width, features * width)
+
+
+def test_a_rule_of_ones_own() -> None:
+    heads = make()
+    assert not is_stacked(heads, StackedHeads(lambda *_: False))
+    assert not is_stacked(heads, copy.deepcopy(StackedHeads(lambda *_: False)))
