@@ -127,6 +127,7 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers, comp
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot be right: strategies, tasks that the datamodule lacks; start with fresh metrics."""
+        self.runtime.start_afresh()
         if stage == "fit":
             refuse_unsupported(self, self.trainer)
             self.trained_on = self.trivial_predictions = self.calibration = None  # what comes next is trained on

@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -47,6 +47,7 @@ class Runtime:
 
     def __init__(self, module: LightningModule, shortcut: Shortcut | None = None) -> None:
         self._module, self._shortcut = module, shortcut
+        self._alone = False  # in a fit of one process that scales nothing, which need not be asked each time
         self._mask_of: tuple[tuple[bool, ...], torch.device | None] = ((), None)
         self._mask = torch.ones(0, dtype=torch.bool)
         self._frozen_at_start: list[nn.Parameter] = []
@@ -77,6 +78,8 @@ class Runtime:
     @property
     def scaler(self) -> Any:
         """The gradient scaler of 16-mixed precision, or None."""
+        if self._alone:
+            return None
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def loss_scale(self) -> Tensor | float:
@@ -93,7 +96,7 @@ class Runtime:
     @property
     def world_size(self) -> int:
         """The number of processes; 1 without a trainer."""
-        return 1 if self._module._trainer is None else self.trainer.world_size
+        return 1 if self._alone or self._module._trainer is None else self.trainer.world_size
 
     @property
     def rank(self) -> int:
@@ -103,17 +106,24 @@ class Runtime:
     @property
     def waits_for_every_parameter(self) -> bool:
         """Whether a backward has to reach every trained parameter: DDP waits for a gradient of each."""
-        return isinstance(self.trainer.strategy, DDPStrategy)
+        return not self._alone and isinstance(self.trainer.strategy, DDPStrategy)
 
     @property
     def shards_parameters(self) -> bool:
         """Whether parameters are shared out over the processes (FSDP2)."""
-        return isinstance(self.trainer.strategy, ModelParallelStrategy)
+        return not self._alone and isinstance(self.trainer.strategy, ModelParallelStrategy)
+
+    def start_afresh(self) -> None:
+        """Forget how a fit ran: a trainer is about to begin something, or another one."""
+        self._alone = False
 
     def start(self) -> None:
         """Look how it runs; remember what is frozen when DDP wraps the module, which it never looks at again."""
         if self._shortcut is not None:
             self._shortcut.start(self.fast_paths)
+        self._alone = False
+        single = type(self.trainer.strategy) is SingleDeviceStrategy
+        self._alone = self.fast_paths and single and self.scaler is None
         self._frozen_at_start = [p for p in self._module.parameters() if not p.requires_grad]
 
     @property

@@ -117,8 +117,8 @@ def average_whole_gradients(network: Network, runtime: Runtime) -> None:
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:
     """Return the norms (N,) of N tensors, each over all processes for sharded ones."""
-    sharded = any(isinstance(tensor, DTensor) for tensor in tensors)
-    if not sharded and len({(tensor.device, tensor.dtype) for tensor in tensors}) == 1:
+    kinds = {(type(tensor), tensor.device, tensor.dtype) for tensor in tensors}
+    if len(kinds) == 1 and not any(issubclass(kind, DTensor) for kind, *_ in kinds):
         return torch.stack(torch._foreach_norm([*tensors]))
     parts = [torch.linalg.vector_norm(tensor).float() for tensor in tensors]
     return torch.stack([part.full_tensor() if isinstance(part, DTensor) else part for part in parts])

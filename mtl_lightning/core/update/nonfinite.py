@@ -189,7 +189,8 @@ def look_at(number: int, window: Window, losses: Tensor, groups: Mapping[str, An
     """
     having = {name: [p for p in named.values() if p.grad is not None] for name, named in groups.items()}
     if known is None:
-        grads = [values_of(p.grad) for parameters in having.values() for p in parameters]
+        found: list[Any] = [p.grad for parameters in having.values() for p in parameters]
+        grads = [values_of(grad) if grad.is_sparse else grad for grad in found]
         known = norms(grads) if grads else torch.zeros(0)
     return Look(number, window, losses, having, known)
 

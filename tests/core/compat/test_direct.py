@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.profilers import SimpleProfiler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -227,3 +228,21 @@ def test_a_batch_on_the_device_is_handed_on_in_containers_of_its_own() -> None:
     assert seen
     assert set(batch) == {"inputs", "targets"}
     assert len(batch["targets"]) == 3
+
+
+class Asking(MultiTaskModule):
+    """Notes what the runtime says of the trainer at hand."""
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        self.scalers = [*getattr(self, "scalers", []), self.runtime.scaler]
+
+
+def test_what_is_known_of_one_fit_is_asked_anew_in_the_next() -> None:
+    module = make_module(Asking)
+    data = [{**batch, "inputs": batch["inputs"].float()} for batch in make_batches(1)]
+    fit(module, data, precision="32-true")
+    scaler = torch.amp.GradScaler("cpu")
+    fit(module, data, precision=None, plugins=MixedPrecision("16-mixed", "cpu", scaler))
+    assert isinstance(module, Asking)
+    assert module.scalers == [None, scaler]

@@ -21,11 +21,6 @@ from mtl_lightning.types import Batch, TensorSpec
 from tests.helpers import fit
 
 STEPS = range(4, 9)  # that are counted: the first ones make what is kept
-SLACK = 100
-"""So many calls more than automatic optimization by one Adam an update may take, which counts labels, groups tasks and
-looks for gradients that are not finite besides."""
-PER_TASK = 25
-"""So many more one more task may take: Adam's methods take 20 there, our counts, groups and checks 30."""
 
 
 class Counted:
@@ -87,14 +82,16 @@ class Automatic(LightningModule):
 
 
 @pytest.mark.skipif(not fast_paths_allowed(), reason="the fast paths are off")
-def test_an_update_calls_hardly_more_than_a_step_of_lightning() -> None:
-    assert calls(ours(8), 8) <= calls(Automatic(8), 8) + SLACK
+def test_an_update_calls_less_than_a_step_of_lightning() -> None:
+    """Although it counts labels, groups tasks and looks for gradients that are not finite: 1,025 to 1,414."""
+    assert calls(ours(8), 8) <= 0.9 * calls(Automatic(8), 8)
 
 
 @pytest.mark.skipif(not fast_paths_allowed(), reason="the fast paths are off")
-def test_a_task_more_calls_little_more() -> None:
+def test_a_task_more_calls_less_than_one_of_lightning() -> None:
+    """25 to 50 calls."""
     of_ours, of_theirs = (calls(make(16), 16) - calls(make(8), 8) for make in (ours, Automatic))
-    assert of_ours <= of_theirs + 8 * PER_TASK
+    assert of_ours <= 0.8 * of_theirs
 
 
 def test_the_count_sees_a_call_too_many() -> None:
