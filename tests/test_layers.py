@@ -101,7 +101,7 @@ ENCODING = floors(
     "reader",
     "bounds",
     "pages|cells",
-    "moments|notation|sizes",
+    "moments|notation|plain_arrays|sizes",
     on=LEVEL_0,
 )
 PREDICTOR = floors(

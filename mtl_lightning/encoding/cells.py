@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mtl_lightning.encoding.notation import PLAIN, Notation, in_zone
+from mtl_lightning.encoding.plain_arrays import as_numpy, of_texts
 from mtl_lightning.errors import DataError
 
 LARGEST = 1e38  # of numbers, which a network takes as float32
@@ -57,7 +58,7 @@ def texts(column: Any, missing: Collection[str] = (), *, spelled: bool = True) -
     """
     encoded = one(column)
     if pa.types.is_floating(encoded.type):
-        encoded = pc.if_else(pc.is_nan(encoded), pa.scalar(None, encoded.type), encoded)
+        encoded = pc.if_else(pc.is_nan(encoded), pa.nulls(1, encoded.type)[0], encoded)
     if not pa.types.is_dictionary(encoded.type):
         _check_kind(encoded.type)
         encoded = encoded.dictionary_encode()
@@ -70,8 +71,7 @@ def texts(column: Any, missing: Collection[str] = (), *, spelled: bool = True) -
     for index, (value, stands) in enumerate(zip(found, stripped, strict=True)):
         if value and value not in missing and stands not in missing:
             lookup[index] = values.setdefault(stands, len(values))
-    indices = pc.fill_null(encoded.indices, len(found)) if encoded.indices.null_count else encoded.indices
-    return _met(lookup[indices.to_numpy(zero_copy_only=False)], list(values))
+    return _met(lookup[as_numpy(encoded.indices, len(found))], list(values))
 
 
 def _as_they_are(encoded: Any, missing: Collection[str], spelled: bool) -> tuple[NDArray[np.int64], list[str]] | None:
@@ -86,9 +86,8 @@ def _as_they_are(encoded: Any, missing: Collection[str], spelled: bool) -> tuple
     values: list[str] = kind.to_pylist()
     if len({*values}) < len(values):
         return None
-    absent = pc.is_in(kind, value_set=pa.array(["", *missing], type=kind.type)).to_numpy(zero_copy_only=False)
-    indices = pc.fill_null(encoded.indices, len(values)) if encoded.indices.null_count else encoded.indices
-    found: NDArray[np.int64] = indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    absent = as_numpy(pc.is_in(kind, value_set=of_texts(["", *missing]).cast(kind.type)))
+    found: NDArray[np.int64] = as_numpy(encoded.indices, len(values)).astype(np.int64)
     if absent.any() or encoded.indices.null_count:
         found = np.append(np.where(absent, -1, np.arange(len(values))), -1)[found]
     return found, values
@@ -158,7 +157,7 @@ def readable_numbers(
         try:
             found = cast(array, missing, notation.zone)
         except CellError:  # of lists and the like
-            found = np.where(array.is_null().to_numpy(zero_copy_only=False), np.nan, np.inf)
+            found = np.where(as_numpy(array.is_null()), np.nan, np.inf)
     failed = np.abs(found) > LARGEST
     return np.where(failed, np.nan, found), failed
 
@@ -209,17 +208,17 @@ def spelling(value: str | None) -> str:
 def cast_text(array: Any, missing: Collection[str]) -> NDArray[np.float64] | None:
     """Parse text at Arrow's speed; None if a cell is no finite number."""
     values = pc.utf8_trim_whitespace(array.dictionary if pa.types.is_dictionary(array.type) else array)
-    absent = pc.is_in(values, value_set=pa.array(["", *missing], type=values.type))
+    absent = pc.is_in(values, value_set=of_texts(["", *missing]).cast(values.type))
     try:
-        parsed = pc.if_else(absent, pa.scalar(None, values.type), values).cast(pa.float64())
+        parsed = pc.if_else(absent, pa.nulls(1, values.type)[0], values).cast(pa.float64())
     except pa.ArrowInvalid:
         return None
-    found: NDArray[np.float64] = parsed.to_numpy(zero_copy_only=False)
+    found: NDArray[np.float64] = as_numpy(parsed)
     if np.isinf(found).any():
         return None
     if pa.types.is_dictionary(array.type):
         found = np.append(found, np.nan)  # the last one is for null
-        found = found[pc.fill_null(array.indices, len(found) - 1).to_numpy(zero_copy_only=False)]
+        found = found[as_numpy(array.indices, len(found) - 1)]
     return found
 
 
@@ -240,7 +239,7 @@ def cast(array: Any, missing: Collection[str] = (), zone: str = "") -> NDArray[n
             array = pc.divide(array.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).cast(pa.float64()), 1e6)
         elif pa.types.is_boolean(kind):
             array = array.cast(pa.int8())
-        found: NDArray[np.float64] = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        found: NDArray[np.float64] = as_numpy(array.cast(pa.float64(), safe=False))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise CellError(f"expected numbers, found {kind}") from error
     for spelling in missing:

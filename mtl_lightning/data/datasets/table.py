@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeAlias, cast
 
@@ -31,7 +31,7 @@ from mtl_lightning.data.table.kind_columns import (
     declared_text,
     declared_vectors,
 )
-from mtl_lightning.data.table.pieces import Selected, placed, select
+from mtl_lightning.data.table.pieces import ReadOnce, Selected, placed, select
 from mtl_lightning.data.table.predicted import PredictedRows
 from mtl_lightning.data.table.rows import RowsBuilder, TableRows
 from mtl_lightning.data.table.schema import TableFitter, what_matters
@@ -40,7 +40,7 @@ from mtl_lightning.data.table.target_column import TargetColumn
 from mtl_lightning.data.table.targets import declared_targets, declared_task
 from mtl_lightning.data.table.words import described
 from mtl_lightning.encoding.cells import CellError
-from mtl_lightning.encoding.reader import As, TableFiles, UnreadableNumberError, find_files
+from mtl_lightning.encoding.reader import As, Piece, TableFiles, UnreadableNumberError, find_files
 from mtl_lightning.tasks.class_weights import ClassWeightedTask
 from mtl_lightning.tasks.regression import Regression
 from mtl_lightning.types import Batch, ConfigurationError, DataError, TableSpec, TargetSpec
@@ -215,6 +215,7 @@ class TableData(MultiTaskDataModule):
         self._drifts = Drifts(unseen_share, type(self).__name__, num_workers, streamed=bool(stream))
         self._assigned: NDArray[np.int8] | None = None  # the splits of the rows of `path`
         self._encoded: dict[Split, TableRows] = {}  # read, but not asked for yet
+        self._read_once = ReadOnce()
         self.streaming = Streaming() if stream is True else stream or None
         self.loader_type = ResumableLoader if self.streaming is None else StreamLoader
         self._streams: dict[Source, TableStream] = {}
@@ -239,7 +240,9 @@ class TableData(MultiTaskDataModule):
         """Fit a schema on the training rows; numbers are read as text where it must be seen how they are spelled."""
         fitter, files = TableFitter(self.columns), self._files(source)
         needed = fitter.needed(files.names())
-        for selected in self._selected(source, files, dict.fromkeys(needed, "text") if as_text else needed, "train"):
+        columns: Mapping[str, As] = dict.fromkeys(needed, "text") if as_text else needed
+        pieces = self._read_once.keeping(source, columns, files.pieces(columns))
+        for selected in self._selected(source, files, pieces, "train"):
             with selected.located():
                 fitter.update(selected.batch(), selected.locate)
         return fitter.finish()
@@ -319,7 +322,7 @@ class TableData(MultiTaskDataModule):
             files.names(),
             lambda columns: (
                 pa.Table.from_batches([selected.batch()])
-                for selected in self._selected(source, files, dict.fromkeys(columns, "text"), "test")
+                for selected in self._selected(source, files, files.pieces(dict.fromkeys(columns, "text")), "test")
             ),
             lambda: self._drifts.report(name),
         )
@@ -388,13 +391,13 @@ class TableData(MultiTaskDataModule):
         return TableFiles(self.paths[source], **self.text_options, missing=self._missing)
 
     def _selected(
-        self, source: Source, files: TableFiles, columns: Mapping[str, As], *splits: Split
+        self, source: Source, files: TableFiles, pieces: Iterable[Piece], *splits: Split
     ) -> Iterator[Selected]:
-        """Read columns of those rows of a source that belong to ``splits``."""
+        """Pick those rows of the pieces of a source that belong to ``splits``."""
         if source == "path" and self._assigned is None:
             self._assigned = self.assign(files)
         wanted = [SPLITS.index(split) for split in splits]
-        return select(files.pieces(columns), wanted, self._assigned if source == "path" else None)
+        return select(pieces, wanted, self._assigned if source == "path" else None)
 
     def _read(
         self, source: Source, splits: Sequence[Split], *, targets: bool = True, drift: Drift | None = None
@@ -406,7 +409,10 @@ class TableData(MultiTaskDataModule):
         lists = max((codes for codes, _ in spec.lists.values()), default=1)
         most = {"categorical": max(spec.categorical.values(), default=1), "lists": lists}
         found = {split: RowsBuilder(most) for split in splits}
-        for selected in self._selected(source, files, encoder.needed(targets=targets), *splits):
+        needed = encoder.needed(targets=targets)
+        kept = self._read_once.has(source, needed)
+        pieces = self._read_once.give(needed) if kept else files.pieces(needed)
+        for selected in self._selected(source, files, pieces, *splits):
             with selected.located():
                 tested = np.flatnonzero(selected.splits == SPLITS.index("test"))
                 batch = encoder.encode(selected.batch(), targets=targets, drift=drift, counted=tested)
