@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -57,7 +58,6 @@ class GradientLevel(ABC):
         present_indices: the places of the present tasks among all tasks.
         task_gradients: the gradients of the parameters of single tasks, term by term; the last term is the auxiliary
             losses.
-        reach: the indices among these parameters that each present task's loss may depend on.
         scale: what a gradient scaler multiplies losses by.
     """
 
@@ -70,8 +70,6 @@ class GradientLevel(ABC):
         self.present_indices = window.present_indices
         self.trunk, task_parameters = network.roles.trained
         self.task_gradients = TaskGradients(task_parameters, alone=runtime.world_size == 1)
-        reachable = reach(network, task_parameters)
-        self.reach = [reachable[index] for index in self.present_indices]
         self.scale = runtime.loss_scale()
 
     def differentiate(self) -> Losses:
@@ -133,6 +131,19 @@ class GradientLevel(ABC):
         raise NotImplementedError
 
     # ---------------------------------------------------------------------------------------------------------- pieces
+    @cached_property
+    def reach(self) -> list[list[int]]:
+        """The indices among the parameters of single tasks that each present task's loss may depend on."""
+        reachable = reach(self.network, self.task_gradients.parameters)
+        return [reachable[index] for index in self.present_indices]
+
+    def owners(self, names: Sequence[str]) -> list[tuple[int, int]]:
+        """Return (index among the parameters of single tasks, row of its task) of the parameters of these tasks."""
+        roles = self.network.roles.tasks
+        places = {id(parameter): index for index, parameter in enumerate(self.task_gradients.parameters)}
+        rows = {name: row for row, name in enumerate(self.window.names)}
+        return [(places[id(p)], rows[name]) for name in names for p in roles[name].values() if id(p) in places]
+
     @property
     def weighs_heads(self) -> bool:
         """Whether the method's weights multiply the gradients of the tasks' own parameters, too."""

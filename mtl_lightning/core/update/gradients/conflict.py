@@ -9,7 +9,7 @@ from mtl_lightning.balancing.gramian import gramian
 from mtl_lightning.core.network.network import Network, at_least_float32
 from mtl_lightning.core.optim.build import sparse_parameters
 from mtl_lightning.core.runtime import Runtime
-from mtl_lightning.core.update.gradients.jacobian import Jacobian, RowMemory, TaskGradients
+from mtl_lightning.core.update.gradients.jacobian import Jacobian, RowMemory, TaskGradients, Term
 from mtl_lightning.core.update.losses import window_losses
 from mtl_lightning.core.update.window import Window
 from mtl_lightning.core.update.without_side_effects import without_side_effects
@@ -33,13 +33,13 @@ def task_products(network: Network, runtime: Runtime, window: Window) -> Tensor 
     places, scale = window.present_indices, runtime.loss_scale()
     if not trunk:
         return None
-    jacobian = Jacobian(trunk, TaskGradients([]), len(places), RowMemory())
+    jacobian = Jacobian(trunk, TaskGradients([]), len(places), RowMemory(), in_place=runtime.fast_paths)
     if not window.batches:  # this process has none
         jacobian.rows.zero_()
     with torch.enable_grad(), without_side_effects(network):
         for batch in window.batches:
             values, _ = window_losses(network, runtime, window, batch)
-            jacobian.add([values[place] * scale for place in places], [()] * len(places))
+            jacobian.add([Term(values[place] * scale) for place in places])
     with runtime.full_precision():
         (rows,) = runtime.summed([jacobian.rows])
         return gramian(at_least_float32(rows)).double() / scale**2

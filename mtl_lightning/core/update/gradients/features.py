@@ -66,7 +66,7 @@ class FeatureLevel(GradientLevel):
     ) -> tuple[list[Tensor], Tensor]:
         """One backward for all heads: each task's loss reaches its own copy of the features and its own head only."""
         values = losses_together(self.network, self.runtime, self.window, batch, names, outputs)
-        owners = self._owners(names)
+        owners = self.owners(names)
         parameters = self.task_gradients.parameters
         targets = [leaves[name] for name in names] + [parameters[index] for index, _ in owners]
         found: Any = ()
@@ -90,13 +90,6 @@ class FeatureLevel(GradientLevel):
             found = self.of_task(row, values[index] * self.scale, list(leaves.values()))
             gradients.append(torch.stack([gradient for gradient in found if gradient is not None]).sum(0))
         return gradients, torch.stack(values)
-
-    def _owners(self, names: Sequence[str]) -> list[tuple[int, int]]:
-        """Return (index among the parameters of single tasks, row of its task) of the parameters of these tasks."""
-        roles = self.network.roles.tasks
-        places = {id(parameter): index for index, parameter in enumerate(self.task_gradients.parameters)}
-        rows = {name: row for row, name in enumerate(self.window.names)}
-        return [(places[id(p)], rows[name]) for name in names for p in roles[name].values() if id(p) in places]
 
     def _or_zero(self, gradient: Tensor | None, leaves: Mapping[str, Tensor]) -> Tensor:
         some = next(iter(leaves.values()), None)

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mtl_lightning.core.network.network import Network
+from mtl_lightning.core.update.gradients.linear_layers import LinearLayer, linear_layers
 
 
 @dataclass
 class RowMemory:
-    """Memory for rows between updates, on the CPU: having it mapped in anew each time takes up to a tenth of a step.
+    """What is kept between updates.
 
     Attributes:
-        rows: (P, D), or None before the first update and after the last.
+        rows: (P, D) memory for rows, on the CPU, where having it mapped in anew each time takes up to a tenth of a
+            step; None before the first update and after the last.
+        apart: whether each task's loss, apart from its features, was found to reach no shared parameter; by task.
     """
 
     rows: Tensor | None = None
+    apart: dict[str, bool] = field(default_factory=dict)
 
 
 class TaskGradients:
@@ -65,6 +69,22 @@ class TaskGradients:
         return [(parameter, gradient) for parameter, gradient, found in triples if found]
 
 
+@dataclass(frozen=True)
+class Term:
+    """What a row is the gradient of.
+
+    Attributes:
+        output: a scalar (), or a tensor that is sent ``factor`` back from; of one that needs no gradient, that is 0.
+        reach: the indices of the parameters of single tasks that it may depend on. To ask every term about all of them
+            would take time that grows with the square of the number of tasks.
+        factor: of the shape of ``output``; 1 by default.
+    """
+
+    output: Tensor
+    reach: Sequence[int] = ()
+    factor: Tensor | None = None
+
+
 class Jacobian:
     """The gradients of P terms with respect to the trunk, as rows (P, D).
 
@@ -73,6 +93,7 @@ class Jacobian:
         task_gradients: takes what the terms give the parameters of single tasks.
         terms: P.
         memory: what to write the rows into, if it fits; else they get new memory, which it keeps.
+        in_place: whether products may be written straight into the rows.
     """
 
     def __init__(
@@ -81,8 +102,9 @@ class Jacobian:
         task_gradients: TaskGradients,
         terms: int,
         memory: RowMemory,
+        in_place: bool = False,
     ) -> None:
-        self.trunk, self.task_gradients = list(trunk), task_gradients
+        self.trunk, self.task_gradients, self._in_place = list(trunk), task_gradients, in_place
         self.sizes = [parameter.numel() for parameter in self.trunk]
         first = (self.trunk or task_gradients.parameters)[0]
         shape, rows = (terms, sum(self.sizes)), memory.rows
@@ -90,48 +112,76 @@ class Jacobian:
             rows = torch.empty(shape, dtype=first.dtype, device=first.device)
         self.rows = rows
         memory.rows = rows if rows.is_cpu else None
+        split = zip(self.trunk, torch.split(rows, self.sizes, dim=1), strict=True) if self.trunk else ()
+        self._pieces = [piece.view(terms, *parameter.shape).unbind() for parameter, piece in split]
         self._begun = False  # whether there is anything in the rows to add to
 
-    def add(self, terms: Sequence[Tensor], reach: Sequence[Sequence[int]]) -> None:
-        """Add the gradients of one micro-batch's terms (); frees its graph.
-
-        Args:
-            terms: P of them.
-            reach: the indices of the parameters of single tasks that each term may depend on. To ask every term about
-                all of them would take time that grows with the square of the number of tasks.
-        """
-        last = max((row for row, term in enumerate(terms) if term.requires_grad), default=0)
-        for row, (term, indices) in enumerate(zip(terms, reach, strict=True)):
-            found: tuple[Tensor | None, ...] = (None,) * (len(self.trunk) + len(indices))
-            if term.requires_grad:
-                parameters = [*self.trunk, *(self.task_gradients.parameters[index] for index in indices)]
-                found = torch.autograd.grad(term, parameters, retain_graph=row < last, allow_unused=True)
-            self._add_row(row, found[: len(self.trunk)])
-            self.task_gradients.add(row, found[len(self.trunk) :], indices)
+    @torch.no_grad()
+    def add(self, terms: list[Term]) -> None:
+        """Add the gradients of one micro-batch's P terms; empties the list, and frees the graph."""
+        last = max((row for row, term in enumerate(terms) if term.output.requires_grad), default=0)
+        outputs = {id(term.output): term.output for term in terms}
+        layers = linear_layers([*outputs.values()], self.trunk, self.rows.dtype) if self._in_place else []
+        known = {place for layer in layers for place in (layer.weight, layer.bias)}
+        others = [place for place in range(len(self.trunk)) if place not in known]
+        towards: list[Any] = [*(layer.outputs for layer in layers), *(self.trunk[place] for place in others)]
+        for row in range(len(terms)):
+            term, terms[row] = terms[row], None  # type: ignore[call-overload]  # so that its memory is free at once
+            found: tuple[Tensor | None, ...] = (None,) * (len(towards) + len(term.reach))
+            if term.output.requires_grad:
+                singles = [self.task_gradients.parameters[index] for index in term.reach]
+                found = torch.autograd.grad(
+                    term.output, [*towards, *singles], term.factor, retain_graph=row < last, allow_unused=True
+                )
+            for layer, gradient in zip(layers, found, strict=False):
+                self._write(row, layer, gradient)
+            for place, gradient in zip(others, found[len(layers) : len(towards)], strict=True):
+                self._add(self._pieces[place][row], gradient)
+            self.task_gradients.add(row, found[len(towards) :], term.reach)
+        terms.clear()
         self._begun = True
 
-    def _add_row(self, row: int, gradients: Sequence[Tensor | None]) -> None:
-        """Write one term's gradients with respect to the trunk's parameters, None where it has none, or add them."""
-        for piece, grad in zip(torch.split(self.rows[row], self.sizes), gradients, strict=True):
-            if grad is None:
-                if not self._begun:
-                    piece.zero_()
-            elif self._begun:
-                piece += grad.reshape(-1)
-            else:
-                piece.copy_(grad.reshape(-1))
+    def _write(self, row: int, layer: LinearLayer, gradient: Tensor | None) -> None:
+        weight = self._pieces[layer.weight][row]
+        bias = None if layer.bias is None else self._pieces[layer.bias][row]
+        if gradient is not None:
+            layer.write(gradient, weight, bias, add=self._begun)
+            return
+        for piece in (weight, bias):
+            if piece is not None:
+                self._add(piece, None)
+
+    def _add(self, piece: Tensor, gradient: Tensor | None) -> None:
+        """Write a term's gradient with respect to a parameter of the trunk, None where it has none, or add it."""
+        if gradient is None:
+            if not self._begun:
+                piece.zero_()
+        elif self._begun:
+            piece += gradient
+        else:
+            piece.copy_(gradient)
+
+
+def anyones(network: Network, parameters: Sequence[nn.Parameter]) -> list[int]:
+    """Return which of the trained parameters of single tasks any task's loss may depend on, as indices.
+
+    Which losses reach an architecture's own ``task_parameters()`` only the graph of a forward knows: every task's may.
+    """
+    roles, inner = network.roles, network.architecture.task_parameters()
+    anyone = [*roles.unknown.values(), *(parameter for own in inner.values() for parameter in own)]
+    if not anyone:
+        return []
+    places = {id(parameter): index for index, parameter in enumerate(parameters)}
+    return sorted({places[id(parameter)] for parameter in anyone if id(parameter) in places})
 
 
 def reach(network: Network, parameters: Sequence[nn.Parameter]) -> list[list[int]]:
     """Return which of the trained parameters of single tasks each task's loss may depend on, as indices.
 
-    A head serves its own task, and through open edges those that read it. Which losses reach an architecture's own
-    ``task_parameters()`` only the graph of a forward knows: every task's may.
+    A head serves its own task, and through open edges those that read it.
     """
     places = {id(parameter): index for index, parameter in enumerate(parameters)}
-    roles, inner = network.roles, network.architecture.task_parameters()
-    anyone = [*roles.unknown.values(), *(parameter for own in inner.values() for parameter in own)]
-    everywhere = {places[id(parameter)] for parameter in anyone if id(parameter) in places}
+    everywhere, roles = set(anyones(network, parameters)), network.roles
     found: dict[str, set[int]] = {}
     for task in network.graph.order:  # those that are read come first
         own = {places[id(parameter)] for parameter in roles.tasks[task].values() if id(parameter) in places}

@@ -8,20 +8,24 @@ where the balancer's weights multiply the heads' gradients too.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from mtl_lightning.architectures.base import Architecture
 from mtl_lightning.balancing.gramian import gramian
 from mtl_lightning.balancing.rows import GradientBalancer, GramianBalancer, PerParameter, WeighsHeads
+from mtl_lightning.core.network.graph import run_heads
 from mtl_lightning.core.network.network import Network, at_least_float32
 from mtl_lightning.core.optim.build import sparse_parameters
 from mtl_lightning.core.update.gradients.base import GradientLevel, Gradients, WeightedLosses
-from mtl_lightning.core.update.gradients.jacobian import Jacobian, RowMemory
-from mtl_lightning.core.update.losses import aux_term, window_losses
+from mtl_lightning.core.update.gradients.jacobian import Jacobian, RowMemory, Term, anyones
+from mtl_lightning.core.update.gradients.linear_layers import reaches
+from mtl_lightning.core.update.losses import aux_term, losses_together, window_losses
 from mtl_lightning.core.update.window import Window
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.types import Batch, ConfigurationError
 
 
 class ParameterLevel(GradientLevel):
@@ -44,22 +48,84 @@ class ParameterLevel(GradientLevel):
     def _rows(self, part: Window, memory: RowMemory) -> Jacobian:
         """Return this process's rows of the present tasks' scaled losses, and one of the auxiliary losses, if any."""
         jacobian: Jacobian | None = None
-        everything = range(len(self.task_gradients.parameters))
+        way = self._through_features if may_go_apart(self.network) else self._whole_losses
         for batch in part.batches:
-            values, aux = window_losses(self.network, self.runtime, part, batch)
-            self.losses.add(torch.stack(values), aux, len(part.batches))
-            terms = [values[index] * self.scale for index in self.present_indices]
+            sums, aux = way(part, batch)
             if aux:
-                terms.append(aux_term(self.runtime, aux, len(part.batches)))
+                term = Term(aux_term(self.runtime, aux, len(part.batches)), range(len(self.task_gradients.parameters)))
+                nothing = Term(torch.zeros_like(term.output))
+                sums = [[*terms, term if index == 0 else nothing] for index, terms in enumerate(sums)]
             if jacobian is None:
-                jacobian = Jacobian(self.trunk, self.task_gradients, len(terms), memory)
+                fast = self.runtime.fast_paths
+                jacobian = Jacobian(self.trunk, self.task_gradients, len(sums[0]), memory, in_place=fast)
             try:
-                jacobian.add(terms, [*self.reach, *([everything] if aux else [])])
+                while sums:
+                    jacobian.add(sums.pop())
             except RuntimeError:  # of sparse gradients, say, under several datasets, whose number is known only now
                 check_shared(self.network, len(part.batches))
                 raise
         assert jacobian is not None  # a window holds at least one batch
         return jacobian
+
+    def _whole_losses(self, part: Window, batch: Batch) -> tuple[list[list[Term]], dict[str, Tensor]]:
+        """Forward a micro-batch, note its losses, and return what its rows are gradients of: each task's loss."""
+        values, aux = window_losses(self.network, self.runtime, part, batch)
+        self.losses.add(torch.stack(values), aux, len(part.batches))
+        pairs = zip(self.present_indices, self.reach, strict=True)
+        return [[Term(values[index] * self.scale, reach) for index, reach in pairs]], aux
+
+    def _through_features(self, part: Window, batch: Batch) -> tuple[list[list[Term]], dict[str, Tensor]]:
+        """Like :meth:`_whole_losses`, but the heads of all tasks are gone through at once: then rows start at features.
+
+        Each task's head reads features of its own, cut off from the trunk, so that one backward gives every head's
+        gradients and those of each task's features, from which a row goes on through the trunk alone.
+        """
+        network, graph = self.network, self.network.graph
+        names = part.names_in(batch)
+        wanted = graph.needed(names)
+        try:
+            found = network.architecture(batch["inputs"], wanted)
+            leaves = {name: found.per_task[name].detach().requires_grad_() for name in wanted}
+            outputs = run_heads(graph, wanted, leaves, cast("Any", network.heads), network.tasks)
+        except ValueError:
+            network.run(batch["inputs"], names)  # which says what is wrong
+            raise
+        aux = {name: at_least_float32(value) for name, value in found.aux.items()}
+        values = losses_together(network, self.runtime, part, batch, names, outputs)
+        self.losses.add(values, aux, len(part.batches))
+        apart = self._is_apart(names, values)
+        owners = self.owners(names) if apart else []
+        towards = [leaves[name] for name in names] + [self.task_gradients.parameters[index] for index, _ in owners]
+        gradients: tuple[Tensor | None, ...] = ()
+        if names and values.requires_grad:
+            total = values.sum() * self.scale
+            gradients = torch.autograd.grad(total, towards, allow_unused=True, retain_graph=not apart)
+        for (index, row), gradient in zip(owners, gradients[len(names) :], strict=True):
+            self.task_gradients.add(row, [gradient], [index])
+        anyone = anyones(network, self.task_gradients.parameters)
+        by_name = dict(zip(names, gradients, strict=False))
+        terms = [
+            Term(torch.zeros(())) if by_name.get(name) is None else Term(found.per_task[name], anyone, by_name[name])
+            for name in self.window.names
+        ]
+        if apart:
+            return [terms], aux
+        direct = [
+            Term(values[index] * self.scale, reach)
+            for index, reach in zip(self.present_indices, self.reach, strict=True)
+        ]
+        return [terms, direct], aux
+
+    def _is_apart(self, names: Sequence[str], values: Tensor) -> bool:
+        """Whether these losses reach no shared parameter but through the features, as far as their graph was looked at.
+
+        A head may hold a shared parameter without telling (in a list, say, to use the transpose of its weight).
+        """
+        known = self.memory.apart
+        if not all(name in known for name in names):
+            alone = not reaches(values, self.trunk)
+            known.update(dict.fromkeys(names, alone))
+        return all(known[name] for name in names)
 
     def reduce(self, weighted: WeightedLosses) -> tuple[Gradients, Tensor | None]:
         """Sum the rows over processes, and combine them as the balancer does."""
@@ -100,6 +166,23 @@ class ParameterLevel(GradientLevel):
         if balancer.weight_heads and isinstance(balancer, WeighsHeads):
             return combined, balancer.head_weights(present, number)
         return combined, None
+
+
+def may_go_apart(network: Network) -> bool:
+    """Whether the network is features and then heads, of which none reaches another one, and nobody has changed that.
+
+    It is not so where parameters have no known role, or losses of the outputs are to reach the trunk.
+    """
+    architecture, edges = network.architecture, network.graph.edges
+    return (
+        network.fast_paths
+        and not architecture.final
+        and type(network).run is Network.run
+        and "run" not in vars(network)
+        and type(architecture).output_losses is Architecture.output_losses
+        and not any(parameter.requires_grad for parameter in network.roles.unknown.values())
+        and all(edge.stop_gradient for read in edges.values() for edge in read.values())
+    )
 
 
 def check_shared(network: Network, accumulate: int) -> None:
