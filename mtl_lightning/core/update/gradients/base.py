@@ -181,6 +181,8 @@ class GradientLevel(ABC):
 
     def _times(self, weights: Tensor, alpha: Tensor) -> Tensor:
         """Return weights (T,) with those of the present tasks multiplied by alpha (P,)."""
+        if len(alpha) == len(weights):
+            return weights * alpha.to(weights.dtype)
         places = torch.tensor(self.present_indices, device=alpha.device)
         return weights.index_put((places,), weights[places] * alpha.to(weights.dtype))
 

@@ -30,7 +30,7 @@ class FeatureLevel(GradientLevel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.met: list[tuple[Tensor, list[Tensor], Tensor | None]] = []  # features, tasks' gradients, auxiliary losses
+        self.met: list[tuple[Tensor, Tensor, Tensor | None]] = []  # features, their gradients, auxiliary losses
         self.products: Tensor | None = None
         self.signed: Tensor | None = None
         self.masks: Tensor | None = None
@@ -46,7 +46,8 @@ class FeatureLevel(GradientLevel):
         wanted = graph.needed(names)
         found = network.architecture(batch["inputs"], wanted)
         shared = self._shared(found.per_task) if wanted else torch.zeros((), device=self.runtime.device)
-        leaves = {name: shared.detach().requires_grad_() for name in wanted}
+        apart = shared.detach().expand(len(wanted), *shared.shape).requires_grad_()  # one for each, without a copy
+        leaves = dict(zip(wanted, apart.unbind(), strict=True))
         heads: Any = network.heads
         outputs = run_heads(graph, wanted, leaves, heads, network.tasks)
         of_outputs = network.architecture.output_losses(outputs)
@@ -56,46 +57,50 @@ class FeatureLevel(GradientLevel):
         aux = {name: at_least_float32(value) for name, value in {**found.aux, **of_outputs}.items()}
         open_edges = any(not edge.stop_gradient for name in wanted for edge in graph.edges[name].values())
         way = self._task_by_task if open_edges else self._all_at_once
-        gradients, values = way(batch, names, outputs, leaves)
+        rows, values = way(batch, names, outputs, apart)
         self.losses.add(values, aux, len(self.window.batches))
-        self.met.append((shared, gradients, self.aux_term(aux)))
-        self._note(shared, gradients)
+        self.met.append((shared, rows, self.aux_term(aux)))
+        self._note(shared, rows)
 
     def _all_at_once(
-        self, batch: Batch, names: list[str], outputs: dict[str, Tensor], leaves: dict[str, Tensor]
-    ) -> tuple[list[Tensor], Tensor]:
-        """One backward for all heads: each task's loss reaches its own copy of the features and its own head only."""
+        self, batch: Batch, names: list[str], outputs: dict[str, Tensor], apart: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """One backward for all heads: each task's loss reaches its own copy of the features and its own head only.
+
+        Returns:
+            the gradients of the features (P, B, *), and the losses (T,).
+        """
         values = losses_together(self.network, self.runtime, self.window, batch, names, outputs)
         owners = self.owners(names)
         parameters = self.task_gradients.parameters
-        targets = [leaves[name] for name in names] + [parameters[index] for index, _ in owners]
-        found: Any = ()
+        stack: Tensor | None = None
         if names:
-            found = torch.autograd.grad(values.sum() * self.scale, targets, allow_unused=True)
-        gradients = dict(zip(names, found, strict=False))
-        for (index, row), gradient in zip(owners, found[len(names) :], strict=True):
-            self.task_gradients.add(row, [gradient], [index])
-        return [self._or_zero(gradients.get(name), leaves) for name in self.window.names], values
+            targets = [apart, *(parameters[index] for index, _ in owners)]
+            stack, *found = torch.autograd.grad(values.sum() * self.scale, targets, allow_unused=True)
+            for (index, row), gradient in zip(owners, found, strict=True):
+                self.task_gradients.add(row, [gradient], [index])
+        wanted, every = self.network.graph.needed(names), self.window.names
+        if stack is None:
+            return apart.new_zeros(len(every), *apart.shape[1:]), values
+        if [*wanted] != every:
+            places = {name: place for place, name in enumerate(wanted) if name in names}
+            zero = torch.zeros_like(stack[0])
+            stack = torch.stack([stack[places[name]] if name in places else zero for name in every])
+        return stack, values
 
     def _task_by_task(
-        self, batch: Batch, names: list[str], outputs: dict[str, Tensor], leaves: dict[str, Tensor]
-    ) -> tuple[list[Tensor], Tensor]:
+        self, batch: Batch, names: list[str], outputs: dict[str, Tensor], apart: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """One backward per task, which may reach other tasks' heads through the estimates that it reads."""
         values = separate_losses(self.network, self.runtime, self.window, batch, names, outputs)
         gradients = []
         for row, index in enumerate(self.present_indices):
             if not values[index].requires_grad:
-                gradients.append(self._or_zero(None, leaves))
+                gradients.append(apart.new_zeros(apart.shape[1:]))
                 continue
-            found = self.of_task(row, values[index] * self.scale, list(leaves.values()))
-            gradients.append(torch.stack([gradient for gradient in found if gradient is not None]).sum(0))
-        return gradients, torch.stack(values)
-
-    def _or_zero(self, gradient: Tensor | None, leaves: Mapping[str, Tensor]) -> Tensor:
-        some = next(iter(leaves.values()), None)
-        if gradient is None:
-            return torch.zeros(()) if some is None else torch.zeros_like(some)
-        return gradient
+            (found,) = self.of_task(row, values[index] * self.scale, [apart])
+            gradients.append(apart.new_zeros(apart.shape[1:]) if found is None else found.sum(0))
+        return torch.stack(gradients), torch.stack(values)
 
     def _shared(self, per_task: Mapping[str, Tensor]) -> Tensor:
         """Return the one tensor of features that every task reads."""
@@ -109,17 +114,17 @@ class FeatureLevel(GradientLevel):
             )
         return tensors[0]
 
-    def _note(self, shared: Tensor, gradients: Sequence[Tensor]) -> None:
-        """Add a micro-batch to the statistics that the weights or the masks follow from."""
+    def _note(self, shared: Tensor, rows: Tensor) -> None:
+        """Add a micro-batch, with gradients (P, B, *), to the statistics that the weights or the masks follow from."""
         if not shared.dim():
             return
         with self.runtime.full_precision():
             if not isinstance(self.network.balancer, MasksFeatures):
-                part = gramian(gradients)
+                part = gramian(rows.flatten(1))
                 self.products = part if self.products is None else self.products + part
             else:
                 signs = at_least_float32(shared.detach()).sign()
-                part = torch.stack([(at_least_float32(gradient) * signs).sum(0).flatten() for gradient in gradients])
+                part = torch.stack([(at_least_float32(gradient) * signs).sum(0).flatten() for gradient in rows])
                 self.signed = part if self.signed is None else self.signed + part
 
     def gramian(self) -> Tensor:
@@ -142,25 +147,30 @@ class FeatureLevel(GradientLevel):
 
     def trunk_gradients(self, weights: Tensor, alpha: Tensor) -> list[Tensor]:
         """Go back through the trunk once, from the weighted or masked sum of the features' gradients."""
-        total = [torch.zeros_like(parameter) for parameter in self.trunk]
-        for shared, gradients, term in self.met:
+        total: list[Tensor] = []
+        for shared, rows, term in self.met:
             outputs, factors = [], []
             if shared.requires_grad:
                 outputs.append(shared)
-                factors.append(self._factor(shared, gradients, weights * alpha))
+                factors.append(self._factor(shared, rows, weights * alpha))
             if term is not None:
                 outputs.append(term)
                 factors.append(torch.ones_like(term) / self.scale)
             if outputs:
-                torch._foreach_add_(total, self.through_trunk(outputs, factors))
-        return total
+                found = self.through_trunk(outputs, factors)
+                total = list(torch._foreach_add(total, found)) if total else found
+        return total or [torch.zeros_like(parameter) for parameter in self.trunk]
 
-    def _factor(self, shared: Tensor, gradients: Sequence[Tensor], weights: Tensor) -> Tensor:
-        """Return what is sent back through the trunk (B, *)."""
-        masks: Sequence[Tensor | None] = [None] * len(gradients)
+    def _factor(self, shared: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        """Return what is sent back through the trunk (B, *), from the features' gradients (P, B, *)."""
+        wide = at_least_float32(shared).dtype
+        weights = weights.to(wide)
+        if self.masks is None and rows.dtype == wide:
+            return (weights @ rows.flatten(1)).view_as(shared)
+        masks: Sequence[Tensor | None] = [None] * len(rows)
         if self.masks is not None:
-            masks = self.masks.view(len(gradients), 1, *shared.shape[1:]).unbind()
-        factor = torch.zeros_like(shared, dtype=at_least_float32(shared).dtype)
-        for gradient, mask, weight in zip(gradients, masks, weights.to(factor.dtype).unbind(), strict=True):
-            factor.addcmul_(at_least_float32(gradient), weight if mask is None else weight * mask)
+            masks = self.masks.view(len(rows), 1, *shared.shape[1:]).unbind()
+        factor = torch.zeros_like(shared, dtype=wide)
+        for gradient, mask, weight in zip(rows, masks, weights.unbind(), strict=True):
+            factor.addcmul_(gradient.to(wide), weight if mask is None else weight * mask)
         return factor.to(shared.dtype)

@@ -21,10 +21,12 @@ class RowMemory:
         rows: (P, D) memory for rows, on the CPU, where having it mapped in anew each time takes up to a tenth of a
             step; None before the first update and after the last.
         apart: whether each task's loss, apart from its features, was found to reach no shared parameter; by task.
+        in_place_heads: whether a head changes its features in place, which it may not once they are cut off.
     """
 
     rows: Tensor | None = None
     apart: dict[str, bool] = field(default_factory=dict)
+    in_place_heads: bool = False
 
 
 class TaskGradients:
@@ -51,9 +53,14 @@ class TaskGradients:
 
         Every process gives the same shapes, whichever terms it has met.
         """
-        by_row, sums = weights.unbind(), []
+        by_row = weights.unbind()
+        pairs = [(grad, by_row[row]) for found in self.reached for row, grad in found.items()]
+        if pairs:  # in one call, and none in place: two of them may be one tensor
+            weighed = torch._foreach_mul([grad for grad, _ in pairs], [weight for _, weight in pairs])
+            pieces = iter(value.to(grad.dtype) for value, (grad, _) in zip(weighed, pairs, strict=True))
+        sums = []
         for parameter, found in zip(self.parameters, self.reached, strict=True):
-            parts = [grad * by_row[row].to(grad.dtype) for row, grad in found.items()] or [torch.zeros_like(parameter)]
+            parts = [next(pieces) for _ in found] or [torch.zeros_like(parameter)]
             sums.append(parts[0] if len(parts) == 1 else torch.stack(parts).sum(0))
         return [*sums, weights.new_tensor([bool(found) for found in self.reached])]
 

@@ -52,7 +52,7 @@ class LastLayerLevel(GradientLevel):
 
     def trunk_gradients(self, weights: Tensor, alpha: Tensor) -> list[Tensor]:
         """Differentiate the weighted sum of the losses."""
-        total = [torch.zeros_like(parameter) for parameter in self.trunk]
+        total: list[Tensor] = []
         for terms, aux in self.terms:
             pairs = [
                 (term, (weight * a).to(term.dtype))
@@ -62,5 +62,6 @@ class LastLayerLevel(GradientLevel):
             if aux is not None:
                 pairs.append((aux, torch.ones_like(aux) / self.scale))
             if pairs:
-                torch._foreach_add_(total, self.through_trunk([t for t, _ in pairs], [f for _, f in pairs]))
-        return total
+                found = self.through_trunk([t for t, _ in pairs], [f for _, f in pairs])
+                total = list(torch._foreach_add(total, found)) if total else found
+        return total or [torch.zeros_like(parameter) for parameter in self.trunk]

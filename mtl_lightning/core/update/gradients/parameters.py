@@ -48,7 +48,8 @@ class ParameterLevel(GradientLevel):
     def _rows(self, part: Window, memory: RowMemory) -> Jacobian:
         """Return this process's rows of the present tasks' scaled losses, and one of the auxiliary losses, if any."""
         jacobian: Jacobian | None = None
-        way = self._through_features if may_go_apart(self.network) else self._whole_losses
+        apart = may_go_apart(self.network) and not self.memory.in_place_heads
+        way = self._through_features if apart else self._whole_losses
         for batch in part.batches:
             sums, aux = way(part, batch)
             if aux:
@@ -90,6 +91,11 @@ class ParameterLevel(GradientLevel):
         except ValueError:
             network.run(batch["inputs"], names)  # which says what is wrong
             raise
+        except RuntimeError as error:
+            if "in-place" not in str(error):
+                raise
+            self.memory.in_place_heads = True
+            return self._whole_losses(part, batch)
         aux = {name: at_least_float32(value) for name, value in found.aux.items()}
         values = losses_together(network, self.runtime, part, batch, names, outputs)
         self.losses.add(values, aux, len(part.batches))
