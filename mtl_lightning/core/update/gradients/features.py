@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mtl_lightning.balancing.gramian import gramian
 from mtl_lightning.balancing.rows import MasksFeatures
+from mtl_lightning.core.network.cut_features import CutFeatures
 from mtl_lightning.core.network.graph import run_heads
 from mtl_lightning.core.network.network import at_least_float32
 from mtl_lightning.core.update.gradients.base import GradientLevel, WeightedLosses
@@ -46,10 +47,9 @@ class FeatureLevel(GradientLevel):
         wanted = graph.needed(names)
         found = network.architecture(batch["inputs"], wanted)
         shared = self._shared(found.per_task) if wanted else torch.zeros((), device=self.runtime.device)
-        apart = shared.detach().expand(len(wanted), *shared.shape).requires_grad_()  # one for each, without a copy
-        leaves = dict(zip(wanted, apart.unbind(), strict=True))
+        cut = CutFeatures(dict.fromkeys(wanted, shared))
         heads: Any = network.heads
-        outputs = run_heads(graph, wanted, leaves, heads, network.tasks)
+        outputs = run_heads(graph, wanted, cut, heads, network.tasks)
         of_outputs = network.architecture.output_losses(outputs)
         if of_outputs:  # which are to reach the trunk as well: once more through the heads, not from leaves
             again = run_heads(graph, wanted, dict.fromkeys(wanted, shared), heads, network.tasks)
@@ -57,13 +57,13 @@ class FeatureLevel(GradientLevel):
         aux = {name: at_least_float32(value) for name, value in {**found.aux, **of_outputs}.items()}
         open_edges = any(not edge.stop_gradient for name in wanted for edge in graph.edges[name].values())
         way = self._task_by_task if open_edges else self._all_at_once
-        rows, values = way(batch, names, outputs, apart)
+        rows, values = way(batch, names, outputs, shared, cut)
         self.losses.add(values, aux, len(self.window.batches))
         self.met.append((shared, rows, self.aux_term(aux)))
         self._note(shared, rows)
 
     def _all_at_once(
-        self, batch: Batch, names: list[str], outputs: dict[str, Tensor], apart: Tensor
+        self, batch: Batch, names: list[str], outputs: dict[str, Tensor], shared: Tensor, cut: CutFeatures
     ) -> tuple[Tensor, Tensor]:
         """One backward for all heads: each task's loss reaches its own copy of the features and its own head only.
 
@@ -73,33 +73,26 @@ class FeatureLevel(GradientLevel):
         values = losses_together(self.network, self.runtime, self.window, batch, names, outputs)
         owners = self.owners(names)
         parameters = self.task_gradients.parameters
-        stack: Tensor | None = None
+        found: Any = ()
         if names:
-            targets = [apart, *(parameters[index] for index, _ in owners)]
-            stack, *found = torch.autograd.grad(values.sum() * self.scale, targets, allow_unused=True)
-            for (index, row), gradient in zip(owners, found, strict=True):
+            targets = [*cut.targets, *(parameters[index] for index, _ in owners)]
+            found = torch.autograd.grad(values.sum() * self.scale, targets, allow_unused=True)
+            for (index, row), gradient in zip(owners, found[len(cut.targets) :], strict=True):
                 self.task_gradients.add(row, [gradient], [index])
-        wanted, every = self.network.graph.needed(names), self.window.names
-        if stack is None:
-            return apart.new_zeros(len(every), *apart.shape[1:]), values
-        if [*wanted] != every:
-            places = {name: place for place, name in enumerate(wanted) if name in names}
-            zero = torch.zeros_like(stack[0])
-            stack = torch.stack([stack[places[name]] if name in places else zero for name in every])
-        return stack, values
+        return cut.rows(found, self.window.names, shared), values
 
     def _task_by_task(
-        self, batch: Batch, names: list[str], outputs: dict[str, Tensor], apart: Tensor
+        self, batch: Batch, names: list[str], outputs: dict[str, Tensor], shared: Tensor, cut: CutFeatures
     ) -> tuple[Tensor, Tensor]:
         """One backward per task, which may reach other tasks' heads through the estimates that it reads."""
         values = separate_losses(self.network, self.runtime, self.window, batch, names, outputs)
-        gradients = []
+        gradients, zero = [], torch.zeros_like(shared)
         for row, index in enumerate(self.present_indices):
             if not values[index].requires_grad:
-                gradients.append(apart.new_zeros(apart.shape[1:]))
+                gradients.append(zero)
                 continue
-            (found,) = self.of_task(row, values[index] * self.scale, [apart])
-            gradients.append(apart.new_zeros(apart.shape[1:]) if found is None else found.sum(0))
+            found = self.of_task(row, values[index] * self.scale, [cut[name] for name in cut])
+            gradients.append(torch.stack([gradient for gradient in found if gradient is not None]).sum(0))
         return torch.stack(gradients), torch.stack(values)
 
     def _shared(self, per_task: Mapping[str, Tensor]) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mtl_lightning.architectures.base import Architecture
 from mtl_lightning.balancing.gramian import gramian
 from mtl_lightning.balancing.rows import GradientBalancer, GramianBalancer, PerParameter, WeighsHeads
+from mtl_lightning.core.network.cut_features import CutFeatures
 from mtl_lightning.core.network.graph import run_heads
 from mtl_lightning.core.network.network import Network, at_least_float32
 from mtl_lightning.core.optim.build import sparse_parameters
@@ -86,8 +87,9 @@ class ParameterLevel(GradientLevel):
         wanted = graph.needed(names)
         try:
             found = network.architecture(batch["inputs"], wanted)
-            leaves = {name: found.per_task[name].detach().requires_grad_() for name in wanted}
-            outputs = run_heads(graph, wanted, leaves, cast("Any", network.heads), network.tasks)
+            features = {name: found.per_task[name] for name in wanted}
+            cut = CutFeatures(features)
+            outputs = run_heads(graph, wanted, cut, cast("Any", network.heads), network.tasks)
         except ValueError:
             network.run(batch["inputs"], names)  # which says what is wrong
             raise
@@ -101,19 +103,20 @@ class ParameterLevel(GradientLevel):
         self.losses.add(values, aux, len(part.batches))
         apart = self._is_apart(names, values)
         owners = self.owners(names) if apart else []
-        towards = [leaves[name] for name in names] + [self.task_gradients.parameters[index] for index, _ in owners]
-        gradients: tuple[Tensor | None, ...] = ()
-        if names and values.requires_grad:
-            total = values.sum() * self.scale
-            gradients = torch.autograd.grad(total, towards, allow_unused=True, retain_graph=not apart)
-        for (index, row), gradient in zip(owners, gradients[len(names) :], strict=True):
-            self.task_gradients.add(row, [gradient], [index])
         anyone = anyones(network, self.task_gradients.parameters)
-        by_name = dict(zip(names, gradients, strict=False))
-        terms = [
-            Term(torch.zeros(())) if by_name.get(name) is None else Term(found.per_task[name], anyone, by_name[name])
-            for name in self.window.names
-        ]
+        terms = [Term(torch.zeros(())) for _ in self.present_indices]
+        if names:
+            targets = [*cut.targets, *(self.task_gradients.parameters[index] for index, _ in owners)]
+            total = values.sum() * self.scale
+            gradients = torch.autograd.grad(total, targets, allow_unused=True, retain_graph=not apart)
+            for (index, row), gradient in zip(owners, gradients[len(cut.targets) :], strict=True):
+                self.task_gradients.add(row, [gradient], [index])
+            by_name = cut.gradients(gradients)
+            if not apart:  # what was written will be written again
+                by_name = {name: gradient.clone() for name, gradient in by_name.items()}
+            for row, name in enumerate(self.window.names):
+                if name in by_name:
+                    terms[row] = Term(features[name], anyone, by_name[name])
         if apart:
             return [terms], aux
         direct = [
