@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mtl_lightning.core.network.network import Network
-from mtl_lightning.core.update.gradients.linear_layers import LinearLayer, linear_layers
+from mtl_lightning.core.update.gradients.linear_layers import LinearLayer, LinearLayers, linear_layers
 
 
 @dataclass
@@ -121,6 +122,7 @@ class Jacobian:
         memory.rows = rows if rows.is_cpu else None
         split = zip(self.trunk, torch.split(rows, self.sizes, dim=1), strict=True) if self.trunk else ()
         self._pieces = [piece.view(terms, *parameter.shape).unbind() for parameter, piece in split]
+        self._terms = terms
         self._begun = False  # whether there is anything in the rows to add to
 
     @torch.no_grad()
@@ -128,13 +130,20 @@ class Jacobian:
         """Add the gradients of one micro-batch's P terms; empties the list, and frees the graph."""
         last = max((row for row, term in enumerate(terms) if term.output.requires_grad), default=0)
         outputs = {id(term.output): term.output for term in terms}
-        layers = linear_layers([*outputs.values()], self.trunk, self.rows.dtype) if self._in_place else []
+        graph = LinearLayers([], 1)
+        if self._in_place:
+            graph = linear_layers([*outputs.values()], self.trunk, self.rows.dtype)
+        layers = graph.layers
         known = {place for layer in layers for place in (layer.weight, layer.bias)}
         others = [place for place in range(len(self.trunk)) if place not in known]
         towards: list[Any] = [*(layer.outputs for layer in layers), *(self.trunk[place] for place in others)]
-        for row in range(len(terms)):
-            term, terms[row] = terms[row], None  # type: ignore[call-overload]  # so that its memory is free at once
+        while terms:
+            row, term = self._terms - len(terms), terms.pop(0)  # so that its memory is free at once
             found: tuple[Tensor | None, ...] = (None,) * (len(towards) + len(term.reach))
+            if graph.together > 1 and (others_like := _like(term, terms[: graph.together - 1])):
+                del terms[: len(others_like)]
+                self._add_together(row, [term, *others_like], layers, retain=row + len(others_like) < last)
+                continue
             if term.output.requires_grad:
                 singles = [self.task_gradients.parameters[index] for index in term.reach]
                 found = torch.autograd.grad(
@@ -145,8 +154,18 @@ class Jacobian:
             for place, gradient in zip(others, found[len(layers) : len(towards)], strict=True):
                 self._add(self._pieces[place][row], gradient)
             self.task_gradients.add(row, found[len(towards) :], term.reach)
-        terms.clear()
         self._begun = True
+
+    def _add_together(self, row: int, terms: Sequence[Term], layers: Sequence[LinearLayer], *, retain: bool) -> None:
+        """Add rows from ``row`` on, of terms that start from one tensor, with one backward for all of them."""
+        factors = torch.stack([term.factor for term in terms if term.factor is not None])
+        edges = [layer.outputs for layer in layers]
+        found: Sequence[Tensor | None] = torch.autograd.grad(
+            terms[0].output, edges, factors, retain_graph=retain, allow_unused=True, is_grads_batched=True
+        )
+        for layer, gradients in zip(layers, found, strict=True):
+            for place in range(len(terms)):
+                self._write(row + place, layer, None if gradients is None else gradients[place])
 
     def _write(self, row: int, layer: LinearLayer, gradient: Tensor | None) -> None:
         weight = self._pieces[layer.weight][row]
@@ -167,6 +186,15 @@ class Jacobian:
             piece += gradient
         else:
             piece.copy_(gradient)
+
+
+def _like(term: Term, others: Sequence[Term]) -> list[Term]:
+    """Return the first of some terms, as long as they start from the same tensor as one, and reach the trunk alone."""
+    if term.factor is None or term.reach or not term.output.requires_grad:
+        return []
+    return [
+        *takewhile(lambda other: other.output is term.output and other.factor is not None and not other.reach, others)
+    ]
 
 
 def anyones(network: Network, parameters: Sequence[nn.Parameter]) -> list[int]:

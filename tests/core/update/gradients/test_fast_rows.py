@@ -129,6 +129,7 @@ NOISY = partial(MLP, hidden=[8, 6], dropout=0.3, norm=nn.BatchNorm1d)
 READS = {"kind": ["number"], "vector": {"kind": {"stop_gradient": True}}}
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
+    "simple": {"architecture": partial(SharedBottom, encoder=partial(MLP, hidden=[8, 6], dropout=0.2))},
     "gaps": {"trainer": {"accumulate_grad_batches": 2}},
     "missing": {"batches": missing, "allow_unlabelled": ["vector"], "trainer": {"accumulate_grad_batches": 2}},
     "weights": {"batches": weighted},
@@ -233,13 +234,13 @@ def test_only_weights_of_linear_layers_that_are_used_once_are_written_in_place()
     uses = Uses()
     parameters = [p for p in uses.parameters() if p.requires_grad]
     names = [n for n, p in uses.named_parameters() if p.requires_grad]
-    found = linear_layers([uses(torch.randn(6, 4))], parameters, torch.float32)
+    found = linear_layers([uses(torch.randn(6, 4))], parameters, torch.float32).layers
     assert {names[layer.weight]: layer.bias and names[layer.bias] for layer in found} == {
         "bare.weight": None,
         "lent.weight": None,
         "last.weight": "last.bias",
     }
-    assert not linear_layers([uses(torch.randn(6, 4))], parameters, torch.float64)
+    assert not linear_layers([uses(torch.randn(6, 4))], parameters, torch.float64).layers
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -257,6 +258,27 @@ def test_rows_in_place_are_those_that_are_copied(begun: bool) -> None:
         rows.append(jacobian.rows.clone())
     assert rows[0][0].any()
     assert not rows[0][1].any()
+    torch.testing.assert_close(rows[0], rows[1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("activation", "together"), [(nn.ReLU, 2**20 // 40), (nn.Sigmoid, 2**20 // 40), (nn.Tanh, 1), (nn.GELU, 1)]
+)
+def test_rows_of_one_tensor_are_taken_together(activation: type[nn.Module], together: int) -> None:
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Linear(5, 8), activation(), nn.Dropout(0.5), nn.Linear(8, 6), activation()).double()
+    parameters, rows = list(trunk.parameters()), []
+    inputs, factors = torch.randn(5, 5).double(), torch.randn(4, 5, 6).double()
+    for in_place in (True, False):
+        jacobian = Jacobian(parameters, TaskGradients([]), 5, RowMemory(), in_place=in_place)
+        for seed in range(2):
+            torch.manual_seed(seed)
+            values = trunk(inputs)
+            assert linear_layers([values], parameters, torch.float64).together == together
+            terms = [Term(values, (), factor) for factor in factors]
+            jacobian.add([*terms[:2], Term(torch.zeros(())), *terms[2:]])
+        rows.append(jacobian.rows.clone())
+    assert rows[0].any(1).tolist() == [True, True, False, True, True]
     torch.testing.assert_close(rows[0], rows[1], rtol=0, atol=1e-12)
 
 
