@@ -46,14 +46,14 @@ class CutFeatures(Mapping[str, Tensor]):
         self._written.append(([*names], rows))
         return rows
 
-    def first_layer(self, features: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor) -> Tensor:
+    def first_layer(self, features: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Map features (B, D) that n tasks share to what the first layers of their heads give (n H, B).
 
         Args:
             features: as they were given.
+            rows: (n, B, D) where the backward writes the features' gradients.
             weight: (n H, D), one layer's after the other.
             bias: (n H,), if they have one.
-            rows: (n, B, D) where the backward writes the features' gradients.
         """
         anchor = torch.zeros((), device=features.device, requires_grad=True)
         self._anchors.append(anchor)
@@ -107,7 +107,7 @@ class _FirstLayer(torch.autograd.Function):
         """Write each head's gradient of the features, and return those of weights and biases."""
         features, weight = ctx.saved_tensors
         number, rows = len(ctx.rows), len(features)
-        apart = gradient.view(number, -1, rows).transpose(1, 2)
+        apart = gradient.reshape(number, -1, rows).transpose(1, 2)
         torch.bmm(apart, weight.view(number, -1, weight.shape[1]), out=ctx.rows)
         of_weight = gradient @ features if ctx.needs_input_grad[2] else None
         return None, None, of_weight, gradient.sum(1) if ctx.biased else None, None

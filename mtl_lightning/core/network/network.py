@@ -22,6 +22,7 @@ from mtl_lightning.balancing.build import BalancerArgument, build_balancer
 from mtl_lightning.balancing.rows import GradientBalancer
 from mtl_lightning.core.network.arguments import check_arguments
 from mtl_lightning.core.network.calibration import calibrated
+from mtl_lightning.core.network.cut_features import CutFeatures
 from mtl_lightning.core.network.fast_paths import allow_fast_paths, fast_paths_allowed
 from mtl_lightning.core.network.graph import (
     DEFAULT,
@@ -195,6 +196,17 @@ class Network(nn.Module):
         if not self.fast_paths or type(self).run is not Network.run:
             return self.run(inputs, tasks)
         return self._run(inputs, tasks, self._stacked)
+
+    def run_cut(self, features: CutFeatures, *, together: bool) -> dict[str, Tensor]:
+        """Map features that are cut off to outputs (B, K, *) of their tasks.
+
+        Args:
+            features: of tasks in an order in which each comes after those that it reads.
+            together: whether one backward from all tasks is to follow, as in :meth:`run_together`.
+        """
+        heads = cast("Mapping[str, nn.Module]", self.heads)
+        stacked = self._stacked if together and self.fast_paths else None
+        return run_heads(self.graph, list(features), features, heads, self.tasks, stacked)
 
     def _run(
         self, inputs: Any, tasks: Sequence[str], stacked: StackedHeads | None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from operator import is_
 from typing import Any, TypeAlias
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook  # there is no public name
 
 from mtl_lightning.architectures.base import Head
+from mtl_lightning.core.network.cut_features import CutFeatures
 from mtl_lightning.core.network.stacking_rule import runs_together
 
 _ELEMENTWISE: frozenset[type[nn.Module]] = frozenset(
@@ -34,6 +35,7 @@ _ELEMENTWISE: frozenset[type[nn.Module]] = frozenset(
 )
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 Layers: TypeAlias = list[nn.Module]
+FirstLayer: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class Outputs(dict[str, Tensor]):
@@ -115,22 +117,28 @@ class StackedHeads:
         Args:
             outputs: of this forward.
             names: tasks whose heads read features alone; those whose losses are taken together stand side by side.
-            features: (B, D, *) by task.
+            features: (B, D, *) by task; where they are cut off, the backward of the heads writes each task's gradient.
             heads: of all tasks.
         """
+        cut = features if isinstance(features, CutFeatures) else None
         if torch.compiler.is_compiling() or _has_any_global_hook():  # type: ignore[no-untyped-call]  # torch leaves it untyped
             return {}
         if heads is not self._heads or not self._is_as_seen():
             self._read(heads)
         found: dict[str, Tensor] = {}
         for members, given in self._groups(names, features):
-            first = self._equal[members[0]]
-            if self.rule(len(members), given, first.width, first.weights):
-                found |= outputs.add_stack(members, _run([self._equal[name].layers for name in members], given))
+            equal = self._equal[members[0]]
+            cast_somehow = cut is not None and torch.is_autocast_enabled(given.device.type)
+            if cast_somehow or not self.rule(len(members), given, equal.width, equal.weights):
+                continue
+            first = None if cut is None else partial(cut.first_layer, given, cut.memory(members))
+            found |= outputs.add_stack(members, _run([self._equal[name].layers for name in members], given, first))
         return found
 
     def _groups(self, names: Iterable[str], features: Mapping[str, Tensor]) -> Iterator[tuple[list[str], Tensor]]:
         """Yield tasks with equal heads that read the same features (B, D), and these."""
+        if isinstance(features, CutFeatures):
+            features = features.features
         groups: dict[tuple[Any, int], list[str]] = {}
         for name in names:
             equal = self._equal.get(name)
@@ -203,8 +211,8 @@ def _kind(layer: nn.Module) -> tuple[Any, ...]:
 
 
 # ------------------------------------------------------------------------------------------------ the computation
-def _run(heads: Sequence[Layers], features: Tensor) -> Tensor:
-    """Map features (B, D) to the outputs (N, B, K) of N equal heads."""
+def _run(heads: Sequence[Layers], features: Tensor, first: FirstLayer | None = None) -> Tensor:
+    """Map features (B, D) to the outputs (N, B, K) of N equal heads; ``first`` may stand for their first layers."""
     number, rows = len(heads), len(features)
     values = features
     for place, layers in enumerate(zip(*heads, strict=True)):
@@ -214,7 +222,9 @@ def _run(heads: Sequence[Layers], features: Tensor) -> Tensor:
         weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
         if place == 0:  # (N H, B)
             weight = torch.cat(weights)
-            if biases[0] is None:
+            if first is not None:
+                values = first(weight, None if biases[0] is None else torch.cat(biases))
+            elif biases[0] is None:
                 values = torch.mm(weight, features.t())
             else:
                 values = torch.addmm(torch.cat(biases).unsqueeze(1), weight, features.t())

@@ -49,13 +49,13 @@ class FeatureLevel(GradientLevel):
         shared = self._shared(found.per_task) if wanted else torch.zeros((), device=self.runtime.device)
         cut = CutFeatures(dict.fromkeys(wanted, shared))
         heads: Any = network.heads
-        outputs = run_heads(graph, wanted, cut, heads, network.tasks)
+        open_edges = any(not edge.stop_gradient for name in wanted for edge in graph.edges[name].values())
+        outputs = network.run_cut(cut, together=not open_edges)
         of_outputs = network.architecture.output_losses(outputs)
         if of_outputs:  # which are to reach the trunk as well: once more through the heads, not from leaves
             again = run_heads(graph, wanted, dict.fromkeys(wanted, shared), heads, network.tasks)
             of_outputs = network.architecture.output_losses(again)
         aux = {name: at_least_float32(value) for name, value in {**found.aux, **of_outputs}.items()}
-        open_edges = any(not edge.stop_gradient for name in wanted for edge in graph.edges[name].values())
         way = self._task_by_task if open_edges else self._all_at_once
         rows, values = way(batch, names, outputs, shared, cut)
         self.losses.add(values, aux, len(self.window.batches))

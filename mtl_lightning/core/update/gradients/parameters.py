@@ -9,7 +9,7 @@ where the balancer's weights multiply the heads' gradients too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from mtl_lightning.architectures.base import Architecture
 from mtl_lightning.balancing.gramian import gramian
 from mtl_lightning.balancing.rows import GradientBalancer, GramianBalancer, PerParameter, WeighsHeads
 from mtl_lightning.core.network.cut_features import CutFeatures
-from mtl_lightning.core.network.graph import run_heads
 from mtl_lightning.core.network.network import Network, at_least_float32
 from mtl_lightning.core.optim.build import sparse_parameters
 from mtl_lightning.core.update.gradients.base import GradientLevel, Gradients, WeightedLosses
@@ -82,14 +81,14 @@ class ParameterLevel(GradientLevel):
         Each task's head reads features of its own, cut off from the trunk, so that one backward gives every head's
         gradients and those of each task's features, from which a row goes on through the trunk alone.
         """
-        network, graph = self.network, self.network.graph
+        network = self.network
         names = part.names_in(batch)
-        wanted = graph.needed(names)
+        wanted = network.graph.needed(names)
         try:
             found = network.architecture(batch["inputs"], wanted)
             features = {name: found.per_task[name] for name in wanted}
             cut = CutFeatures(features)
-            outputs = run_heads(graph, wanted, cut, cast("Any", network.heads), network.tasks)
+            outputs = network.run_cut(cut, together=True)
         except ValueError:
             network.run(batch["inputs"], names)  # which says what is wrong
             raise

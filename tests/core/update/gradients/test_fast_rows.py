@@ -24,6 +24,7 @@ from mtl_lightning.balancing import (
     UncertaintyWeighting,
     UPGrad,
 )
+from mtl_lightning.core.network.cut_features import CutFeatures
 from mtl_lightning.core.update.gradients.jacobian import Jacobian, RowMemory, TaskGradients, Term
 from mtl_lightning.core.update.gradients.linear_layers import linear_layers
 from mtl_lightning.core.update.gradients.parameters import ParameterLevel, may_go_apart
@@ -111,6 +112,33 @@ def in_place(**options: Any) -> MultiTaskModule:
     return make_module(architecture=architecture, heads=heads, **options)
 
 
+def equal(**options: Any) -> MultiTaskModule:
+    """Heads that run together, and one that is not like them."""
+    tasks = {name: Regression(TargetSpec()) for name in EQUAL}
+    heads = {"default": partial(MLPHead, hidden=[5]), "d": partial(MLPHead, hidden=[4])}
+    return make_module(tasks=tasks, heads=heads, **options)
+
+
+EQUAL = ("a", "b", "c", "d", "e")
+
+
+def of_equal(batches: list[Batch]) -> list[Batch]:
+    """Targets of all of them, or, in every other batch, of some."""
+    found = []
+    for index, batch in enumerate(batches):
+        columns = {"a": 0, "b": 1, "c": 2, "d": 0, "e": 1}
+        targets = {name: batch["targets"]["vector"][:, column] for name, column in columns.items()}
+        found.append(without({**batch, "targets": targets}, *(["b", "e"] if index % 2 else [])))
+    return found
+
+
+def frozen_equal(**options: Any) -> MultiTaskModule:
+    module = equal(**options)
+    for name in EQUAL:
+        module.heads.get_submodule(name).requires_grad_(False)
+    return module
+
+
 def no_gap(batches: list[Batch]) -> list[Batch]:
     return batches
 
@@ -151,6 +179,10 @@ CASES: dict[str, dict[str, Any]] = {
     "per parameter": {"balancer": MetaBalance},
     "parts": {"balancer": MoDo},
     "in place": {"make": in_place},
+    "equal heads": {"make": equal, "batches": of_equal, "trainer": {"accumulate_grad_batches": 2}},
+    "equal heads apart": {"make": equal, "batches": of_equal, "allow_unlabelled": ["b", "e"]},
+    "equal heads that read": {"make": equal, "batches": of_equal, "reads": {"e": ["a"], "c": ["e"]}},
+    "equal heads, frozen": {"make": frozen_equal, "batches": of_equal},
     "popart": {"make": rescaling},
 }
 
@@ -172,6 +204,29 @@ def test_updates_are_those_of_the_plain_way(name: str) -> None:
     )
     assert any((before[key].double() - value).abs().max() > 1e-3 for key, value in plain.items())
     assert_same(fast, plain, atol=1e-10)
+
+
+@pytest.mark.parametrize("level", ["features", "last_layer"])
+@pytest.mark.parametrize("name", [name for name in CASES if "equal" in name])
+def test_other_levels_are_those_of_the_plain_way(name: str, level: Any) -> None:
+    options = {**CASES[name], "balancer": partial(MGDA, level=level, weight_heads=True)}
+    fast, plain = (trained(fast, options) for fast in (True, False))
+    assert_same(fast, plain, atol=1e-10)
+
+
+@pytest.mark.parametrize("level", ["parameters", "features"])
+def test_gradients_of_equal_heads_are_written_together(level: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[list[str]] = []
+    memory = CutFeatures.memory
+
+    def noting(self: CutFeatures, names: Sequence[str]) -> Tensor:
+        written.append([*names])
+        return memory(self, names)
+
+    monkeypatch.setattr(CutFeatures, "memory", noting)
+    module = equal(balancer=partial(MGDA, level=level))
+    fit(module, of_equal(BATCHES)[:1])
+    assert written == ([["a", "b", "c", "e"]] if module.fast_paths else [])
 
 
 OTHERS = ("make", "batches", "trainer")
