@@ -1,9 +1,12 @@
 """Gradients with respect to all shared parameters, exact for every method.
 
-Each task's loss is a separate scalar, so that its backward runs its own head and the trunk and nothing else. The rows
-are summed over micro-batches and processes *before* anything non-linear is done with them, in one flat all-reduce of
-P x D + H + h numbers (P tasks present, D shared parameters, H numbers in the h parameters of single tasks); in two
-where the balancer's weights multiply the heads' gradients too.
+In the plain way each task's loss is a separate scalar, so that its backward runs its own head and the trunk and nothing
+else. Where a network is features and then heads, one backward through all heads comes first, and rows start at the
+features (:func:`may_go_apart`).
+
+The rows are summed over micro-batches and processes *before* anything non-linear is done with them, in one flat
+all-reduce of P x D + H + h numbers (P tasks present, D shared parameters, H numbers in the h parameters of single
+tasks); in two where the balancer's weights multiply the heads' gradients too.
 """
 
 from __future__ import annotations
