@@ -43,7 +43,7 @@ ANSWERS = {
     "several datasets": "PerTaskData",
     "early stopping": "early_stopping: 5",
     "class imbalance": "pos_weight: balanced",
-    "freeze": "optimizers: backbone:",
+    "freeze": "backbone: {class_path: SGD, init_args: {lr: 0.0}}",
     "fine-tune": "load_from_checkpoint",
 }
 
