@@ -134,7 +134,7 @@ def run_all(argv: Sequence[str], start: Launch = launch) -> Outcome:
         if reason := benchmark.why_not(given):
             outcome.skipped[name] = reason
             continue
-        print(f"\n## {name}: {benchmark.summary}\n\n`python -m benchmarks.{name} {' '.join(given)}`\n", flush=True)
+        print(f"\n## {name}: {benchmark.summary}\n\n`python -m benchmarks {name} {' '.join(given)}`\n", flush=True)
         begun = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "found.json"

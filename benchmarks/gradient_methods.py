@@ -184,7 +184,7 @@ def summary(cases: Mapping[str, Case]) -> Table:
 
 BENCHMARK = Benchmark(
     "gradient_methods", __doc__, add_options, tables,
-    quick=("W1_T8", "W3", "--methods", "MGDA", f"MGDA{FEATURES}", "UPGrad", "--rounds=2", "--no-memory"),
+    quick=("W1_T8", "--methods", "MGDA", f"MGDA{FEATURES}", "UPGrad", "--rounds=2", "--no-memory"),
 )  # fmt: skip
 main = BENCHMARK.main
 

@@ -72,7 +72,7 @@ def report(name: str, times: Times) -> Table:
     )
 
 
-BENCHMARK = Benchmark("step_time", __doc__, add_options, tables, quick=("W1_T8", "W3", "--rounds=3", "--keep-memory"))
+BENCHMARK = Benchmark("step_time", __doc__, add_options, tables, quick=("W1_T8", "--rounds=3", "--keep-memory"))
 main = BENCHMARK.main
 
 if __name__ == "__main__":
