@@ -263,7 +263,7 @@ def report(phases: Sequence[Phase], size: int, workers: int) -> Table:
     )
 
 
-BENCHMARK = Benchmark("data_loading", __doc__, add_options, tables, quick=("--gigabytes=0.2",))
+BENCHMARK = Benchmark("data_loading", __doc__, add_options, tables, quick=("--gigabytes=0.1",))
 main = BENCHMARK.main
 
 if __name__ == "__main__":
