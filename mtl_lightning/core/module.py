@@ -97,7 +97,7 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers, comp
         self.runtime = Runtime(self, compat.Direct(self))
         self.updates = Updates(self, self.runtime, self.plan, on_nonfinite)
         self.intake = Intake(self, self.runtime)
-        self.host_counts = HostCounts(self.tasks, self.fast_paths)
+        self.host_counts = HostCounts(self.tasks, self.balancer.parts, self.fast_paths)
         self.accumulation = Accumulation(self.runtime, self)
         self.labels = LabelWatch(self.tasks, allow_unlabelled or [])
         self.evaluations = Evaluations(self, self.runtime)
@@ -227,7 +227,8 @@ class MultiTaskModule(Described, Network, compat.Exports, compat.Transfers, comp
         window = self.accumulation.add(batches, complete, counts)
         objective = None
         if window is not None:
-            objective = self._update(Window.counted(window[0], self.tasks, self.runtime, window[1]))
+            counted = Window.counted(window[0], self.tasks, self.runtime, window[1], self.balancer.parts)
+            objective = self._update(counted)
         if last:
             self.updates.finish_epoch()
             self._step_schedulers("epoch", self.current_epoch + 1)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -13,6 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Sin
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mtl_lightning.core.host_group import can_sum, host_sum
 from mtl_lightning.core.spectators import Spectator
 from mtl_lightning.types import Batch
 
@@ -139,6 +141,18 @@ class Runtime:
             (found,) = sum_by_torch([tensor.clone()])
             return found
         return cast("Tensor", self.trainer.strategy.reduce(tensor.clone(), reduce_op="sum"))
+
+    def sum_on_host(self, numbers: np.ndarray[Any, np.dtype[np.float64]]) -> bool:
+        """Sum numbers of the host over all processes, in place; False, on all of them, if there is no way to do so.
+
+        There is none where processes share parameters out, which may not all see different rows.
+        """
+        if self.world_size == 1:
+            return True
+        possible = self._sums_by_torch and isinstance(self.trainer.strategy, DDPStrategy) and can_sum()
+        if possible:
+            host_sum(numbers)
+        return possible
 
     def anywhere(self, flag: bool) -> bool:
         """Return whether any process says so."""

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from mtl_lightning.core import MultiTaskModule
 from mtl_lightning.core.update import Accumulation, Window
-from mtl_lightning.core.update.host_counts import Counts
+from mtl_lightning.core.update.window import Counts
 from mtl_lightning.lr_find.judge import Judge, gains, trivial_losses
 from mtl_lightning.lr_find.snapshot import Snapshot
 from mtl_lightning.lr_find.suggestion import Suggestion, suggest

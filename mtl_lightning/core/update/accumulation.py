@@ -13,7 +13,7 @@ from torch import Tensor
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.update.batches import check_targets, micro_batches, targets_of, without_ids
-from mtl_lightning.core.update.host_counts import Counts
+from mtl_lightning.core.update.window import Counts
 from mtl_lightning.plain import is_plain
 from mtl_lightning.types import Batch, BatchError, TensorSpec
 
@@ -51,8 +51,8 @@ class Accumulation:
         Args:
             batches: the micro-batches.
             complete: whether they are the window's last ones.
-            counts: their labels (T,), where they were counted before they went to the device; those of the whole window
-                are returned if all of it was.
+            counts: their labels (W, T), where they were counted before they went to the device; those of the whole
+                window are returned if all of it was.
         """
         self.batches += [without_ids(batch) for batch in batches]
         self._counted = self._counted and counts is not None

@@ -7,17 +7,15 @@ loader and the update that may have changed them. All other batches are counted 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from mtl_lightning.core.update.batches import group_batchable, micro_batches, targets_of
-from mtl_lightning.core.update.window import local_counts
+from mtl_lightning.core.update.window import Counts, local_counts, split_batch
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch, BatchError
-
-Counts: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 
 class HostCounts:
@@ -25,11 +23,12 @@ class HostCounts:
 
     Args:
         tasks: the tasks by name.
+        parts: into how many parts of its rows the balancer wants each batch split.
         fast_paths: whether one look may tell that no label is missing.
     """
 
-    def __init__(self, tasks: Mapping[str, Task], fast_paths: bool = True) -> None:
-        self._tasks, self._fast_paths = tasks, fast_paths
+    def __init__(self, tasks: Mapping[str, Task], parts: int = 1, fast_paths: bool = True) -> None:
+        self._tasks, self._parts, self._fast_paths = tasks, parts, fast_paths
         self._counts: Counts | None = None
         self._moved: list[tuple[Tensor, int]] = []
         self._possible = True
@@ -47,14 +46,27 @@ class HostCounts:
             batches = micro_batches(item, self._tasks)
             if [tensor for batch in batches for tensor in _labels(batch) if not tensor.is_cpu]:
                 return
-            if self._fast_paths and (whole := self._whole(batches)) is not None:
-                self._counts = whole
-                return
-            counts: Counts = local_counts(batches, self._tasks).numpy()
+            counts = self._counted(batches)
         except Exception:  # what is to be converted, or is wrong, which is told once the update takes it; a user's task
             self._possible = False  # with buffers on the device
             return
         self._counts = None if np.isnan(counts).any() else counts
+
+    def _counted(self, batches: Sequence[Batch]) -> Counts:
+        """Return the counts (W, T) of a whole and its parts; nan where it cannot be split, as the update will say."""
+        windows: list[Sequence[Batch]] = [batches]
+        if self._parts > 1:
+            try:
+                pieces = [split_batch(batch, self._parts) for batch in batches]
+            except BatchError:
+                return np.full((1, len(self._tasks)), np.nan)
+            windows += [[batch[part] for batch in pieces] for part in range(self._parts)]
+        return np.stack([self._of(window) for window in windows])
+
+    def _of(self, batches: Sequence[Batch]) -> Counts:
+        """Return the counts (T,) of some batches."""
+        whole = self._whole(batches) if self._fast_paths else None
+        return local_counts(batches, self._tasks).numpy() if whole is None else whole
 
     def _whole(self, batches: Sequence[Batch]) -> Counts | None:
         """Return the counts (T,) of a single batch if one look at each kind of task says that no label is missing."""
@@ -74,7 +86,7 @@ class HostCounts:
             self._moved = _versions(micro_batches(item, self._tasks))
 
     def take(self, item: Any) -> Counts | None:
-        """Return the counts (T,) of the batch that the update is given; None if another one may have been counted."""
+        """Return the counts (W, T) of the batch that the update is given; None if another one may have been counted."""
         counts, moved, self._counts, self._moved = self._counts, self._moved, None, []
         if counts is None or not moved:
             return None

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from mtl_lightning.nested import leaves, map_leaves
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch, BatchError, TargetError
 
+Counts: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+"""Numbers of labels of each task (W, T), on the host: of the whole and, where it is to be split, of each part."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -27,11 +30,13 @@ class Window:
         batches: the micro-batches of this process.
         counts: the number (or weight) of labelled elements of each task over the window and all processes.
         present: (T,) bool, whether there are any.
+        part_counts: those of each part that the balancer wants it split into, where they were known before.
     """
 
     batches: Sequence[Batch]
     counts: Mapping[str, float]
     present: Tensor
+    part_counts: Sequence[Mapping[str, float]] = ()
 
     @classmethod
     def counted(
@@ -39,23 +44,30 @@ class Window:
         batches: Sequence[Batch],
         tasks: Mapping[str, Task],
         runtime: Runtime,
-        known: np.ndarray[Any, np.dtype[Any]] | None = None,
+        known: Counts | None = None,
+        parts: int = 1,
     ) -> Window:
         """Count the labels of some micro-batches, before any forward.
 
-        It waits for the device unless this process's counts are known, and is the only process.
+        It waits for the device unless every process's counts are known.
 
         Args:
             batches: the micro-batches of this process.
             tasks: the tasks by name.
             runtime: where it runs.
-            known: this process's counts (T,), where they were taken before the batches went to the device.
+            known: this process's counts (W, T), where they were taken before the batches went to the device: of the
+                whole and, with ``parts``, of each.
+            parts: into how many parts it is going to be split.
 
         Raises:
             TargetError: that says what is wrong with which task's target.
         """
-        counts = _counts(batches, tasks, runtime, known)
-        return cls(batches, counts, runtime.mask(tuple(count > 0 for count in counts.values())))
+        found = _known_everywhere(batches, known, runtime, (parts + 1 if parts > 1 else 1, len(tasks)))
+        if found is None:
+            counts, *of_parts = [_counted_on_device(batches, tasks, runtime, known)]
+        else:
+            counts, *of_parts = [dict(zip(tasks, row, strict=True)) for row in found.tolist()]
+        return cls(batches, counts, _mask(counts, runtime), of_parts)
 
     @cached_property
     def names(self) -> list[str]:
@@ -83,18 +95,45 @@ class Window:
         """
         if parts == 1:
             return [self]
-        pieces = [_split(batch, parts) for batch in self.batches]
-        return [Window.counted([batch[part] for batch in pieces], tasks, runtime) for part in range(parts)]
+        pieces = [split_batch(batch, parts) for batch in self.batches]
+        windows = [[batch[part] for batch in pieces] for part in range(parts)]
+        if len(self.part_counts) != parts:
+            return [Window.counted(batches, tasks, runtime) for batches in windows]
+        counted = zip(windows, self.part_counts, strict=True)
+        return [Window(batches, counts, _mask(counts, runtime)) for batches, counts in counted]
 
 
-def _counts(
-    batches: Sequence[Batch], tasks: Mapping[str, Task], runtime: Runtime, known: np.ndarray[Any, np.dtype[Any]] | None
+def _mask(counts: Mapping[str, float], runtime: Runtime) -> Tensor:
+    return runtime.mask(tuple(count > 0 for count in counts.values()))
+
+
+def _known_everywhere(
+    batches: Sequence[Batch], known: Counts | None, runtime: Runtime, shape: tuple[int, int]
+) -> Counts | None:
+    """Return the counts (W, T) over all processes, summed on the host; None unless each of them knows its own.
+
+    Every process takes part, whatever it knows.
+    """
+    if known is None and not batches:
+        known = np.zeros(shape)  # nothing came from the loaders of this process
+    if runtime.world_size == 1:
+        return None if known is None else known[: shape[0]]
+    numbers = np.zeros(shape[0] * shape[1] + 1)
+    if known is None:
+        numbers[-1] = 1
+    else:
+        numbers[:-1] = known[: shape[0]].reshape(-1)
+    if not runtime.sum_on_host(numbers) or numbers[-1]:
+        return None
+    return numbers[:-1].reshape(shape)
+
+
+def _counted_on_device(
+    batches: Sequence[Batch], tasks: Mapping[str, Task], runtime: Runtime, known: Counts | None
 ) -> dict[str, float]:
     """Return the counts by task, over all processes. An invalid value makes a count nan, and is reported here."""
-    if known is not None and runtime.world_size == 1:
-        return dict(zip(tasks, known.tolist(), strict=True))
     if known is not None:
-        local = torch.from_numpy(known).to(runtime.device)
+        local = torch.from_numpy(known[0]).to(runtime.device)
     else:
         local = local_counts(batches, tasks) if batches else torch.zeros(len(tasks), device=runtime.device)
     counts: list[float] = runtime.all_sum(local).tolist()
@@ -134,7 +173,12 @@ def _count(batch: Batch, names: list[str], tasks: Mapping[str, Task]) -> Tensor:
     return task.count_together([targets[name] for name in names])
 
 
-def _split(batch: Batch, parts: int) -> list[Any]:
+def split_batch(batch: Batch, parts: int) -> list[Any]:
+    """Cut a micro-batch into so many consecutive parts of its rows.
+
+    Raises:
+        BatchError: if it has fewer rows than parts, or inputs that hold more than tensors.
+    """
     rows = _rows(batch)
     if rows < parts:
         raise BatchError(
