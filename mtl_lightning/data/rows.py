@@ -130,7 +130,7 @@ class BatchRows(Dataset[Batch]):
 
     def _fetch(self, rows: Sequence[int]) -> dict[str, Any]:
         """Read a batch; row 0 stands in for a row that is not there."""
-        present = [max(row, 0) for row in rows]
+        present = [max(row, 0) for row in rows] if min(rows) == PADDING else rows
         fetch = getattr(self.dataset, "__getitems__", None)
         found = [self.dataset[row] for row in present] if fetch is None else fetch(present)
         batch = found if isinstance(found, Mapping) else self.collate(found)

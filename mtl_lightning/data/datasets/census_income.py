@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mtl_lightning.data.base import TaskOverrides
 from mtl_lightning.data.datasets.table import TableData
 from mtl_lightning.data.files import check_sha256, download, unpack
+from mtl_lightning.data.table.encoder import TableEncoder
 from mtl_lightning.data.table.split import SPLITS
 from mtl_lightning.data.table.target_column import TargetColumn
 from mtl_lightning.encoding.reader import TableFiles
@@ -160,7 +161,8 @@ class CensusIncome(TableData):
 
     def assign(self, files: TableFiles) -> NDArray[np.int8]:
         """Halve the rows of the test file."""
-        rows = sum(piece.rows.num_rows for piece in files.pieces({"age": "text"}))
+        columns = TableEncoder(self.schema, self.missing_labels).needed(targets=True)  # which are kept, to be encoded
+        rows = sum(piece.rows.num_rows for piece in self._read_once.keeping("path", columns, files.pieces(columns)))
         half = rows // 2
         halves = np.full(rows, SPLITS.index("test"), dtype=np.int8)
         halves[np.random.default_rng(0).permutation(rows)[:half]] = SPLITS.index("val")

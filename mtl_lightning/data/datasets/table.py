@@ -390,12 +390,15 @@ class TableData(MultiTaskDataModule):
     def _files(self, source: Source) -> TableFiles:
         return TableFiles(self.paths[source], **self.text_options, missing=self._missing)
 
+    def _assign(self, source: Source, files: TableFiles) -> None:
+        if source == "path" and self._assigned is None:
+            self._assigned = self.assign(files)
+
     def _selected(
         self, source: Source, files: TableFiles, pieces: Iterable[Piece], *splits: Split
     ) -> Iterator[Selected]:
         """Pick those rows of the pieces of a source that belong to ``splits``."""
-        if source == "path" and self._assigned is None:
-            self._assigned = self.assign(files)
+        self._assign(source, files)
         wanted = [SPLITS.index(split) for split in splits]
         return select(pieces, wanted, self._assigned if source == "path" else None)
 
@@ -410,6 +413,7 @@ class TableData(MultiTaskDataModule):
         most = {"categorical": max(spec.categorical.values(), default=1), "lists": lists}
         found = {split: RowsBuilder(most) for split in splits}
         needed = encoder.needed(targets=targets)
+        self._assign(source, files)
         kept = self._read_once.has(source, needed)
         pieces = self._read_once.give(needed) if kept else files.pieces(needed)
         for selected in self._selected(source, files, pieces, *splits):

@@ -16,6 +16,7 @@ import torch
 
 from mtl_lightning.data import CensusIncome
 from mtl_lightning.data.datasets import census_income
+from mtl_lightning.encoding.reader import TableFiles
 from mtl_lightning.tasks import BinaryClassification
 from mtl_lightning.types import DataError, TableSpec
 from tests.data.datasets.test_table import whole
@@ -152,3 +153,18 @@ def test_the_real_files_have_the_published_counts() -> None:
     assert {split: len(found) for split, found in rows.items()} == {"train": 199_523, "val": 49_881, "test": 49_881}
     positives = {task: int(rows["test"].target(task).sum()) for task in data.tasks}
     assert positives == {"income": 3_075, "education": 9_694, "never_married": 21_581}
+
+
+def test_each_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    batches = TableFiles._batches
+
+    def noted(self: TableFiles, file: Path, columns: Any) -> Any:
+        read.append(file.name)
+        return batches(self, file, columns)
+
+    monkeypatch.setattr(TableFiles, "_batches", noted)
+    data = CensusIncome(root=write_census(tmp_path))
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        assert next(iter(loader))["inputs"]["categorical"].shape[1] == 31
+    assert sorted(read) == ["census-income.data.gz", "census-income.test.gz"]
