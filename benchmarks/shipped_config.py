@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -16,15 +17,16 @@ def fit(name: str, root: str, seed: int, options: Sequence[str] = ()) -> Any:
     """Train a config; return the command line that holds all of it."""
     from mtl_lightning.cli import MultiTaskCLI
 
-    return MultiTaskCLI(
-        args=[
-            "fit", f"--config={CONFIGS / name}.yaml", f"--seed_everything={seed}", f"--data.init_args.seed={seed}",
-            f"--data.init_args.root={root}", "--test_after_fit=false", "--trainer.accelerator=cpu",
-            "--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false",
-            "--trainer.enable_model_summary=false", *options,
-        ],
-        save_config_callback=None,  # which would write into the current folder
-    )  # fmt: skip
+    with redirect_stdout(sys.stderr):  # its tables of epochs are not the benchmark's
+        return MultiTaskCLI(
+            args=[
+                "fit", f"--config={CONFIGS / name}.yaml", f"--seed_everything={seed}", f"--data.init_args.seed={seed}",
+                f"--data.init_args.root={root}", "--test_after_fit=false", "--trainer.accelerator=cpu",
+                "--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false",
+                "--trainer.enable_model_summary=false", *options,
+            ],
+            save_config_callback=None,  # which would write into the current folder
+        )  # fmt: skip
 
 
 def train(name: str, root: str, seed: int, options: Sequence[str] = ()) -> tuple[dict[str, float], Any]:
