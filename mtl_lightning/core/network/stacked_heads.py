@@ -70,7 +70,7 @@ class Outputs(dict[str, Tensor]):
 class _Equal:
     """A head that may run together with those of the same ``kind``: layers, of which the first is linear."""
 
-    kind: tuple[Any, ...]
+    kind: int
     layers: Layers
 
     @cached_property
@@ -139,7 +139,7 @@ class StackedHeads:
         """Yield tasks with equal heads that read the same features (B, D), and these."""
         if isinstance(features, CutFeatures):
             features = features.features
-        groups: dict[tuple[Any, int], list[str]] = {}
+        groups: dict[tuple[int, int], list[str]] = {}
         for name in names:
             equal = self._equal.get(name)
             if equal is not None:
@@ -158,12 +158,15 @@ class StackedHeads:
         self._heads = heads
         self._sizes = [*hooks, *map(vars, parts)]  # a part that is compiled, or whose forward is patched, has more
         self._values = [*(part._modules for part in parts), *(part._parameters for part in parts), *optional]
+        self._values = [values for values in self._values if values]
         self._seen = self._look()
         self._equal = {}
+        kinds: dict[tuple[Any, ...], int] = {}
         for name, head in heads.items():
             layers = _layers(head)
             if layers and isinstance(layers[0], nn.Linear):
-                self._equal[name] = _Equal(tuple(map(_kind, layers)), layers)
+                kind = kinds.setdefault(tuple(map(_kind, layers)), len(kinds))
+                self._equal[name] = _Equal(kind, layers)
 
     def _look(self) -> tuple[list[int], list[Any]]:
         return [*map(len, self._sizes)], [*chain.from_iterable(map(dict.values, self._values))]
