@@ -169,9 +169,11 @@ def test_absent_tasks_stay_as_they_are() -> None:
     assert all(parameter.grad is None for name in ("n1", "k0") for parameter in module.heads[name].parameters())
 
 
-def test_gradients_by_task_take_one_head_after_the_other(stacks: list[list[str]]) -> None:
-    train(CASES["complete"], module={"balancer": PCGrad}, max_epochs=1)
-    assert not stacks
+@pytest.mark.parametrize("level", ["parameters", "features", "last_layer"])
+def test_gradients_by_task_end_where_the_plain_ways_do(level: Any) -> None:
+    options = {"balancer": partial(PCGrad, level=level)}
+    found = train(CASES["complete"], module=options, max_epochs=1)
+    assert_same(found, train(CASES["complete"], fast=False, module=options, max_epochs=1), atol=1e-10)
 
 
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path, stacks: list[list[str]]) -> None:
