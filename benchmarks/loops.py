@@ -79,25 +79,26 @@ def ours(
     logger: LoggerFactory | None = None,
     balancer: BalancerArgument = UncertaintyWeighting,
     callbacks: Sequence[Callback] = (),
-    fast_paths: bool = True,
+    device: str = "cpu",
+    **options: Any,
 ) -> None:
-    """Train a ``MultiTaskModule``, as its users do."""
-    _fit(make_module(workload, balancer, fast_paths), batches, logger, callbacks)
+    """Train a ``MultiTaskModule``, as its users do; further options are the module's."""
+    _fit(make_module(workload, balancer, **options), batches, logger, callbacks, device)
 
 
 def make_module(
-    workload: Workload, balancer: BalancerArgument = UncertaintyWeighting, fast_paths: bool = True
+    workload: Workload, balancer: BalancerArgument = UncertaintyWeighting, **options: Any
 ) -> MultiTaskModule:
     """Make a module with its defaults: one optimizer per group, label masks, global counts, the finite check."""
     torch.manual_seed(0)
-    return MultiTaskModule(
-        tasks=workload.tasks(),
-        architecture=partial(SharedBottom, encoder=workload.encoder),
-        input_spec=workload.spec,
-        balancer=balancer,
-        heads={"default": workload.head},
-        fast_paths=fast_paths,
-    )
+    made: dict[str, Any] = {
+        "tasks": workload.tasks(),
+        "architecture": partial(SharedBottom, encoder=workload.encoder),
+        "input_spec": workload.spec,
+        "balancer": balancer,
+        "heads": {"default": workload.head},
+    }
+    return MultiTaskModule(**{**made, **options})
 
 
 class Automatic(LightningModule):
@@ -164,12 +165,16 @@ def _train(make: Any, batches: TimedBatches, **options: bool) -> None:
 
 
 def _fit(
-    module: LightningModule, batches: TimedBatches, logger: LoggerFactory | None, callbacks: Sequence[Callback] = ()
+    module: LightningModule,
+    batches: TimedBatches,
+    logger: LoggerFactory | None,
+    callbacks: Sequence[Callback] = (),
+    device: str = "cpu",
 ) -> None:
     """Fit one epoch with everything off that is not the step; a logger, made in a folder, asks for every step."""
     with tempfile.TemporaryDirectory() as folder:
         Trainer(
-            accelerator="cpu",
+            accelerator=device,
             devices=1,
             max_epochs=1,
             logger=False if logger is None else logger(folder),
