@@ -1,0 +1,42 @@
+"""Half precision on a device ends near single precision; ``16-mixed`` has a scaler, which is what a GPU makes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.plugins import MixedPrecision
+
+from mtl_lightning.balancing import UncertaintyWeighting, UPGrad
+from tests.core.saved import single
+from tests.gpu.training import batches, state, trained
+
+BALANCERS: dict[str, Any] = {"uncertainty": UncertaintyWeighting, "UPGrad": UPGrad}
+
+
+def precision(name: str, device: str) -> dict[str, Any]:
+    """Options of the trainer; a trainer on the CPU makes no scaler by itself."""
+    if name == "16-mixed" and device == "cpu":
+        scaler = torch.amp.GradScaler("cpu")
+        return {"precision": None, "plugins": [MixedPrecision("16-mixed", "cpu", scaler=scaler)]}
+    return {"precision": name}
+
+
+@pytest.mark.parametrize("name", ["16-mixed", "bf16-mixed"])
+@pytest.mark.parametrize("balancer", BALANCERS)
+def test_half_precision_ends_near_single(balancer: str, name: str, device: str) -> None:
+    data = single(batches())
+    found = trained(device, BALANCERS[balancer], trainer=precision(name, device), data=data)
+    exact = trained("cpu", BALANCERS[balancer], trainer={"precision": "32-true"}, data=data)
+    scaler = getattr(found.trainer.precision_plugin, "scaler", None)
+    assert (scaler is not None) == (name == "16-mixed")
+    assert scaler is None or scaler.get_scale() >= 1
+    assert not found.updates.skipped
+    there = {name: value for name, value in state(exact).items() if value.is_floating_point()}
+    here = state(found)
+    rate, updates = 0.01, 12  # Adam moves a weight by about its rate in an update, whichever way its gradient's sign is
+    for key, value in there.items():
+        assert here[key].isfinite().all()
+        assert "running" in key or (here[key] - value).abs().max() <= rate * updates, key
+    assert any(not torch.equal(here[key], value) for key, value in there.items())  # half precision was used
