@@ -16,7 +16,7 @@ from torchjd import aggregation
 from torchjd.aggregation import Aggregator
 from torchjd.autojac import jac_to_grad, mtl_backward
 
-from benchmarks.loops import ours, raw
+from benchmarks.loops import on, ours, raw
 from benchmarks.timing import TimedBatches, Variant
 from benchmarks.workloads import WORKLOADS, Workload
 from mtl_lightning import balancing
@@ -116,16 +116,18 @@ def floor(workload: Workload) -> Variant:
     return partial(ours, workload, balancer=Balancer)
 
 
-def by_torchjd(workload: Workload, make: Callable[[int], Aggregator], batches: TimedBatches) -> None:
+def by_torchjd(
+    workload: Workload, make: Callable[[int], Aggregator], batches: TimedBatches, *, device: str = "cpu"
+) -> None:
     """Train with one of torchjd's aggregators, without Lightning, as its documentation shows it.
 
     One backward after the other (``parallel_chunk_size=1``), which is its faster way on a CPU.
     """
     torch.manual_seed(0)
-    network, aggregator = workload.network(), make(workload.num_tasks)
+    network, aggregator = workload.network().to(device), make(workload.num_tasks)
     optimizer = Adam(network.parameters(), lr=1e-3, fused=True)
     shared, heads = list(network.trunk.parameters()), [list(head.parameters()) for head in network.heads.values()]
-    for batch in batches:
+    for batch in on(device, batches):
         optimizer.zero_grad()
         features = network.trunk(batch["inputs"])
         outputs = {name: head(features) for name, head in network.heads.items()}

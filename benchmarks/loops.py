@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
@@ -60,16 +61,23 @@ def variants(workload: Workload) -> dict[str, Variant]:
     }
 
 
-def raw(workload: Workload, batches: Iterable[Batch], *, fused: bool) -> None:
-    """Train on the sum of the losses with one Adam, without Lightning."""
+def raw(workload: Workload, batches: Iterable[Batch], *, fused: bool, device: str = "cpu", compile: Any = None) -> None:
+    """Train on the sum of the losses with one Adam, without Lightning; compiled with the options that are given."""
     torch.manual_seed(0)
-    network = workload.network()
+    network = workload.network().to(device)
+    if compile is not None:
+        network.compile(**compile)
     optimizer = Adam(network.parameters(), lr=1e-3, fused=fused or None)
-    for batch in batches:
+    for batch in on(device, batches):
         optimizer.zero_grad()
         losses = workload.losses(network(batch["inputs"]), batch["targets"])
         torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimizer.step()
+
+
+def on(device: str, batches: Iterable[Batch]) -> Iterable[Batch]:
+    """Yield batches on a device; on the CPU as they are."""
+    return batches if device == "cpu" else (move_data_to_device(batch, torch.device(device)) for batch in batches)
 
 
 def ours(

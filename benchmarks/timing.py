@@ -88,12 +88,19 @@ class Times:
 
 
 def interleave(
-    floor: Variant, variants: Mapping[str, Variant], batches: Sequence[Any], *, rounds: int, steps: int, warmup: int
+    floor: Variant,
+    variants: Mapping[str, Variant],
+    batches: Sequence[Any],
+    *,
+    rounds: int,
+    steps: int,
+    warmup: int,
+    clock: Callable[[], float] = time.process_time,
 ) -> Times:
     """Run a block of every variant per round, each between two blocks of the floor; every round starts elsewhere."""
 
     def seconds(variant: Variant) -> float:
-        block = TimedBatches(batches, steps, warmup)
+        block = TimedBatches(batches, steps, warmup, clock)
         variant(block)
         return block.seconds
 

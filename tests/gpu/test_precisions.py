@@ -12,6 +12,8 @@ from mtl_lightning.balancing import UncertaintyWeighting, UPGrad
 from tests.core.saved import single
 from tests.gpu.training import batches, state, trained
 
+PLAIN = "MMoE without norms"
+"""Before a normalisation a bias has no gradient but rounding, which Adam makes steps of."""
 BALANCERS: dict[str, Any] = {"uncertainty": UncertaintyWeighting, "UPGrad": UPGrad}
 
 
@@ -27,16 +29,16 @@ def precision(name: str, device: str) -> dict[str, Any]:
 @pytest.mark.parametrize("balancer", BALANCERS)
 def test_half_precision_ends_near_single(balancer: str, name: str, device: str) -> None:
     data = single(batches())
-    found = trained(device, BALANCERS[balancer], trainer=precision(name, device), data=data)
-    exact = trained("cpu", BALANCERS[balancer], trainer={"precision": "32-true"}, data=data)
+    found = trained(device, BALANCERS[balancer], PLAIN, trainer=precision(name, device), data=data)
+    exact = trained("cpu", BALANCERS[balancer], PLAIN, trainer={"precision": "32-true"}, data=data)
     scaler = getattr(found.trainer.precision_plugin, "scaler", None)
     assert (scaler is not None) == (name == "16-mixed")
     assert scaler is None or scaler.get_scale() >= 1
     assert not found.updates.skipped
     there = {name: value for name, value in state(exact).items() if value.is_floating_point()}
     here = state(found)
-    rate, updates = 0.01, 12  # Adam moves a weight by about its rate in an update, whichever way its gradient's sign is
+    way = 0.01 * 12  # which a weight goes at most in as many updates of Adam, about
     for key, value in there.items():
         assert here[key].isfinite().all()
-        assert "running" in key or (here[key] - value).abs().max() <= rate * updates, key
+        assert (here[key] - value).abs().max() <= way / 2, key
     assert any(not torch.equal(here[key], value) for key, value in there.items())  # half precision was used

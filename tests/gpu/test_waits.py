@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from mtl_lightning import MultiTaskModule
-from mtl_lightning.balancing import FAMO, AlignedMTL, GradVac, IMTLG, PCGrad, UncertaintyWeighting
+from mtl_lightning.balancing import FAMO, IMTLG, AlignedMTL, GradVac, PCGrad, UncertaintyWeighting
 from tests.core.update.host_reads import host_reads
 from tests.gpu.training import batches, trained
 from tests.gpu.waits import waits

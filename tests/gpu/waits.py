@@ -40,7 +40,9 @@ class _Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         self, func: Any, types: Sequence[Any], args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in SIZED_BY_VALUES or func in FROM_NUMBERS or (func in INDEXING and _by_mask(args[1])):
-            self._found.append(_place())
+            place = _place()
+            if place != "on_device.py: on_device":  # which does it from pinned memory
+                self._found.append(place)
         return func(*args, **(kwargs or {}))
 
 

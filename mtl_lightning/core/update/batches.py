@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from mtl_lightning.core.update.on_device import on_device
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch, BatchError, TargetError
 
@@ -163,5 +164,5 @@ def in_order(values: Tensor, found: list[str], wanted: list[str]) -> Tensor:
     """Bring the entries (N,) of a vector into the order (T,) that is wanted; repeated ones are summed, others are 0."""
     if found == wanted:
         return values
-    places = torch.tensor([wanted.index(name) for name in found], dtype=torch.long, device=values.device)
+    places = on_device([wanted.index(name) for name in found], values.device, torch.long)
     return values.new_zeros(len(wanted)).index_add(0, places, values)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mtl_lightning.core.runtime import Runtime
+from mtl_lightning.core.update.on_device import on_device
 
 
 class EpochLosses:
@@ -30,7 +31,7 @@ class EpochLosses:
         finite = torch.isfinite(losses)
         if bad is not False:
             finite = finite & ~torch.as_tensor(bad, device=losses.device)
-        number = torch.where(finite, losses.new_tensor([*counts.values()]), 0.0)
+        number = torch.where(finite, on_device([*counts.values()], losses.device, losses.dtype), 0.0)
         weighed = torch.where(finite, losses, 0.0) * number
         self.sums = weighed if self.sums is None else self.sums + weighed
         self.counts = number if self.counts is None else self.counts + number

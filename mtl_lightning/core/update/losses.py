@@ -12,6 +12,7 @@ from mtl_lightning.core.network.network import Network, at_least_float32
 from mtl_lightning.core.network.stacked_heads import Outputs
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.update.batches import group_batchable, in_order, targets_of, weight_of
+from mtl_lightning.core.update.on_device import on_device
 from mtl_lightning.core.update.window import Window
 from mtl_lightning.core.update.without_side_effects import without_side_effects
 from mtl_lightning.types import Batch
@@ -119,7 +120,7 @@ def losses_together(
         if not order:
             return torch.zeros(len(counts), device=runtime.device)
         sums = in_order(torch.cat(parts) if len(parts) > 1 else parts[0], order, [*counts])
-        return sums / sums.new_tensor([count or 1.0 for count in counts.values()])
+        return sums / on_device([count or 1.0 for count in counts.values()], sums.device, sums.dtype)
 
 
 def aux_term(runtime: Runtime, aux: Mapping[str, Tensor], micro_batches: int) -> Tensor:

@@ -22,6 +22,7 @@ from mtl_lightning.core.optim.taking_back import Before
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.update.gradients.jacobian import RowMemory, TaskGradients, put_gradients, reach
 from mtl_lightning.core.update.losses import Losses, aux_term
+from mtl_lightning.core.update.on_device import on_device
 from mtl_lightning.core.update.window import Window
 
 Gradients: TypeAlias = list[tuple[nn.Parameter, Tensor]]
@@ -56,6 +57,7 @@ class GradientLevel(ABC):
     Attributes:
         losses: what this process found of the window's losses.
         present_indices: the places of the present tasks among all tasks.
+        places: the same, (P,) int64 on the device.
         task_gradients: the gradients of the parameters of single tasks, term by term; the last term is the auxiliary
             losses.
         scale: what a gradient scaler multiplies losses by.
@@ -68,6 +70,7 @@ class GradientLevel(ABC):
         self.memory, self.trusting = memory, trusting
         self.losses = Losses()
         self.present_indices = window.present_indices
+        self.places = on_device(self.present_indices, runtime.device, torch.long)
         self.trunk, task_parameters = network.roles.trained
         self.task_gradients = TaskGradients(task_parameters, alone=runtime.world_size == 1)
         self.scale = runtime.loss_scale()
@@ -105,7 +108,7 @@ class GradientLevel(ABC):
         Here: inner products of what stands in for the shared parameters give the weights, and one more backward
         through the trunk gives its gradient.
         """
-        weights = weighted.weights[self.present_indices] / self.scale
+        weights = weighted.weights[self.places] / self.scale
         alpha = self.task_weights(weights, weighted)
         heads = weights * alpha if self.weighs_heads else weights
         trunk = self.trunk_gradients(weights, alpha)
@@ -119,7 +122,7 @@ class GradientLevel(ABC):
         products = self.gramian() * weights.unsqueeze(1) * weights
         if not isinstance(balancer, GramianBalancer):
             return torch.ones_like(weights)
-        losses = weighted.losses[self.present_indices].double()
+        losses = weighted.losses[self.places].double()
         return self.method_weights(balancer, products, losses).to(weights.dtype)
 
     def gramian(self) -> Tensor:
@@ -183,8 +186,7 @@ class GradientLevel(ABC):
         """Return weights (T,) with those of the present tasks multiplied by alpha (P,)."""
         if len(alpha) == len(weights):
             return weights * alpha.to(weights.dtype)
-        places = torch.tensor(self.present_indices, device=alpha.device)
-        return weights.index_put((places,), weights[places] * alpha.to(weights.dtype))
+        return weights.index_put((self.places,), weights[self.places] * alpha.to(weights.dtype))
 
     def aux_term(self, aux: Mapping[str, Tensor]) -> Tensor | None:
         """Return the scaled auxiliary loss (), or None; its gradients of single tasks' parameters are added."""

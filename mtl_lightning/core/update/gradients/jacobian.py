@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.update.gradients.linear_layers import LinearLayer, LinearLayers, linear_layers
+from mtl_lightning.core.update.on_device import on_device
 
 
 @dataclass
@@ -63,7 +64,7 @@ class TaskGradients:
         for parameter, found in zip(self.parameters, self.reached, strict=True):
             parts = [next(pieces) for _ in found] or [torch.zeros_like(parameter)]
             sums.append(parts[0] if len(parts) == 1 else torch.stack(parts).sum(0))
-        return [*sums, weights.new_tensor([bool(found) for found in self.reached])]
+        return [*sums, on_device([bool(found) for found in self.reached], weights.device, weights.dtype)]
 
     def reached_anywhere(self, reduced: Sequence[Tensor]) -> list[tuple[nn.Parameter, Tensor]]:
         """Return the gradients of the parameters that some term reaches on some process.
