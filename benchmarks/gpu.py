@@ -49,18 +49,14 @@ def variants(workload: Workload, device: str, methods: list[str], *, eager: bool
     """Return all loops but the floor, by name."""
     on_device = partial(ours, workload, device=device)
     ways = {} if eager else COMPILED
-    theirs = {
-        f"{name}, torchjd": partial(by_torchjd, workload, RIVALS[name], device=device)
-        for name in methods
-        if name in RIVALS
-    }
+    rivals = {name: make for name, make in RIVALS.items() if name in methods}
+    theirs = {f"{name}, torchjd": partial(by_torchjd, workload, make, device=device) for name, make in rivals.items()}
+    equal = partial(on_device, balancer=Balancer)
     return {
         **{f"raw loop, {way}": partial(raw, workload, fused=True, device=device, compile=o) for way, o in ways.items()},
-        "equal weights": partial(on_device, balancer=Balancer),
-        **{
-            f"equal weights, {way}": partial(on_device, balancer=Balancer, compile=o or True) for way, o in ways.items()
-        },
-        "equal weights, no fast paths": partial(on_device, balancer=Balancer, fast_paths=False),
+        "equal weights": equal,
+        **{f"equal weights, {way}": partial(equal, compile=o or True) for way, o in ways.items()},
+        "equal weights, no fast paths": partial(equal, fast_paths=False),
         "UncertaintyWeighting": partial(on_device, balancer=UncertaintyWeighting),
         **{name: partial(on_device, balancer=getattr(balancing, name)) for name in methods},
         **theirs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from benchmarks import compiled, gpu
+from benchmarks.loops import ours
+from benchmarks.timing import TimedBatches
 from benchmarks.workloads import Workload
 from mtl_lightning import architectures
 from mtl_lightning.architectures import MLP, MLPHead
@@ -26,23 +29,23 @@ def test_every_workload_and_architecture_is_a_case() -> None:
 @pytest.mark.parametrize("name", [name for name in compiled.cases() if not name.startswith("W")])
 def test_every_case_trains(name: str) -> None:
     workload, options = compiled.cases()[name]
-    batches = compiled.TimedBatches(workload.batches(), steps=1, warmup=1)
-    compiled.ours(workload, batches, **options)
+    batches = TimedBatches(workload.batches(), steps=1, warmup=1)
+    ours(workload, batches, **options)
     assert batches.seconds > 0
 
 
 def test_compiling_is_timed_and_counted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    real = compiled.ours
+    real = ours
 
     def without_a_compiler(*arguments: Any, compile: Any = False, **options: Any) -> None:
         real(*arguments, compile={"backend": "eager"} if compile else False, **options)
 
     monkeypatch.setattr(compiled, "ours", without_a_compiler)
+    monkeypatch.setattr(shutil, "which", lambda _: "g++")
     monkeypatch.setattr(compiled, "cases", lambda: {"tiny": (TABLE, {})})
     compiled.main(["tiny", "--rounds", "1", "--steps", "2"])
-    assert re.search(
-        r"^\| tiny \| \d+\.\d \| \d\.\d{3} \(.*\) \| \d+\.\d \| 2 \| ", capsys.readouterr().out, re.MULTILINE
-    )
+    row = r"^\| tiny \| \d+\.\d \| \d+\.\d{3} \(.*\) \| \d+\.\d \| 2 \| "
+    assert re.search(row, capsys.readouterr().out, re.MULTILINE)
 
 
 def test_the_benchmark_of_a_gpu_runs_on_the_cpu(

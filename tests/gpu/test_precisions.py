@@ -18,10 +18,10 @@ BALANCERS: dict[str, Any] = {"uncertainty": UncertaintyWeighting, "UPGrad": UPGr
 
 
 def precision(name: str, device: str) -> dict[str, Any]:
-    """Options of the trainer; a trainer on the CPU makes no scaler by itself."""
-    if name == "16-mixed" and device == "cpu":
-        scaler = torch.amp.GradScaler("cpu")
-        return {"precision": None, "plugins": [MixedPrecision("16-mixed", "cpu", scaler=scaler)]}
+    """Options of the trainer; its own scaler begins so high that the first updates overflow, and are left out."""
+    if name == "16-mixed":
+        scaler = torch.amp.GradScaler(device, init_scale=2.0**8)
+        return {"precision": None, "plugins": [MixedPrecision("16-mixed", device, scaler=scaler)]}
     return {"precision": name}
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mtl_lightning import MultiTaskModule
 from mtl_lightning.architectures import MLP, MTAN, PLE, BatchNorm, MMoE, SharedBottom
@@ -63,12 +66,33 @@ def peak_growth(device: str, run: Any) -> int:
         run()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    live = _Live()
+    with live:
         run()
-    results: Any = profile.profiler
-    now = peak = 0
-    events = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak
+    return live.peak
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Adds up the bytes of what operations made and is still there."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.sizes: dict[int, int] = {}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        known = {value.untyped_storage()._cdata for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
+        for value in tree_leaves(results):
+            if isinstance(value, Tensor) and value.untyped_storage()._cdata not in known | self.sizes.keys():
+                self._add(value.untyped_storage())
+        return results
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        self.sizes[storage._cdata] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._remove, storage._cdata)
+
+    def _remove(self, storage: int) -> None:
+        self.now -= self.sizes.pop(storage)
