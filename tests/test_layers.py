@@ -72,7 +72,7 @@ CORE = floors(
     "sharding|compilation",
     "network",
     "runtime",
-    "spectators|host_number|host_group",
+    "spectators|host_number|host_group|on_device",
     on=(*LEVEL_0, *BASES),
 )
 BALANCING = floors(

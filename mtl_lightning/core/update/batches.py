@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from mtl_lightning.core.update.on_device import on_device
+from mtl_lightning.core.on_device import on_device
 from mtl_lightning.tasks.base import Task
 from mtl_lightning.types import Batch, BatchError, TargetError
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtl_lightning.core.on_device import on_device
 from mtl_lightning.core.runtime import Runtime
-from mtl_lightning.core.update.on_device import on_device
 
 
 class EpochLosses:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from mtl_lightning.core.network.network import Network, at_least_float32
 from mtl_lightning.core.network.stacked_heads import Outputs
+from mtl_lightning.core.on_device import on_device
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.update.batches import group_batchable, in_order, targets_of, weight_of
-from mtl_lightning.core.update.on_device import on_device
 from mtl_lightning.core.update.window import Window
 from mtl_lightning.core.update.without_side_effects import without_side_effects
 from mtl_lightning.types import Batch

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from mtl_lightning.balancing.rows import GradientBalancer, GramianBalancer
 from mtl_lightning.core.host_number import is_waited_for, now
 from mtl_lightning.core.network.network import Network
+from mtl_lightning.core.on_device import on_device
 from mtl_lightning.core.optim.taking_back import Before
 from mtl_lightning.core.runtime import Runtime
 from mtl_lightning.core.update.gradients.jacobian import RowMemory, TaskGradients, put_gradients, reach
 from mtl_lightning.core.update.losses import Losses, aux_term
-from mtl_lightning.core.update.on_device import on_device
 from mtl_lightning.core.update.window import Window
 
 Gradients: TypeAlias = list[tuple[nn.Parameter, Tensor]]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mtl_lightning.core.network.network import Network
+from mtl_lightning.core.on_device import on_device
 from mtl_lightning.core.update.gradients.linear_layers import LinearLayer, LinearLayers, linear_layers
-from mtl_lightning.core.update.on_device import on_device
 
 
 @dataclass
