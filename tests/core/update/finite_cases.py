@@ -28,6 +28,7 @@ from mtl_lightning.balancing import (
     UncertaintyWeighting,
 )
 from mtl_lightning.core import host_number
+from mtl_lightning.core.network.fast_paths import VARIABLE
 from mtl_lightning.core.update import record
 from mtl_lightning.core.update.nonfinite import FiniteCheck
 from mtl_lightning.types import Batch
@@ -202,6 +203,7 @@ ON_TWO = [
 
 def main(folder: str) -> None:
     """Train all cases in all ways on two processes; the second one's rows alone are bad."""
+    os.environ.pop(VARIABLE, None)
     rank, found = int(os.environ["RANK"]), {}
     batches = split(with_bad(torch.nan, 5), rank, 2) if rank else split(with_bad(1.0), rank, 2)
     for optimizer, balancer, policy, accumulate in ON_TWO:
