@@ -31,6 +31,10 @@ from mtl_lightning.core.update.window import Window
 from mtl_lightning.types import Batch, ConfigurationError
 
 
+_MOST = 1 << 23
+"""The numbers of all tasks' features up to which heads run together, which keeps all gradients of these at once."""
+
+
 class ParameterLevel(GradientLevel):
     """Rows are the gradients of all shared parameters; one set of them for each part that the balancer asks for."""
 
@@ -91,7 +95,8 @@ class ParameterLevel(GradientLevel):
             found = network.architecture(batch["inputs"], wanted)
             features = {name: found.per_task[name] for name in wanted}
             cut = CutFeatures(features)
-            outputs = network.run_cut(cut, together=True)
+            numbers = sum(tensor.numel() for tensor in features.values())
+            outputs = network.run_cut(cut, together=numbers <= _MOST)
         except ValueError:
             network.run(batch["inputs"], names)  # which says what is wrong
             raise
