@@ -30,7 +30,6 @@ from mtl_lightning.core.update.losses import aux_term, losses_together, window_l
 from mtl_lightning.core.update.window import Window
 from mtl_lightning.types import Batch, ConfigurationError
 
-
 _MOST = 1 << 23
 """The numbers of all tasks' features up to which heads run together, which keeps all gradients of these at once."""
 
