@@ -22,7 +22,6 @@ from mtl_lightning.balancing.build import BalancerArgument, build_balancer
 from mtl_lightning.balancing.rows import GradientBalancer
 from mtl_lightning.core.network.arguments import check_arguments
 from mtl_lightning.core.network.calibration import calibrated
-from mtl_lightning.core.network.cut_features import CutFeatures
 from mtl_lightning.core.network.fast_paths import allow_fast_paths, fast_paths_allowed
 from mtl_lightning.core.network.graph import (
     DEFAULT,
@@ -197,8 +196,8 @@ class Network(nn.Module):
             return self.run(inputs, tasks)
         return self._run(inputs, tasks, self._stacked)
 
-    def run_cut(self, features: CutFeatures, *, together: bool) -> dict[str, Tensor]:
-        """Map features that are cut off to outputs (B, K, *) of their tasks.
+    def run_heads(self, features: Mapping[str, Tensor], *, together: bool) -> dict[str, Tensor]:
+        """Map features (B, D, *) by task, cut off from the trunk or not, to the tasks' outputs (B, K, *).
 
         Args:
             features: of tasks in an order in which each comes after those that it reads.

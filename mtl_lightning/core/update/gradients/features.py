@@ -50,7 +50,7 @@ class FeatureLevel(GradientLevel):
         cut = CutFeatures(dict.fromkeys(wanted, shared))
         heads: Any = network.heads
         open_edges = any(not edge.stop_gradient for name in wanted for edge in graph.edges[name].values())
-        outputs = network.run_cut(cut, together=not open_edges)
+        outputs = network.run_heads(cut, together=not open_edges)
         of_outputs = network.architecture.output_losses(outputs)
         if of_outputs:  # which are to reach the trunk as well: once more through the heads, not from leaves
             again = run_heads(graph, wanted, dict.fromkeys(wanted, shared), heads, network.tasks)

@@ -11,7 +11,7 @@ tasks); in two where the balancer's weights multiply the heads' gradients too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,12 +26,12 @@ from mtl_lightning.core.optim.build import sparse_parameters
 from mtl_lightning.core.update.gradients.base import GradientLevel, Gradients, WeightedLosses
 from mtl_lightning.core.update.gradients.jacobian import Jacobian, RowMemory, Term, anyones
 from mtl_lightning.core.update.gradients.linear_layers import reaches
-from mtl_lightning.core.update.losses import aux_term, losses_together, window_losses
+from mtl_lightning.core.update.losses import aux_term, losses_together, separate_losses, window_losses
 from mtl_lightning.core.update.window import Window
 from mtl_lightning.types import Batch, ConfigurationError
 
 _MOST = 1 << 23
-"""The numbers of all tasks' features up to which heads run together, which keeps all gradients of these at once."""
+"""The numbers of all tasks' features up to which all heads come first, which keeps all gradients of these at once."""
 
 
 class ParameterLevel(GradientLevel):
@@ -77,9 +77,7 @@ class ParameterLevel(GradientLevel):
     def _whole_losses(self, part: Window, batch: Batch) -> tuple[list[list[Term]], dict[str, Tensor]]:
         """Forward a micro-batch, note its losses, and return what its rows are gradients of: each task's loss."""
         values, aux = window_losses(self.network, self.runtime, part, batch)
-        self.losses.add(torch.stack(values), aux, len(part.batches))
-        pairs = zip(self.present_indices, self.reach, strict=True)
-        return [[Term(values[index] * self.scale, reach) for index, reach in pairs]], aux
+        return self._of_losses(values, aux, part), aux
 
     def _through_features(self, part: Window, batch: Batch) -> tuple[list[list[Term]], dict[str, Tensor]]:
         """Like :meth:`_whole_losses`, but the heads of all tasks are gone through at once: then rows start at features.
@@ -94,8 +92,8 @@ class ParameterLevel(GradientLevel):
             found = network.architecture(batch["inputs"], wanted)
             features = {name: found.per_task[name] for name in wanted}
             cut = CutFeatures(features)
-            numbers = sum(tensor.numel() for tensor in features.values())
-            outputs = network.run_cut(cut, together=numbers <= _MOST)
+            few = sum(tensor.numel() for tensor in features.values()) <= _MOST
+            outputs = network.run_heads(cut if few else features, together=few)
         except ValueError:
             network.run(batch["inputs"], names)  # which says what is wrong
             raise
@@ -105,6 +103,8 @@ class ParameterLevel(GradientLevel):
             self.memory.in_place_heads = True
             return self._whole_losses(part, batch)
         aux = {name: at_least_float32(value) for name, value in found.aux.items()}
+        if not few:
+            return self._of_losses(separate_losses(network, self.runtime, part, batch, names, outputs), aux, part), aux
         values = losses_together(network, self.runtime, part, batch, names, outputs)
         self.losses.add(values, aux, len(part.batches))
         apart = self._is_apart(names, values)
@@ -125,11 +125,16 @@ class ParameterLevel(GradientLevel):
                     terms[row] = Term(features[name], anyone, by_name[name])
         if apart:
             return [terms], aux
-        direct = [
-            Term(values[index] * self.scale, reach)
-            for index, reach in zip(self.present_indices, self.reach, strict=True)
-        ]
-        return [terms, direct], aux
+        return [terms, self._terms(values)], aux
+
+    def _of_losses(self, values: Sequence[Tensor], aux: Mapping[str, Tensor], part: Window) -> list[list[Term]]:
+        """Note the losses () of one micro-batch, and return them as what rows are gradients of."""
+        self.losses.add(torch.stack([*values]), aux, len(part.batches))
+        return [self._terms(values)]
+
+    def _terms(self, values: Sequence[Tensor] | Tensor) -> list[Term]:
+        pairs = zip(self.present_indices, self.reach, strict=True)
+        return [Term(values[index] * self.scale, reach) for index, reach in pairs]
 
     def _is_apart(self, names: Sequence[str], values: Tensor) -> bool:
         """Whether these losses reach no shared parameter but through the features, as far as their graph was looked at.

@@ -25,6 +25,7 @@ from mtl_lightning.balancing import (
     UPGrad,
 )
 from mtl_lightning.core.network.cut_features import CutFeatures
+from mtl_lightning.core.update.gradients import parameters
 from mtl_lightning.core.update.gradients.jacobian import Jacobian, RowMemory, TaskGradients, Term
 from mtl_lightning.core.update.gradients.linear_layers import linear_layers
 from mtl_lightning.core.update.gradients.parameters import ParameterLevel, may_go_apart
@@ -204,6 +205,14 @@ def test_updates_are_those_of_the_plain_way(name: str) -> None:
     )
     assert any((before[key].double() - value).abs().max() > 1e-3 for key, value in plain.items())
     assert_same(fast, plain, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["missing", "aux", "own experts", "reads", "equal heads", "in place"])
+def test_many_features_are_not_kept_for_all_tasks_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = trained(False, CASES[name])
+    monkeypatch.setattr(parameters, "_MOST", 0)
+    monkeypatch.setattr(CutFeatures, "gradients", None)  # of which there are none
+    assert_same(trained(True, CASES[name]), plain, atol=1e-10)
 
 
 @pytest.mark.parametrize("level", ["features", "last_layer"])
