@@ -77,8 +77,7 @@ def made(tasks: int, rows: int, width: int, hidden: int) -> tuple[Callable[[], N
     def step(stacked: StackedHeads | None) -> None:
         heads.zero_grad()
         outputs = run_heads(graph, names, dict.fromkeys(names, inputs), heads, kinds, stacked)
-        assert isinstance(outputs, Outputs)  # for the type checker
-        found = outputs.together(names)
+        found = outputs.together(names) if isinstance(outputs, Outputs) else [*outputs.values()]
         together = found.flatten(0, 1) if isinstance(found, torch.Tensor) else torch.cat(found)
         together.square().sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 

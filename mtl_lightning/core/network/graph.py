@@ -139,12 +139,13 @@ def run_heads(
         tasks: by name.
         stacked: runs equal heads together, so that a backward from one task reaches them all; None: each by itself.
     """
-    outputs = Outputs()
+    outputs: dict[str, Tensor] = {}
     estimates: dict[str, Tensor] = {}
     given_together: dict[str, Tensor] = {}
     if stacked is not None:
         free = [task for task in wanted if not graph.edges[task]]
-        given_together = stacked.run(outputs, _side_by_side(free, tasks), features, cast("nn.ModuleDict", heads))
+        outputs = together = Outputs()
+        given_together = stacked.run(together, _side_by_side(free, tasks), features, cast("nn.ModuleDict", heads))
     for task in wanted:
         if task in given_together:
             outputs[task] = tasks[task].complete(given_together[task])

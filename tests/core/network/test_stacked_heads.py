@@ -85,8 +85,8 @@ def test_outputs_and_gradients_are_those_of_one_head_after_the_other(kind: str, 
     found: list[list[Tensor]] = []
     for stacked in (None, StackedHeads()):
         outputs = run(heads, features, stacked)
-        assert isinstance(outputs, Outputs)
-        assert isinstance(outputs.together(NAMES), Tensor) == (stacked is not None)
+        together = isinstance(outputs, Outputs) and isinstance(outputs.together(NAMES), Tensor)
+        assert together == (stacked is not None)
         assert all(output.is_contiguous() for output in outputs.values())
         total = torch.stack([(index + 1) * out.cos().sum() for index, out in enumerate(outputs.values())]).sum()
         gradients = torch.autograd.grad(total, [features, *heads.parameters()])
