@@ -21,7 +21,7 @@ METHODS = ("tolist", "numpy", "cpu", "item", "__bool__")
 _ROOT = str(Path(mtl_lightning.__file__).parent)
 
 
-def _place() -> str:
+def place() -> str:
     """Where the library, or else the test, reads: file and function."""
     own = (__file__, host_number.__file__)  # that reads for others
     frames = [frame for frame in traceback.extract_stack() if frame.filename not in own]
@@ -30,19 +30,30 @@ def _place() -> str:
     return f"{Path(frame.filename).name}: {frame.name}"
 
 
-class _Scalars(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Notes every tensor that becomes a number of Python."""
+class NotedOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Notes the places of some operations.
 
-    def __init__(self, found: list[str]) -> None:
+    Args:
+        found: where to note them.
+        place: tells the place of an operation, given it and its arguments; None if it is none of these.
+    """
+
+    def __init__(self, found: list[str], place: Callable[[Any, Sequence[Any]], str | None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self._found = found
+        self._found, self._place = found, place
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[Any], args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
-            self._found.append(_place())
+        place = self._place(func, args)
+        if place is not None:
+            self._found.append(place)
         return func(*args, **(kwargs or {}))
+
+
+def _scalar(func: Any, args: Sequence[Any]) -> str | None:
+    """Where a tensor becomes a number of Python."""
+    return place() if func is torch.ops.aten._local_scalar_dense.default else None
 
 
 @contextmanager
@@ -52,7 +63,7 @@ def host_reads(found: list[str]) -> Iterator[None]:
     def noting(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
         def noted(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-            found.append(_place())
+            found.append(place())
             return method(self, *args, **kwargs)
 
         return noted
@@ -61,7 +72,7 @@ def host_reads(found: list[str]) -> Iterator[None]:
     for name, method in own.items():
         setattr(Tensor, name, noting(method))
     try:
-        with _Scalars(found):
+        with NotedOperations(found, _scalar):
             yield
     finally:
         for name, method in own.items():
