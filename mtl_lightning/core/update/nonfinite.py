@@ -177,7 +177,7 @@ class FiniteCheck:
         )
 
 
-def look_at(number: int, window: Window, losses: Tensor, groups: Mapping[str, Any], known: Tensor | None) -> Look:
+def look_at(number: int, window: Window, losses: Tensor, groups: Mapping[str, Any]) -> Look:
     """Take the norms of the gradients of groups of parameters by name.
 
     Args:
@@ -185,20 +185,11 @@ def look_at(number: int, window: Window, losses: Tensor, groups: Mapping[str, An
         window: its micro-batches.
         losses: (T,) of this process.
         groups: the parameters of each group, by name.
-        known: the norms of all of them (N,), where they were taken already.
     """
     having = {name: [p for p in named.values() if p.grad is not None] for name, named in groups.items()}
-    if known is None:
-        found: list[Any] = [p.grad for parameters in having.values() for p in parameters]
-        grads = [values_of(grad) if grad.is_sparse else grad for grad in found]
-        known = norms(grads) if grads else torch.zeros(0)
-    return Look(number, window, losses, having, known)
-
-
-def values_of(grad: Any) -> Tensor:
-    """Return a gradient, or the values of a sparse one, which norms do not take."""
-    found: Tensor = grad.coalesce().values() if grad.is_sparse else grad
-    return found
+    found: list[Any] = [p.grad for parameters in having.values() for p in parameters]
+    grads = [grad.coalesce().values() if grad.is_sparse else grad for grad in found]  # norms take no sparse ones
+    return Look(number, window, losses, having, norms(grads) if grads else torch.zeros(0))
 
 
 def _overflowing(network: Network, runtime: Runtime, window: Window) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 
@@ -21,7 +22,6 @@ from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.optim.composite import CompositeOptimizer
 from mtl_lightning.core.optim.schedules import CompositeScheduler
 from mtl_lightning.core.runtime import Runtime
-from mtl_lightning.core.sharding import norms
 from mtl_lightning.core.update.best_validation import BestValidation
 from mtl_lightning.core.update.event_rows import add_row
 from mtl_lightning.core.update.losses import Losses
@@ -43,7 +43,7 @@ class Row:
         self._names: list[str] = []
         self._tensors: list[Tensor] = []
         self._norms: list[tuple[str, int]] = []
-        self._norm_tensor: Tensor | None = None
+        self._of_norms: list[Tensor] = []
         self.host: dict[str, float] = {}
 
     def add(self, names: Sequence[str], values: Tensor) -> None:
@@ -51,21 +51,20 @@ class Row:
         self._names += names
         self._tensors.append(values if values.dim() == 1 else values.reshape(-1))
 
-    def add_norms(self, groups: Mapping[str, list[Tensor]]) -> Tensor | None:
-        """Add the gradient norm of each group that has a gradient; return those of the tensors (N,), if there are any.
+    def add_norms(self, groups: Mapping[str, Sequence[Any]], norms: Tensor) -> None:
+        """Add the gradient norm of each group that has a gradient; they are put together on the host.
 
-        They are put together on the host.
+        Args:
+            groups: the parameters of each group that have one.
+            norms: (N,) of their gradients, group by group.
         """
-        present = [name for name, grads in groups.items() if grads]
-        self._norms = [*zip(_tags("grad_norm", tuple(present)), [len(groups[name]) for name in present], strict=True)]
-        if self._norms:
-            self._norm_tensor = norms([grad for grads in groups.values() for grad in grads])
-        return self._norm_tensor
+        present = tuple(name for name, parameters in groups.items() if parameters)
+        self._norms = [*zip(_tags("grad_norm", present), [len(groups[name]) for name in present], strict=True)]
+        self._of_norms = [norms] if present else []
 
     def values(self) -> dict[str, float]:
         """Return all scalars by name; the one transfer."""
-        parts = self._tensors if self._norm_tensor is None else [*self._tensors, self._norm_tensor]
-        flat: list[float] = torch.cat(parts).tolist()
+        flat: list[float] = torch.cat([*self._tensors, *self._of_norms]).tolist()
         found = dict(zip(self._names, flat, strict=False))
         start = len(self._names)
         for name, number in self._norms:
@@ -143,15 +142,35 @@ def collect(
     return row
 
 
-def write(row: Row, trainer: Trainer) -> None:
-    """Write a row to every logger, to the progress bar, and to the metrics that callbacks may monitor."""
-    values = row.values()
-    trainer.callback_metrics.update(zip(values, torch.tensor([*values.values()]).unbind(), strict=True))
+def looks_at_once(trainer: Trainer) -> bool:
+    """Whether somebody may look at the trainer's metrics directly after an update that is recorded.
+
+    These are the readers of :func:`has_readers`, a progress bar, a module of the user's own, and checkpoints that have
+    such a metric in their name. All others look when an epoch has ended, or a validation.
+    """
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set outside its __init__
+    saving = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    return (
+        has_readers(trainer)
+        or trainer.progress_bar_callback is not None
+        or type(trainer.lightning_module).__module__.partition(".")[0] not in _KNOWN
+        or any("train/" in f"{one.filename} {one.CHECKPOINT_NAME_LAST}" for one in saving)
+    )
+
+
+def show(values: Mapping[str, float], trainer: Trainer, dtype: torch.dtype) -> None:
+    """Give a row to the metrics that callbacks may monitor, as tensors () of a dtype, and to the progress bar."""
+    tensors = torch.tensor([*values.values()], dtype=dtype).unbind()
+    trainer.callback_metrics.update(zip(values, tensors, strict=True))
     trainer.progress_bar_metrics.update((name, values[tag]) for tag, name in _on_bar(tuple(values)).items())
+
+
+def write(values: Mapping[str, float], trainer: Trainer) -> None:
+    """Write a row to every logger, if they ask for it."""
     if _asked_for(trainer, trainer.global_step):
-        values["epoch"] = trainer.current_epoch
+        row = {**values, "epoch": trainer.current_epoch}
         for logger in trainer.loggers:
-            _log(logger, values, trainer)
+            _log(logger, row, trainer)
 
 
 def _log(logger: Logger, values: Mapping[str, float], trainer: Trainer) -> None:

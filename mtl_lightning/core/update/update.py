@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
+import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
@@ -28,7 +29,7 @@ from mtl_lightning.core.update.gradients import RowMemory
 from mtl_lightning.core.update.label_sample import LabelSample
 from mtl_lightning.core.update.lookahead import WindowLookahead
 from mtl_lightning.core.update.losses import Losses, recomputed
-from mtl_lightning.core.update.nonfinite import FiniteCheck, look_at, values_of
+from mtl_lightning.core.update.nonfinite import FiniteCheck, look_at
 from mtl_lightning.core.update.preconditions import LeastLosses, warn_if_nothing_is_shared, warn_of_short_run
 from mtl_lightning.core.update.rescaling import rescale_targets
 from mtl_lightning.core.update.window import Window
@@ -72,7 +73,9 @@ class Updates:
         self.window: Window | None = None
         self._composite: CompositeOptimizer | None = None
         self._row: record.Row | None = None
-        self._records_all = False
+        self._records_all = self._shows_at_once = False
+        self._to_show: dict[str, float] = {}  # what was recorded, and the trainer's metrics do not hold yet
+        self._shown_as = torch.get_default_dtype()
         self._tensors_only: bool | None = None  # unknown yet
 
     @property
@@ -98,7 +101,7 @@ class Updates:
         self.losses = differentiate(network, runtime, window, self.memory, self.on_nonfinite == "ignore")
         average_whole_gradients(network, runtime)
         leave_absent_untouched(network, window)
-        self.settle()  # of the update before: by now the device has this one's work to do
+        self.finite.settle()  # of the update before: by now the device has this one's work to do
         self.finite.bad = False
         self.window, self._composite = window, composite
         self._row = row = record.collect(network, runtime, window, self.losses, composite, self._records_all)
@@ -107,7 +110,7 @@ class Updates:
             self._follow(window, self.finite.bad)
         self._least_losses.update(self.losses.tasks, window.present)
         if row is not None:
-            record.write(row, runtime.trainer)
+            self._take_in(row.values())
             self._least_losses.read(row.losses, window.present)
         self.window = self._composite = self._row = None
         return self.losses.objective
@@ -143,15 +146,15 @@ class Updates:
     def finish_gradients(self) -> None:
         """Do what needs the unscaled gradients: record their norms, refuse or skip non-finite ones, clip per group."""
         row, groups = self._row, self.plan.groups
-        known = None
-        if row is not None:
-            found = {n: [values_of(p.grad) for p in g.values() if p.grad is not None] for n, g in groups.items()}
-            known = row.add_norms(found)
-        if self.on_nonfinite != "ignore":
+        if row is not None or self.on_nonfinite != "ignore":
             assert self.window is not None  # this is called from `make`
             assert self._composite is not None
-            look = look_at(self.runtime.trainer.global_step + 1, self.window, self.losses.tasks, groups, known)
-            self.finite.look(look, self.on_nonfinite, self._composite, at_once=row is not None, can_undo=self._can_undo)
+            look = look_at(self.runtime.trainer.global_step + 1, self.window, self.losses.tasks, groups)
+            if row is not None:
+                row.add_norms(look.groups, look.norms)
+            if self.on_nonfinite != "ignore":
+                at_once = row is not None
+                self.finite.look(look, self.on_nonfinite, self._composite, at_once=at_once, can_undo=self._can_undo)
         if self.on_nonfinite == "skip" and row is not None:
             row.host["train/skipped"] = self.skipped
         for name, value in self.plan.gradient_clip.items():
@@ -165,12 +168,26 @@ class Updates:
             self._tensors_only = network.architecture.tensors_only and network.balancer.changes_tensors_only()
         return self._tensors_only and not (self.network.balancer.follows_epochs and self.epoch_losses.sums is None)
 
+    def _take_in(self, values: dict[str, float]) -> None:
+        """Write what was recorded, and show it, if nobody looks before :meth:`settle`, only then."""
+        record.write(values, self.runtime.trainer)
+        self._to_show.update(values)
+        self._shown_as = torch.get_default_dtype()  # within an update that of the trainer's precision
+        if self._shows_at_once or not self.runtime.fast_paths:
+            self._show()
+
+    def _show(self) -> None:
+        values, self._to_show = self._to_show, {}
+        if values:
+            record.show(values, self.runtime.trainer, self._shown_as)
+
     def settle(self) -> None:
-        """Take in, before anything is done with the weights, whether the last update's gradients were finite.
+        """Take in, before anybody looks at weights or metrics, whether the last update's gradients were finite.
 
         Raises:
             NonFiniteError: under ``raise``, if they were not.
         """
+        self._show()
         self.finite.settle()
 
     def finish_epoch(self) -> None:
@@ -192,7 +209,9 @@ class Updates:
         self.finite.start_afresh()
         self._tensors_only = None
         self.runtime.start()
+        self._to_show = {}
         self._records_all = record.has_readers(self.runtime.trainer)
+        self._shows_at_once = record.looks_at_once(self.runtime.trainer)
 
     def finish_fit(self) -> None:
         """Let go of the memory for rows, which may be as large as T networks."""

@@ -324,3 +324,44 @@ def test_nobody_reads_and_nothing_is_collected(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(record.Row, "values", counted)
     fit(make_module(), make_batches(6), callbacks=[ModelCheckpoint("saved", monitor="val/loss")], log_every_n_steps=3)
     assert len(moved) == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"max_steps": 5, "max_epochs": 2}, {"val_check_interval": 3}], ids=str)
+def test_metrics_are_shown_late_where_nobody_looks(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]) -> None:
+    shown: list[int] = []
+    show = record.show
+
+    def counted(values: Any, trainer: Trainer, dtype: torch.dtype) -> None:
+        shown.append(trainer.global_step)
+        show(values, trainer, dtype)
+
+    monkeypatch.setattr(record, "show", counted)
+    after, times = [], []
+    for fast_paths in (True, False):
+        shown.clear()
+        saving = ModelCheckpoint("saved", monitor="val/loss")
+        module = make_module(balancer=UncertaintyWeighting, fast_paths=fast_paths)
+        data = make_batches(7)
+        trainer = fit(module, data, data[:1], callbacks=[saving], log_every_n_steps=1, **options)
+        after.append({name: value.item() for name, value in trainer.callback_metrics.items()})
+        times.append([*shown])
+    assert after[0] == after[1]
+    updates = options.get("max_steps", 7)
+    assert times[1] == [*range(1, updates + 1)]
+    assert times[0] == ([3, 6, 7] if "val_check_interval" in options else [updates])
+
+
+def test_what_looks_at_once_is_shown_at_once() -> None:
+    read: list[float] = []
+
+    class Looking(TrueLosses):
+        def on_train_batch_end(self, *args: Any) -> None:
+            super().on_train_batch_end(*args)
+            read.append(float(self.trainer.callback_metrics["train/loss"]))
+
+    module, data = make_module(Looking), make_batches(4)
+    fit(module, data, log_every_n_steps=1, max_steps=3)
+    assert read == pytest.approx(true_losses(module)[:3])
+    naming = ModelCheckpoint("saved", "{train/loss:.6f}", save_on_train_epoch_end=True, auto_insert_metric_name=False)
+    fit(make_module(), data, callbacks=[naming], log_every_n_steps=1, max_steps=3)
+    assert [path.name for path in Path("saved").iterdir()] == [f"{read[-1]:.6f}.ckpt"]
