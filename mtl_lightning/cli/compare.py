@@ -13,6 +13,7 @@ from mtl_lightning.cli.command_line import MultiTaskCLI
 from mtl_lightning.cli.entries import checked, read_base, read_entries, run_cell, say, single_task
 from mtl_lightning.cli.search import Place
 from mtl_lightning.cli.tuning import Tuning, tuned
+from mtl_lightning.names import did_you_mean
 from mtl_lightning.study import figures, grid, results
 from mtl_lightning.study import storage as databases
 from mtl_lightning.study.analysis import analyse
@@ -38,6 +39,8 @@ def compare(
     metrics: list[str] | None = None,
     higher_is_better: dict[str, bool] | None = None,
     weights: Literal["metric", "task"] = "metric",
+    against: str | None = None,
+    spread: Literal["each", "pooled"] = "each",
     tune: Tuning | None = None,
     heartbeat: PositiveInt = 5,
     retry_failed: bool = False,
@@ -73,6 +76,10 @@ def compare(
         higher_is_better: by a metric's name, where it does not say itself or is wrong.
         tune: tune every entry first, and every single-task network, each with as many trials.
         weights: whether every metric or every task counts alike in Delta-m.
+        against: the entry that all others are compared with; by default each is with each, which are many more
+            intervals to hold together.
+        spread: of a difference between entries from seed to seed: its own, or one pooled over all entries, which tells
+            more with few seeds where entries vary alike.
         heartbeat: seconds after which a running trial shows that it lives; after three times as many it is lost.
         retry_failed: run trials that have failed again.
         keep_checkpoints: leave the checkpoints of trials that have ended.
@@ -89,6 +96,10 @@ def compare(
     if not 0 < confidence < 1:
         raise ConfigurationError(f"`confidence`: expected a number above 0 and below 1, found {confidence}.")
     config, files = read_base(base)
+    if against is not None and against not in entries:
+        raise ConfigurationError(
+            f"`against`: expected the name of an entry, found {against!r}.{did_you_mean(against, entries)}"
+        )
     chosen = grid.read_seeds(seeds)
     declared = read_entries(config, entries, chosen)
     tasks = checked(declared, cli, files)
@@ -119,6 +130,8 @@ def compare(
         "metrics": metrics,
         "higher_is_better": higher_is_better,
         "weights": weights,
+        "against": against,
+        "spread": spread,
         "trials": {
             "planned": len(cells),
             "complete": sum(one.state.name == "COMPLETE" for one in trials.values()),

@@ -20,7 +20,7 @@ from mtl_lightning.study.grid import Cell, Entry
 from mtl_lightning.study.overrides import changed
 from mtl_lightning.study.process import FailedError, LostError, run_apart
 from mtl_lightning.study.queue import Queue
-from mtl_lightning.study.search import Range
+from mtl_lightning.study.search import Range, combinations
 from mtl_lightning.types import ConfigurationError
 
 __all__ = ["EACH_TASK", "Place", "Search", "check_ranges", "read_objectives"]
@@ -113,7 +113,11 @@ class Search:
             directions=["maximize" if way else "minimize" for way in self.higher_is_better],
             pruner=optuna.pruners.MedianPruner(),
         )
-        cells = [Slot(f"tune {self.name}", "", number, what) for number in range(self.trials)]
+        every = combinations(self.ranges, self.trials)  # none of which is worth a second trial before all had one
+        cells = [
+            Slot(f"tune {self.name}", "", number, what, every[number] if number < len(every) else {})
+            for number in range(self.trials)
+        ]
 
         def one(cell: Cell, of_study: Any, watch: Callable[[Any], None]) -> dict[str, Any]:
             with self._lock:  # a process draws other values than others, and than before it was started again

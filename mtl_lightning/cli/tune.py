@@ -70,7 +70,7 @@ def tune(
     """
     databases.needs_extra()
     config, files = read_base(base)
-    config = changed(config, {"seed_everything": seed})
+    config = changed(config, {"seed_everything": int(seed)})  # the parser's own kind of number cannot be written
     allowed = read_ranges(ranges)
     objectives, ways = read_objectives(objective, higher_is_better or {}, config, files, cli)
     check_ranges("base", config, allowed, cli)

@@ -69,7 +69,7 @@ def tuned(
         ranges = read_ranges({key: one for key, one in given.items() if one is not None}, "tune.ranges")
         if entry.task:
             ranges = {key: one for key, one in ranges.items() if _matters(key, one, base, entry.task, tasks)}
-        config = changed(entry.config, dict.fromkeys(keys, tuning.seed))
+        config = changed(entry.config, dict.fromkeys(keys, int(tuning.seed)))  # the parser's own kind cannot be written
         if not ranges:
             raise ConfigurationError(f"{entry.title}: expected a range that makes a difference, found {sorted(given)}.")
         check_ranges(entry.title, config, ranges, place.cli)

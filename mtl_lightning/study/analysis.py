@@ -13,7 +13,7 @@ import torch
 
 from mtl_lightning.metrics import delta_m, mean_rank
 from mtl_lightning.study.grid import SINGLE
-from mtl_lightning.study.statistics import Difference, difference, from_zero, mean_and_error
+from mtl_lightning.study.statistics import Difference, difference, from_zero, mean_and_error, pooled
 
 __all__ = ["Analysis", "Cost", "analyse"]
 
@@ -53,7 +53,7 @@ class Analysis:
         by_task: the mean of a task's metrics in per cent of the reference, by entry, task and seed.
         against_single: each entry's Delta-m, as a distance from 0.
         transfer: each entry's and task's difference from its reference.
-        pairs: by how much the first entry's Delta-m is above the second's.
+        pairs: by how much the first entry's Delta-m is above the second's; the second is `against`, if that was said.
         ranks: mean ranks over all metrics that count.
         costs: by way.
         failed: (way, task, seed, message) of trials that failed.
@@ -85,6 +85,12 @@ class Analysis:
     def entries(self) -> list[str]:
         """The entries alone."""
         return [way for way in self.ways if way != SINGLE]
+
+    @property
+    def against(self) -> str | None:
+        """The entry that all others are compared with, and with nothing else; None where each is with each."""
+        against: str | None = self.settings.get("against")
+        return against
 
     @property
     def has_single(self) -> bool:
@@ -130,11 +136,17 @@ def analyse(rows: Sequence[Row], settings: Mapping[str, Any]) -> Analysis:
         analysis.transfer = {
             (name, task): from_zero(found, confidence, len(of_tasks)) for name, task, found in of_tasks
         }
-    couples = list(combinations(rivals, 2))
-    analysis.pairs = {
-        (one, other): difference(analysis.delta[one], analysis.delta[other], confidence, len(couples))
-        for one, other in couples
-    }
+    if analysis.against:
+        couples = [(name, analysis.against) for name in rivals if name != analysis.against in rivals]
+    else:
+        couples = list(combinations(rivals, 2))
+    if settings.get("spread") == "pooled":
+        analysis.pairs = pooled({name: analysis.delta[name] for name in rivals}, couples, confidence)
+    else:
+        analysis.pairs = {
+            (one, other): difference(analysis.delta[one], analysis.delta[other], confidence, len(couples))
+            for one, other in couples
+        }
     analysis.winner = next((name for name in rivals if _beats_all(analysis, name, rivals)), None)
     analysis.ranks = _ranks(analysis)
     analysis.costs = {way: cost for way in ways if (cost := _cost(rows, way)) is not None}
@@ -230,6 +242,8 @@ def _delta(analysis: Analysis, found: Mapping[Named, float], seed: int, names: S
 def _beats_all(analysis: Analysis, name: str, rivals: Sequence[str]) -> bool:
     """Whether an entry's Delta-m is told apart from, and below, that of every rival."""
     others = [other for other in rivals if other != name]
+    if analysis.against:  # who is not compared with each other one cannot have won
+        return False
 
     def beats(other: str) -> bool:
         if (name, other) in analysis.pairs:

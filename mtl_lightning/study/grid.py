@@ -29,12 +29,14 @@ class Cell:
         task: of a single-task run, else empty.
         seed: of the run.
         config: all that ``fit`` takes, the seed included.
+        params: what Optuna's sampler is not asked for, since it is known.
     """
 
     entry: str
     task: str
     seed: int
     config: Mapping[str, Any]
+    params: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:

@@ -131,11 +131,9 @@ class Queue:
                 self._enqueue(key, 0)
 
     def _enqueue(self, key: str, losses: int) -> None:
-        from optuna.trial import TrialState, create_trial
-
         cell = self.cells[key]
         named = {"entry": cell.entry, "task": cell.task, "seed": cell.seed}
-        self.study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={CELL: key, LOSSES: losses, **named}))
+        self.study.enqueue_trial(dict(cell.params), user_attrs={CELL: key, LOSSES: losses, **named})
 
     def _objective(self, trial: Any) -> Sequence[float]:
         from optuna import TrialPruned

@@ -13,6 +13,11 @@ from mtl_lightning.study.statistics import MOST_SEEDS, POWER, Difference
 
 __all__ = ["report"]
 
+_POOLED = [
+    "- Differences between entries have one spread, pooled over all of them (a two-way layout of entries and seeds): "
+    "their intervals are right only where entries vary about as much from seed to seed.",
+]
+
 
 def report(analysis: Analysis, figures: Mapping[str, str] | None = None) -> str:
     """Return the report as Markdown.
@@ -55,7 +60,12 @@ def _answers(analysis: Analysis) -> str:
     lines = ["## In short", ""]
     entries = [name for name in analysis.entries if analysis.delta[name]]
     level = _percent(analysis.settings["confidence"])
-    if len(entries) > 1:
+    if analysis.against:
+        lines += [
+            f"- {one} against {other}: {_verdict(found, 'better', 'worse', 'points of Delta-m')}."
+            for (one, other), found in analysis.pairs.items()
+        ]
+    elif len(entries) > 1:
         if analysis.winner:
             lines.append(
                 f"- **{analysis.winner}** has the lowest Delta-m: its difference to each other entry excludes 0 "
@@ -184,14 +194,16 @@ def _failures(analysis: Analysis) -> str:
 def _method(analysis: Analysis) -> str:
     settings = analysis.settings
     level = _percent(settings["confidence"])
+    won = "" if analysis.against else "A winner is named only if it is told apart from each other entry. "
     lines = [
         "## How to read it",
         "",
         "- Intervals are Student's t, of differences paired by seed where two ways have at least two seeds in common, "
         f"else Welch's. Those of one table hold together at {level} (Bonferroni over its lines).",
-        "- Two ways are told apart where the interval of their difference excludes 0. A winner is named only if it is "
-        "told apart from each other entry. Where they are not, the number of seeds is named with which an interval "
-        f"would exclude 0 with a probability of about {POWER:g}, if mean and spread are what they seem.",
+        *(_POOLED if settings.get("spread") == "pooled" else []),
+        f"- Two ways are told apart where the interval of their difference excludes 0. {won}Where they are not, the "
+        "number of seeds is named with which an interval would exclude 0 with a probability of about "
+        f"{POWER:g}, if mean and spread are what they seem.",
         "- Epochs were chosen in validation, by the metric that the entry's checkpoints monitor "
         "(`val/loss_normalised` unless it says otherwise).",
         *(f"- {note}" for note in analysis.notes),
@@ -200,10 +212,10 @@ def _method(analysis: Analysis) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------- words
-def _verdict(found: Difference, below: str, above: str) -> str:
+def _verdict(found: Difference, below: str, above: str, units: str = "per cent") -> str:
     """Say which way a difference is, or what would tell."""
     if found.told_apart:
-        return f"**{below if found.mean < 0 else above}**, by {_interval(found)} per cent"
+        return f"**{below if found.mean < 0 else above}**, by {_interval(found)} {units}"
     return _told(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, cast
 
 from mtl_lightning.types import ConfigurationError
 
-__all__ = ["Range", "front", "read_ranges"]
+__all__ = ["Range", "combinations", "front", "read_ranges"]
 
 _KEYS = ("low", "high", "log", "step", "choices")
 _SHAPE = "{low, high} with `log` or `step` perhaps, or a list of choices"
@@ -36,11 +37,15 @@ class Range:
     step: float | None = None
     choices: tuple[Any, ...] = ()
 
+    @property
+    def labels(self) -> dict[str, Any]:
+        """The choices by what Optuna knows them as; nothing where there are none."""
+        return {one if isinstance(one, str) else json.dumps(one): one for one in self.choices}
+
     def draw(self, trial: Any, key: str) -> Any:
         """Let a trial of Optuna's choose."""
         if self.choices:
-            labels = {one if isinstance(one, str) else json.dumps(one): one for one in self.choices}
-            return labels[trial.suggest_categorical(key, list(labels))]
+            return self.labels[trial.suggest_categorical(key, list(self.labels))]
         if isinstance(self.low, int) and isinstance(self.high, int):
             return trial.suggest_int(key, self.low, self.high, log=self.log, step=int(self.step or 1))
         return trial.suggest_float(key, self.low, self.high, log=self.log, step=self.step)
@@ -55,6 +60,20 @@ def read_ranges(ranges: Mapping[str, Any], where: str = "ranges") -> dict[str, R
     if not isinstance(ranges, Mapping) or not ranges:
         raise ConfigurationError(f"`{where}`: expected at least one, as `key: {_SHAPE}`, found {ranges!r:.100}.")
     return {str(key): _range(given, f"{where}.{key}") for key, given in ranges.items()}
+
+
+def combinations(ranges: Mapping[str, Range], trials: int) -> list[dict[str, str]]:
+    """Return every combination of choices, by their labels, where so many trials can try each once; else none.
+
+    >>> combinations({"lr": Range(choices=(0.1, 0.01))}, 2)
+    [{'lr': '0.1'}, {'lr': '0.01'}]
+    >>> combinations({"lr": Range(choices=(0.1, 0.01))}, 1)
+    []
+    """
+    labels = [[*allowed.labels] for allowed in ranges.values()]
+    if not math.prod(map(len, labels)) or math.prod(map(len, labels)) > trials:
+        return []
+    return [dict(zip(ranges, chosen, strict=True)) for chosen in itertools.product(*labels)]
 
 
 def _range(given: Any, where: str) -> Range:

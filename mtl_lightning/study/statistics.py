@@ -8,6 +8,11 @@ ways apart are the smallest n' with
 
 so that an interval of n' seeds excludes 0 with a probability of about 0.8 if d and s are what they seem. Unpaired,
 :math:`s^2` is the sum of both variances and there are 2n' - 2 degrees of freedom.
+
+Pooled, all k ways share one spread: with their values :math:`y_{ws}` in n common seeds and means over ways, over seeds
+and over both, a difference of two has the :math:`s^2 = 2 \sum_{ws} (y_{ws} - \bar y_w - \bar y_s + \bar y)^2 /
+(k - 1)(n - 1)` and (k - 1)(n - 1) degrees of freedom (a two-way layout without interaction). For two ways it is the
+paired interval. With few seeds it is much narrower, and right only where ways vary about as much from seed to seed.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Difference", "difference", "from_zero", "mean_and_error"]
+__all__ = ["Difference", "difference", "from_zero", "mean_and_error", "pooled"]
 
 POWER = 0.8
 MOST_SEEDS = 10_000
@@ -103,7 +108,33 @@ def difference(one: Mapping[int, float], other: Mapping[int, float], confidence:
     width = _quantile(confidence, comparisons, freedom) * error
     result = Difference(mean, mean - width, mean + width, seeds, paired=False)
     spread = math.sqrt(float(first.var(ddof=1)) + float(second.var(ddof=1)))
-    return _with_needed(result, spread, confidence, comparisons)
+    return _with_needed(result, spread, confidence, comparisons, 2)
+
+
+def pooled(
+    values: Mapping[str, Mapping[int, float]], couples: Sequence[tuple[str, str]], confidence: float
+) -> dict[tuple[str, str], Difference]:
+    """Return by how much the first of each couple is above the second, with a spread that all ways share.
+
+    Args:
+        values: by way and seed; only seeds that all ways have count.
+        couples: of ways; their intervals hold together.
+        confidence: the level, of all couples together.
+    """
+    seeds = [seed for seed in next(iter(values.values()), {}) if all(seed in own for own in values.values())]
+    if len(values) < 2 or len(seeds) < 2:
+        return {(a, b): difference(values[a], values[b], confidence, len(couples)) for a, b in couples}
+    found = np.array([[own[seed] for seed in seeds] for own in values.values()])
+    left = found - found.mean(0) - found.mean(1, keepdims=True) + found.mean()
+    spread = math.sqrt(2 * float(np.square(left).sum()) / ((len(values) - 1) * (len(seeds) - 1)))
+    width = _quantile(confidence, len(couples), (len(values) - 1) * (len(seeds) - 1)) * spread / math.sqrt(len(seeds))
+    means = dict(zip(values, found.mean(1).tolist(), strict=True))
+    result = {}
+    for one, other in couples:
+        mean = means[one] - means[other]
+        own = Difference(mean, mean - width, mean + width, len(seeds), paired=True)
+        result[one, other] = _with_needed(own, spread, confidence, len(couples), len(values) - 1)
+    return result
 
 
 def _quantile(confidence: float, comparisons: int, freedom: float) -> float:
@@ -112,21 +143,23 @@ def _quantile(confidence: float, comparisons: int, freedom: float) -> float:
     return float(t.ppf(1 - (1 - confidence) / (2 * comparisons), freedom))
 
 
-def _with_needed(found: Difference, spread: float, confidence: float, comparisons: int) -> Difference:
-    """Add the number of seeds that would probably tell it apart, if it is not."""
+def _with_needed(found: Difference, spread: float, confidence: float, comparisons: int, freedom: int = 1) -> Difference:
+    """Add the number of seeds that would probably tell it apart, if it is not; each seed after the first brings so many
+    degrees of freedom.
+    """
     if found.told_apart or not found.mean or not spread > 0:
         return found
-    enough = np.flatnonzero(_least_effects(confidence, comparisons, found.paired) * spread <= abs(found.mean))
+    enough = np.flatnonzero(_least_effects(confidence, comparisons, freedom) * spread <= abs(found.mean))
     first = int(enough[0]) + 2 if len(enough) else None
     return Difference(found.mean, found.low, found.high, found.seeds, found.paired, first)
 
 
 @cache
-def _least_effects(confidence: float, comparisons: int, paired: bool) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _least_effects(confidence: float, comparisons: int, of_seed: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the differences, in standard deviations, that 2, 3, ... seeds would tell with the power."""
     from scipy.stats import t
 
     seeds = np.arange(2, MOST_SEEDS + 1)
-    freedom = seeds - 1 if paired else 2 * seeds - 2
+    freedom = of_seed * (seeds - 1)
     quantiles = t.ppf(1 - (1 - confidence) / (2 * comparisons), freedom) + t.ppf(POWER, freedom)
     return np.asarray(quantiles / np.sqrt(seeds), dtype=np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import time
@@ -9,6 +10,8 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
@@ -217,6 +220,31 @@ def test_the_verdicts_follow_from_the_intervals(compared: Path) -> None:
     assert "left out of all comparisons: far|off." in report
 
 
+def test_differences_from_one_entry_with_a_pooled_spread(compared: Path, tmp_path: Path) -> None:
+    """Three entries; the third is the first's, a little worse in one seed."""
+    table_of, rows = pq.read_table(compared / "results.parquet"), rows_of(compared)
+    third = [{**row, "entry": "third"} for row in rows if row["entry"] == "plain"]
+    for row in third:
+        row["value"] *= 1.05 if row["seed"] else 1.01
+    settings = json.loads(table_of.schema.metadata[b"mtl_lightning"])
+    settings |= {"against": "slow", "spread": "pooled", "entries": [*settings["entries"], "third"]}
+    schema = table_of.schema.with_metadata({b"mtl_lightning": json.dumps(settings)})
+    report = write(tmp_path, pa.Table.from_pylist([*rows, *third], schema=schema)).read_text()
+    _, *lines = table(report, "Differences")
+    assert [line[0] for line in lines] == ["plain - slow", "third - slow"]
+    delta = expected_differences(rows)
+    delta["third"] = expected_differences([*rows, *({**row, "entry": "plain"} for row in third)])["plain"]
+    values = np.array([[delta[name][seed] for seed in (0, 1)] for name in ("plain", "slow", "third")])
+    left = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+    width = stats.t.ppf(1 - 0.05 / 4, 2) * math.sqrt((left**2).sum() / 2)
+    for line, (first, second) in zip(lines, [(0, 1), (2, 1)], strict=True):
+        mean_of = (values[first] - values[second]).mean()
+        assert line[1:3] == [f"{mean_of:.3g}", f"{mean_of - width:.3g} to {mean_of + width:.3g}"]
+    assert "No winner" not in report
+    assert re.search(r"- plain against slow: (not told apart|\*\*better)", report)
+    assert "pooled over all of them" in report
+
+
 def test_the_report_in_the_docs_is_that_of_its_table(tmp_path: Path) -> None:
     docs = CONFIGS.parent / "docs" / "compare_multidigit"
     write(tmp_path, pq.read_table(docs / "results.parquet"))
@@ -279,6 +307,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "what cannot be built": ({"entries": {"bad": {"model.optimizers.lft": "Adam"}}}, "entry 'bad': .*'lft'"),
     "other tasks": ({"entries": {"good": {}, "bad": {"data.tasks": {"y2": None}}}}, "entry 'bad': expected the tasks"),
     "no base": ({"base": "nowhere.yaml"}, "`base`: expected a config in YAML at nowhere.yaml"),
+    "an entry that is none": ({"against": "godo"}, "`against`: expected the name of an entry, .*'good'"),
     "several devices": ({"entries": {"bad": {"trainer.devices": 2}}}, "entry 'bad': .*trainer.devices: 1"),
     "no database": ({"storage": "results.db"}, "`storage`: expected the address of a database"),
     "baselines that cannot be built": (

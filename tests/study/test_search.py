@@ -12,11 +12,9 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # it ships no types
 
 from mtl_lightning.cli import MultiTaskCLI, trial
-from mtl_lightning.cli.compare import compare
 from mtl_lightning.cli.entries import checked, read_base, single_task
 from mtl_lightning.cli.search import check_ranges
 from mtl_lightning.cli.tune import tune
-from mtl_lightning.cli.tuning import Tuning
 from mtl_lightning.study.grid import read_entries
 from mtl_lightning.study.search import front, read_ranges
 from mtl_lightning.types import ConfigurationError
@@ -90,10 +88,10 @@ def test_a_search_is_resumed_and_writes_a_config_that_fit_takes(
 ) -> None:
     settings = {"base": BASE, "ranges": RANGES, "trials": 3, "heartbeat": 1}
     (tmp_path / "tune.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    run(monkeypatch, "tune", "--config", "tune.yaml")
+    run(monkeypatch, "tune", "--config", "tune.yaml", "--seed", "2")
     assert len(capsys.readouterr().out.splitlines()) == 4
     first = pq.read_table("search/trials.parquet").to_pylist()
-    run(monkeypatch, "tune", "--config", "tune.yaml", "--trials", "5", "--workers", "2")
+    run(monkeypatch, "tune", "--config", "tune.yaml", "--seed", "2", "--trials", "5", "--workers", "2")
     assert len(capsys.readouterr().out.splitlines()) == 3  # two more, and where the report is
     rows = pq.read_table("search/trials.parquet").to_pylist()
     assert rows[:3] == first
@@ -127,12 +125,17 @@ def test_an_objective_for_each_task_gives_a_front(tmp_path: Path) -> None:
 def test_a_trial_that_is_worse_than_the_others_is_given_up(tmp_path: Path) -> None:
     """After five trials that have ended: the median's startup. Rates of 1e-9 learn nothing."""
     base = {**BASE, "trainer": {**BASE["trainer"], "max_epochs": 3}}
-    tune(base, {LR: [0.1, 0.05, 0.2, 1e-9]}, trials=8, seed=1, folder=str(tmp_path))
+    rates = [0.1, 0.05, 0.2, 1e-9]
+    tune(base, {LR: rates}, trials=8, seed=1, folder=str(tmp_path))
     rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
-    assert [float(row[LR]) for row in rows if row["state"] == "given up"] == [1e-9]
-    assert [float(row[LR]) for row in rows].count(1e-9) == 2  # the first one before the median was known
+    assert [float(row[LR]) for row in rows[:4]] == rates  # each once, before any is drawn again
+    assert {float(row[LR]) for row in rows[4:]} <= {*rates}
+    given_up = [float(row[LR]) for row in rows if row["state"] == "given up"]
+    assert given_up == [0.05, 1e-9]  # each was worse than the median when it was tried first, which was not known yet
+    first = [row["val/loss_normalised"] for row in rows[:4]]
+    assert min(first[1], first[3]) > max(first[0], first[2])
     assert rows[7]["val/loss_normalised"] is None
-    assert "7 ended well, 1 were given up early, 0 failed" in (tmp_path / "report.md").read_text()
+    assert "6 ended well, 2 were given up early, 0 failed" in (tmp_path / "report.md").read_text()
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -154,12 +157,16 @@ def test_what_is_wrong_is_told_before_any_trial(changes: dict[str, Any], message
 
 
 # ------------------------------------------------------------------------------------------------- tuned, then compared
-def test_every_entry_is_tuned_first_with_an_equal_budget(tmp_path: Path) -> None:
+def test_every_entry_is_tuned_first_with_an_equal_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a file, as users write it."""
     ranges = {LR: [1e-9, 0.1], "model.optimizers.balancer.lr": {"low": 0.01, "high": 0.1}}
     base = {**BASE, "model": {**BASE["model"], "balancer": "UncertaintyWeighting"}}
     base["model"]["optimizers"] = {**BASE["model"]["optimizers"], "balancer": {"class_path": "Adam"}}
     entries: dict[str, Any] = {"learned": {}, "narrow": {"ranges": {LR: [0.05], "model.optimizers.balancer.lr": None}}}
-    path = compare(base, entries, seeds=[5], tune=Tuning(trials=1, ranges=ranges), folder=str(tmp_path), workers=2)
+    settings = {"base": base, "entries": entries, "seeds": [5], "tune": {"trials": 1, "ranges": ranges, "seed": 3}}
+    (tmp_path / "tuned.yaml").write_text(yaml.safe_dump({**settings, "folder": str(tmp_path)}, sort_keys=False))
+    run(monkeypatch, "compare", "--config", str(tmp_path / "tuned.yaml"), "--workers", "2")
+    path = tmp_path / "report.md"
     lines = {name: cells for name, *cells in table(path.read_text(), "Tuning")[1:]}
     assert [*lines] == ["single-task y1", "single-task y2", "learned", "narrow"]
     assert all(cells[0] == "1 of 1" for cells in lines.values())

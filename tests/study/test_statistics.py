@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats  # type: ignore[import-untyped]  # it ships no types
 
-from mtl_lightning.study.statistics import difference, from_zero, mean_and_error
+from mtl_lightning.study.statistics import difference, from_zero, mean_and_error, pooled
 
 ONE = {0: 1.0, 1: 1.4, 2: 0.9, 3: 1.1, 4: 1.2}
 OTHER = {0: 1.3, 1: 1.5, 2: 1.4, 3: 1.2, 4: 1.6}
@@ -56,6 +56,30 @@ def test_the_seeds_that_would_do_are_the_fewest_for_the_power(paired: bool) -> N
 
     assert power(found.needed) == pytest.approx(0.8, abs=0.06)
     assert power(found.needed - 1) < power(found.needed)
+
+
+def test_a_pooled_interval_is_that_of_least_squares() -> None:
+    """Of the model way + seed, worked out from its design matrix; for two ways it is the paired interval."""
+    random = np.random.default_rng(3)
+    seeds, names = [0, 1, 2, 5], ["a", "b", "c"]
+    ways = {name: dict(zip(seeds, random.normal(size=4).tolist(), strict=True)) for name in names}
+    couples = [("a", "c"), ("b", "c")]
+    found = pooled({**ways, "a": {**ways["a"], 9: 100.0}}, couples, 0.9)  # a seed of one way alone does not count
+    y = np.array([ways[name][seed] for name in names for seed in seeds])
+    design = np.array([[*np.eye(3)[i], *np.eye(4)[j][1:]] for i in range(3) for j in range(4)])
+    fitted, (rest,), _, _ = np.linalg.lstsq(design, y)
+    inverse = np.linalg.inv(design.T @ design)
+    for number, couple in enumerate(couples):
+        contrast = np.zeros(6)
+        contrast[number], contrast[2] = 1, -1
+        width = stats.t.ppf(1 - 0.1 / 4, 6) * math.sqrt(contrast @ inverse @ contrast * rest / 6)
+        own = found[couple]
+        assert own.mean == pytest.approx(contrast @ fitted)
+        assert (own.low, own.high) == pytest.approx((own.mean - width, own.mean + width))
+    assert pooled({"x": ONE, "y": OTHER}, [("x", "y")], 0.95)["x", "y"].high == pytest.approx(
+        difference(ONE, OTHER, 0.95, 1).high
+    )
+    assert pooled({"x": ONE, "y": {7: 1.0, 8: 2.0}}, [("x", "y")], 0.95)["x", "y"].paired is False
 
 
 def test_what_tells_nothing() -> None:
