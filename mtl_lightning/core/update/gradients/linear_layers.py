@@ -26,7 +26,7 @@ _BATCHED = frozenset(
     ]
 )
 """Nodes that go back from several gradients at once as fast as from one after the other, or faster."""
-_TOGETHER = 1 << 20  # numbers of a layer's gradients that are brought together at a time: 4 MB in float32
+_TOGETHER = 1 << 17  # numbers of a layer's gradients that are brought together at a time: 0.5 MB, half a core's cache
 
 
 @dataclass(frozen=True)
