@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.on_device import on_device
+from mtl_lightning.core.update.gradients.inner_products import Unwritten, unwritten
 from mtl_lightning.core.update.gradients.linear_layers import LinearLayer, LinearLayers, linear_layers
 
 
@@ -103,6 +104,13 @@ class Jacobian:
         terms: P.
         memory: what to write the rows into, if it fits; else they get new memory, which it keeps.
         in_place: whether products may be written straight into the rows.
+        products_only: whether nothing is asked of the rows but their inner products and a weighted sum, of one
+            micro-batch alone; then the rows lack what is had for less without being written.
+
+    Attributes:
+        rows: (P, D), or fewer columns, without the parameters that ``unwritten`` stands for.
+        unwritten: linear layers whose gradients are not written, by the place of the weight.
+        sizes: the numbers of each parameter of the trunk.
     """
 
     def __init__(
@@ -112,19 +120,43 @@ class Jacobian:
         terms: int,
         memory: RowMemory,
         in_place: bool = False,
+        products_only: bool = False,
     ) -> None:
         self.trunk, self.task_gradients, self._in_place = list(trunk), task_gradients, in_place
         self.sizes = [parameter.numel() for parameter in self.trunk]
-        first = (self.trunk or task_gradients.parameters)[0]
-        shape, rows = (terms, sum(self.sizes)), memory.rows
+        self.unwritten: dict[int, Unwritten] = {}
+        self._dtype = (self.trunk or task_gradients.parameters)[0].dtype
+        self._terms, self._memory, self._products_only = terms, memory, in_place and products_only
+        self._begun = False  # whether there is anything in the rows to add to
+        if not self._products_only:
+            self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Take memory for the rows of what is written."""
+        apart = {place for each in self.unwritten.values() for place in (each.layer.weight, each.layer.bias)}
+        self.written = [place for place in range(len(self.trunk)) if place not in apart]
+        sizes, first = [self.sizes[place] for place in self.written], (self.trunk or self.task_gradients.parameters)[0]
+        shape, rows = (self._terms, sum(sizes)), self._memory.rows
         if rows is None or (rows.shape, rows.dtype, rows.device) != (shape, first.dtype, first.device):
             rows = torch.empty(shape, dtype=first.dtype, device=first.device)
         self.rows = rows
-        memory.rows = rows if rows.is_cpu else None
-        split = zip(self.trunk, torch.split(rows, self.sizes, dim=1), strict=True) if self.trunk else ()
-        self._pieces = [piece.view(terms, *parameter.shape).unbind() for parameter, piece in split]
-        self._terms = terms
-        self._begun = False  # whether there is anything in the rows to add to
+        self._memory.rows = rows if rows.is_cpu else None
+        split = zip(self.written, torch.split(rows, sizes, dim=1), strict=True) if sizes else ()
+        self._pieces = {place: piece.view(self._terms, *self.trunk[place].shape).unbind() for place, piece in split}
+
+    def by_place(self, combined: Tensor, weights: Tensor) -> dict[int, Tensor]:
+        """Return the gradient of each parameter of the trunk by its place.
+
+        Args:
+            combined: that of those in the rows, one after the other.
+            weights: (P,) what the terms of the others are weighted with.
+        """
+        sizes = [self.sizes[place] for place in self.written]
+        split = zip(self.written, torch.split(combined, sizes), strict=True) if sizes else ()
+        found = {place: piece.view_as(self.trunk[place]) for place, piece in split}
+        for each in self.unwritten.values():
+            found.update(each.combined(weights))
+        return found
 
     @torch.no_grad()
     def add(self, terms: list[Term]) -> None:
@@ -133,8 +165,13 @@ class Jacobian:
         outputs = {id(term.output): term.output for term in terms}
         graph = LinearLayers([], 1)
         if self._in_place:
-            graph = linear_layers([*outputs.values()], self.trunk, self.rows.dtype)
+            graph = linear_layers([*outputs.values()], self.trunk, self._dtype)
         layers = graph.layers
+        if self._products_only:
+            if self._begun:
+                raise RuntimeError("rows that are not written cannot be added to: expected one micro-batch")
+            self.unwritten = unwritten(layers, [parameter.shape for parameter in self.trunk], self._terms)
+            self._lay_out()
         known = {place for layer in layers for place in (layer.weight, layer.bias)}
         others = [place for place in range(len(self.trunk)) if place not in known]
         towards: list[Any] = [*(layer.outputs for layer in layers), *(self.trunk[place] for place in others)]
@@ -151,7 +188,10 @@ class Jacobian:
                     term.output, [*towards, *singles], term.factor, retain_graph=row < last, allow_unused=True
                 )
             for layer, gradient in zip(layers, found, strict=False):
-                self._write(row, layer, gradient)
+                if layer.weight in self.unwritten:
+                    self._keep(layer, None if gradient is None else gradient.unsqueeze(0), 1)
+                else:
+                    self._write(row, layer, gradient)
             for place, gradient in zip(others, found[len(layers) : len(towards)], strict=True):
                 self._add(self._pieces[place][row], gradient)
             self.task_gradients.add(row, found[len(towards) :], term.reach)
@@ -165,8 +205,14 @@ class Jacobian:
             terms[0].output, edges, factors, retain_graph=retain, allow_unused=True, is_grads_batched=True
         )
         for layer, gradients in zip(layers, found, strict=True):
+            if layer.weight in self.unwritten:
+                self._keep(layer, gradients, len(terms))
+                continue
             for place in range(len(terms)):
                 self._write(row + place, layer, None if gradients is None else gradients[place])
+
+    def _keep(self, layer: LinearLayer, gradients: Tensor | None, terms: int) -> None:
+        self.unwritten[layer.weight].add(gradients, len(self.trunk[layer.weight]), terms)
 
     def _write(self, row: int, layer: LinearLayer, gradient: Tensor | None) -> None:
         weight = self._pieces[layer.weight][row]

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtl_lightning.architectures.base import Architecture
 from mtl_lightning.balancing.gramian import gramian
@@ -63,8 +63,8 @@ class ParameterLevel(GradientLevel):
                 nothing = Term(torch.zeros_like(term.output))
                 sums = [[*terms, term if index == 0 else nothing] for index, terms in enumerate(sums)]
             if jacobian is None:
-                fast = self.runtime.fast_paths
-                jacobian = Jacobian(self.trunk, self.task_gradients, len(sums[0]), memory, in_place=fast)
+                fast, only = self.runtime.fast_paths, len(sums) == 1 and self._needs_products_only(part)
+                jacobian = Jacobian(self.trunk, self.task_gradients, len(sums[0]), memory, fast, only)
             try:
                 while sums:
                     jacobian.add(sums.pop())
@@ -73,6 +73,14 @@ class ParameterLevel(GradientLevel):
                 raise
         assert jacobian is not None  # a window holds at least one batch
         return jacobian
+
+    def _needs_products_only(self, part: Window) -> bool:
+        """Whether inner products of the rows of one micro-batch, and a weighted sum, are all that is needed.
+
+        Products of rows that are summed over processes need the rows, and so do those summed over micro-batches.
+        """
+        balancer, alone = self.network.balancer, self.runtime.world_size == 1
+        return alone and len(part.batches) == 1 and isinstance(balancer, GramianBalancer) and balancer.gramian
 
     def _whole_losses(self, part: Window, batch: Batch) -> tuple[list[list[Term]], dict[str, Tensor]]:
         """Forward a micro-batch, note its losses, and return what its rows are gradients of: each task's loss."""
@@ -160,10 +168,12 @@ class ParameterLevel(GradientLevel):
         if len(first.rows) > number:  # the last row is that of the auxiliary losses
             own = torch.stack([row[number:].sum(0) for row in rows]).mean(0)
             trunk = trunk + (own / self.scale).to(trunk.dtype)
+        combined = self.with_aux(weights if alpha is None else weights * alpha)
         if self.weighs_heads:
-            heads = weights if alpha is None else weights * alpha
-            singles = self.runtime.summed(self.task_gradients.weighted(self.with_aux(heads) / parts))
-        return [*_by_parameter(first, trunk), *self.task_gradients.reached_anywhere(singles)], alpha
+            singles = self.runtime.summed(self.task_gradients.weighted(combined / parts))
+        shared = first.by_place(trunk, combined[: len(first.rows)])
+        gradients = [(parameter, shared[place]) for place, parameter in enumerate(first.trunk)]
+        return [*gradients, *self.task_gradients.reached_anywhere(singles)], alpha
 
     def _combine(self, jacobians: list[Tensor], weights: Tensor, losses: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the trunk's gradient (D,) and, of methods that have them, the weights (P,) of the weighted rows."""
@@ -171,10 +181,11 @@ class ParameterLevel(GradientLevel):
         tasks = [at_least_float32(jacobian[:number]) for jacobian in jacobians]
         dtype = jacobians[0].dtype
         weights = weights.to(tasks[0].dtype)
-        if not tasks[0].shape[1]:
+        if not sum(self.jacobians[0].sizes):
             return jacobians[0].new_zeros(0), None
         if isinstance(balancer, GramianBalancer) and balancer.gramian:
-            products = gramian(tasks[0]) * weights.unsqueeze(1) * weights
+            unwritten = [each.gramian(number) for each in self.jacobians[0].unwritten.values()]
+            products = sum(unwritten, gramian(tasks[0])) * weights.unsqueeze(1) * weights
             alpha = self.method_weights(balancer, products, losses.double()).to(weights.dtype)
             return ((alpha * weights) @ tasks[0]).to(dtype), alpha
         weighted = [rows * weights.unsqueeze(1) for rows in tasks]
@@ -222,8 +233,3 @@ def check_shared(network: Network, accumulate: int) -> None:
             "UncertaintyWeighting (one that is not affine takes them from a single dataset alone, with "
             "`accumulate_grad_batches: 1`)."
         )
-
-
-def _by_parameter(jacobian: Jacobian, trunk: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
-    pairs = zip(jacobian.trunk, torch.split(trunk, jacobian.sizes), strict=True)
-    return [(parameter, piece.view_as(parameter)) for parameter, piece in pairs]
