@@ -34,11 +34,9 @@ def saves(batch: int, inputs: int, outputs: int, terms: int) -> bool:
         terms: the number of rows.
     """
     row, gradient = inputs * outputs, batch * outputs
-    rows = terms * row * (batch + terms + 1)  # d_t' x, products of rows, sum of rows
-    without = (
-        batch * batch * inputs + terms * gradient * (batch + terms + 1) + batch * row
-    )  # K, K d_t, the same, the sum
-    moved = 3 * terms * row - 4 * terms * gradient - row - batch * batch
+    rows = terms * row * (batch + terms + 1)  # d_t' x, the products of rows, and their sum
+    without = batch * batch * inputs + terms * gradient * (batch + terms + 1) + batch * row  # K, K d_t, and the same
+    moved = 3 * terms * row - 5 * terms * gradient - row - batch * batch
     return without < rows + _MOVED * moved
 
 
@@ -74,12 +72,21 @@ class Unwritten:
         return self.pieces[0]
 
     def gramian(self, number: int) -> Tensor:
-        """Return the inner products of the first so many rows, in float64."""
-        inputs, gradients = self.layer.inputs, self.gradients()[:number]
-        kernel = inputs @ inputs.t()
-        if self.layer.bias is not None:
-            kernel += 1
-        return gramian(torch.matmul(kernel, gradients).flatten(1), gradients.flatten(1))
+        """Return the inner products of the first so many rows, in float64.
+
+        Of x = z + 1 m' with the inputs' means m (in,), only z z' is multiplied out: where gradients sum to about 0 over
+        the examples, as in front of BatchNorm, what far means would add to x x' cancels out, its rounding does not.
+        """
+        gradients = self.gradients()[:number]
+        mean = self.layer.inputs.mean(0)
+        centred = self.layer.inputs - mean
+        kernel = centred @ centred.t()
+        found = gramian(torch.matmul(kernel, gradients).flatten(1), gradients.flatten(1))
+        both = torch.stack([torch.ones_like(centred[:, 0]), centred @ mean])
+        sums, means = torch.matmul(both, gradients).double().unbind(1)  # d_t' 1 and d_t' z m, (P, out) each
+        cross = sums @ means.t()
+        square = mean.double().square().sum() + (0 if self.layer.bias is None else 1)
+        return found + cross + cross.t() + square * (sums @ sums.t())
 
     def combined(self, weights: Tensor) -> list[tuple[int, Tensor]]:
         """Return the rows' sum with weights (P,) as pairs of a parameter's place and its gradient."""
@@ -97,8 +104,9 @@ def unwritten(layers: Sequence[LinearLayer], shapes: Sequence[torch.Size], terms
         shapes: those of the parameters that their places are among.
         terms: the number of rows.
     """
-    return {
-        layer.weight: Unwritten(layer)
-        for layer in layers
-        if exact_enough(layer.inputs) and saves(len(layer.inputs), *shapes[layer.weight][::-1], terms)
-    }
+    found = {}
+    for layer in layers:
+        (batch, inputs), outputs = layer.inputs.shape, shapes[layer.weight][0]
+        if exact_enough(layer.inputs) and saves(batch, inputs, outputs, terms):
+            found[layer.weight] = Unwritten(layer)
+    return found
