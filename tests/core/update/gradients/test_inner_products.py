@@ -1,8 +1,9 @@
-"""Gramian methods without the rows of linear layers: the same inner products, the same updates, fewer multiplications."""
+"""Gramian methods without rows of linear layers: the same inner products and updates, fewer multiplications."""
 
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.utils.flop_counter import FlopCounterMode
@@ -64,7 +66,7 @@ def test_products_and_sums_are_those_of_rows(
     torch.manual_seed(sum(widths))
     layers = [
         module
-        for first, second in zip(widths[:-1], widths[1:], strict=True)
+        for first, second in pairwise(widths)
         for module in (nn.Linear(first, second, bias=bias), nn.Tanh() if smooth else nn.ReLU())
     ]
     trunk = nn.Sequential(*layers).to(torch.float32 if single else torch.float64)
@@ -220,16 +222,16 @@ def test_what_is_not_finite_is_found() -> None:
 
 
 def test_wide_layers_take_no_memory_for_rows() -> None:
-    held = []
-    for rule in (None, False):
-        encoder = partial(MLP, hidden=[64, 64, 64])
-        module = make_module(architecture=partial(SharedBottom, encoder=encoder), balancer=MGDA, fast_paths=True)
-        memory = module.updates.memory
-        with mock.patch.object(module.updates, "finish_gradients", wraps=module.updates.finish_gradients) as at:
-            at.side_effect = lambda *_, **__: held.append(memory.rows.numel()) or mock.DEFAULT  # type: ignore[union-attr]
-            if rule is None:
-                fit(module, make_batches(1, 8))
-            else:
-                with always(rule):
-                    fit(module, make_batches(1, 8))
-    assert held == [3 * (5 * 64), 3 * (5 * 64 + 2 * 65 * 64)]
+    held: list[int] = []
+
+    class Looking(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+            rows = module.updates.memory.rows
+            held.append(0 if rows is None else rows.numel())
+
+    architecture = partial(SharedBottom, encoder=partial(MLP, hidden=[64, 64, 64]))
+    for rule in (saves, lambda *_: False):
+        module = make_module(architecture=architecture, balancer=MGDA, fast_paths=True)
+        with mock.patch.object(inner_products, "saves", rule):
+            fit(module, make_batches(1, 8), callbacks=[Looking()])
+    assert held == [3 * 5 * 64, 3 * (5 * 64 + 2 * 65 * 64)]
