@@ -84,7 +84,10 @@ def test_products_and_sums_are_those_of_rows(
         for module in (nn.Linear(first, second, bias=bias), nn.Tanh() if smooth else nn.ReLU())
     ]
     trunk = nn.Sequential(*layers).to(torch.float32 if single else torch.float64)
-    parameters, inputs = list(trunk.parameters()), (torch.randn(batch, widths[0]) + far).to(trunk[0].weight.dtype)
+    parameters, inputs = (
+        list(trunk.parameters()),
+        (torch.randn(batch, widths[0]) + far).to(torch.float32 if single else torch.float64),
+    )
     weights, found = torch.randn(terms).to(inputs.dtype), []
     factors = torch.randn(terms, batch, widths[-1]).to(inputs.dtype)
     for only in (True, False):
