@@ -26,7 +26,7 @@ def saved() -> dict[str, Any]:
 
 def test_a_checkpoint_says_its_format_and_who_wrote_it(saved: dict[str, Any]) -> None:
     part = saved["mtl_lightning"]
-    assert (part["format"], part["version"]) == (checkpoint_file.FORMAT, __version__) == (2, "0.1.0")
+    assert (part["format"], part["version"]) == (checkpoint_file.FORMAT, __version__) == (2, "0.2.0")
     assert list(part["processes"][0]) == ["accumulation", "updates", "labels", "validations", "random_state"]
 
 
