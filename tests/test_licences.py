@@ -18,7 +18,7 @@ from tests.test_dependencies import names, project
 PAGE = (ROOT / "docs" / "licences.md").read_text()
 ROWS = dict(re.findall(r"^\| ([\w-]+) \| ([^|]+?) \| (?:always|`)", PAGE, flags=re.MULTILINE))
 PINS = {
-    canonicalize_name(requirement.name): [*requirement.specifier][0].version
+    canonicalize_name(requirement.name): next(iter(requirement.specifier)).version
     for line in (ROOT / "constraints.txt").read_text().splitlines()
     if line and not line.startswith("#")
     for requirement in [Requirement(line)]

@@ -48,6 +48,8 @@ def test_the_sdist_holds_what_builds_and_explains_it(folder: Path) -> None:
         "CHANGELOG.md",
         "CONTRIBUTING.md",
         "SECURITY.md",
+        "CITATION.cff",
+        "constraints.txt",
         "LICENSE",
         "pyproject.toml",
         "PKG-INFO",
