@@ -69,18 +69,24 @@ def part_file(path: str) -> str:
 
 
 def _of_lightning(path: str | None, stage: str, trainer: Trainer) -> str | None:
-    """Ask a trainer, which warns where it finds none; ``fit`` then starts anew."""
+    """Ask a trainer, which warns where it finds none; ``fit`` then starts anew.
+
+    Lightning looks where this run would write. Where a logger numbers runs that is a new folder, in which there never is
+    a last checkpoint; so the newest run that kept one has it.
+    """
     fn = {"fit": TrainerFn.FITTING, "validate": TrainerFn.VALIDATING, "test": TrainerFn.TESTING}
     connector = trainer._checkpoint_connector
-    with warnings.catch_warnings():
-        if stage != "fit":
-            warnings.simplefilter("ignore")  # an error follows
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         try:
             found = connector._parse_ckpt_path(fn.get(stage, TrainerFn.PREDICTING), path, True, False)
         except ValueError as error:
             raise ConfigurationError(f"--ckpt_path={path}: {error}") from error
-    if found is None and path == "last" and stage != "fit":
+    if found is None and path == "last":
         found = _newest([file for folder in _folders(trainer) for file in folder.glob("last*.ckpt")])
+    if found is None and stage == "fit":  # elsewhere an error follows
+        for warning in said:
+            warnings.warn(warning.message, stacklevel=2)
     return None if found is None else str(found)
 
 

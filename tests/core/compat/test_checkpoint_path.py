@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from lightning.pytorch import Trainer
 
 from mtl_lightning import MultiTaskModule
@@ -135,6 +136,21 @@ def test_fit_goes_on_from_the_last_or_starts_anew(here: Path, monkeypatch: pytes
             "--trainer.max_epochs=1",
         )  # fmt: skip
     assert Path("other/checkpoints/last.ckpt").is_file()
+
+
+def test_with_a_logger_that_numbers_runs_fit_goes_on_from_the_newest_run_that_kept_some(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged = ["fit", "--config", "t.yaml", "--trainer.logger=true", "--trainer.default_root_dir=logged"]
+    write_towns("bc")
+    with pytest.warns(UserWarning, match="no last checkpoint available"):  # the first start of a job
+        run(monkeypatch, *logged, "--ckpt_path=last", "--trainer.max_epochs=1")
+    for epochs in (2, 3):
+        run(monkeypatch, *logged, "--ckpt_path=last", f"--trainer.max_epochs={epochs}")
+    kept = [*Path("logged/lightning_logs").glob("version_*/checkpoints/last.ckpt")]
+    assert len(kept) == 3
+    ends = sorted(torch.load(path, weights_only=True)["global_step"] for path in kept)
+    assert ends == [ends[0], 2 * ends[0], 3 * ends[0]]
 
 
 def test_data_of_another_schema_are_refused_with_the_difference(here: Path) -> None:
