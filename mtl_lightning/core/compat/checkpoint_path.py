@@ -71,8 +71,8 @@ def part_file(path: str) -> str:
 def _of_lightning(path: str | None, stage: str, trainer: Trainer) -> str | None:
     """Ask a trainer, which warns where it finds none; ``fit`` then starts anew.
 
-    Lightning looks where this run would write. Where a logger numbers runs that is a new folder, in which there never is
-    a last checkpoint; so the newest run that kept one has it.
+    Lightning looks where this run would write. Where a logger numbers runs that is a new folder, in which there never
+    is a last checkpoint; so the newest run that kept one has it.
     """
     fn = {"fit": TrainerFn.FITTING, "validate": TrainerFn.VALIDATING, "test": TrainerFn.TESTING}
     connector = trainer._checkpoint_connector
