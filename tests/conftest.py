@@ -1,20 +1,30 @@
-"""Settings of the whole suite."""
+"""Settings of the whole suite.
+
+The process that hands the tests out to others runs none: nothing here imports torch before tests are collected.
+"""
 
 from __future__ import annotations
 
 import gc
 import os
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
-import torch
 
-from mtl_lightning.core.network.fast_paths import VARIABLE
-from tests import programs
-
+LONG = (
+    "tests/study/test_compare.py",
+    "tests/conformance/test_every_balancer.py",
+    "tests/study/test_search.py",
+    "tests/test_notebooks.py",
+    "tests/benchmarks/test_watching.py",
+    "tests/test_toy_problem.py",
+)
+"""Files whose few tests take more than ten seconds; none that measures time, since the first minutes are busy."""
 _numbers = count()
 
 
@@ -25,12 +35,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--plain"):
+        from mtl_lightning.core.network.fast_paths import VARIABLE
+
         os.environ[VARIABLE] = "0"
 
 
 @pytest.fixture(autouse=True)
 def _one_thread_and_one_seed() -> Iterator[None]:
     """Small networks run faster on one thread, and every test starts from the same state of torch."""
+    import torch
+
     torch.set_num_threads(1)
     torch.manual_seed(0)
     yield
@@ -52,11 +66,24 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.hookimpl(trylast=True)  # without what is deselected
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, then those of most tests: no process waits for another one's at the end."""
+    numbers = Counter(item.location[0] for item in items)
+    items.sort(key=lambda item: (item.location[0] not in LONG, -numbers[item.location[0]]))
+
+
 def pytest_collection_finish() -> None:
     """Keep the garbage collector from looking through thousands of collected tests again and again."""
+    import torch
+
+    from tests import programs  # noqa: F401  # what it changes in Lightning holds for every test
+
+    torch.set_num_threads(1)  # a module's fixtures are made before those of its first test
     gc.collect()
     gc.freeze()
 
 
 def pytest_sessionfinish() -> None:
-    programs.stop()
+    if "tests.programs" in sys.modules:
+        sys.modules["tests.programs"].stop()
