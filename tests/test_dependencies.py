@@ -15,6 +15,8 @@ ROOT = Path(__file__).parent.parent
 OURS = ("mtl_lightning", "tests", "benchmarks")
 BEHIND_AN_EXTRA = ("serve",)
 """Packages that are imported only with the extra of their name."""
+PEERS = ROOT / "benchmarks" / "peers"
+"""Programs that run in environments of their own, which are no part of the project."""
 Imports = dict[str, str]
 """Names of foreign packages, with a file that imports each."""
 
@@ -36,7 +38,7 @@ def names(requirements: list[str]) -> set[str]:
 def foreign(folder: Path, everywhere: bool) -> Imports:
     """What the files of a folder import: at their top alone, or in functions as well."""
     found: Imports = {}
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted(path for path in folder.rglob("*.py") if PEERS not in path.parents):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree) if everywhere else tree.body:
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
