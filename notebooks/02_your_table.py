@@ -47,6 +47,7 @@ from mtl_lightning.data import TableData, TableSplit, TargetColumn
 for name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(name).setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module="lightning")
+warnings.showwarning = lambda message, *_, **__: print(message)  # without the line of code that gives it
 torch.set_num_threads(1)
 plt.rcParams["figure.dpi"] = 72
 

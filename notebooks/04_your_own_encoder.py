@@ -17,8 +17,6 @@
 
 # %%
 import logging
-import subprocess
-import sys
 import warnings
 from functools import partial
 from pathlib import Path
@@ -43,6 +41,7 @@ from mtl_lightning.architectures import (
     SharedBottom,
     SingleTaskNetworks,
 )
+from mtl_lightning.cli import main
 from mtl_lightning.data import MultiDigit
 from mtl_lightning.types import ConfigurationError
 
@@ -189,7 +188,8 @@ draw(joined, "joined stage by stage")
 #
 # A class of yours is named by where Python finds it: here a file `my_encoder.py`, beside which the command is run.
 # (`python -m mtl_lightning` looks in the folder that it is run in; for the script `mtl-lightning` put your folder on
-# `PYTHONPATH`, or install your package.) Its arguments are checked like those of the library's own classes.
+# `PYTHONPATH`, or install your package.) Its arguments are checked like those of the library's own classes. `main` is
+# what both of them run.
 
 # %%
 Path("my_encoder.py").write_text("""\
@@ -219,10 +219,14 @@ model:
     default: {class_path: Adam, init_args: {lr: 3.0e-3}}
   schedulers:
     default: {class_path: CosineAnnealingLR, init_args: {T_max: 4}}
-trainer: {max_epochs: 4, logger: false, enable_progress_bar: false, enable_model_summary: false}
+trainer:
+  max_epochs: 4
+  logger: false
+  enable_checkpointing: false
+  enable_progress_bar: false
+  enable_model_summary: false
 """)
-command = [sys.executable, "-m", "mtl_lightning", "fit", "--config", "my_config.yaml", "--trainer.accelerator=cpu"]
-print(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+main(["fit", "--config", "my_config.yaml", "--trainer.accelerator=cpu"])
 
 # %% [markdown]
 # ## 5. What the architecture made of it

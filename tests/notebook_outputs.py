@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from itertools import zip_longest
 from typing import Any
 
-RELATIVE, ABSOLUTE = 0.1, 0.05
-"""How far numbers may be apart: a training run on another processor sums in another order, and ends elsewhere."""
+RELATIVE, ABSOLUTE = 0.05, 0.03
+"""How far numbers may be apart, by either: another processor sums in another order, and training ends elsewhere."""
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)")
 
 
@@ -29,7 +30,8 @@ def differences(committed: Any, made: Any) -> list[str]:
         A paragraph for each cell that differs, with its number (from 0), what differs, and both texts.
     """
     found = []
-    for number, (one, other) in enumerate(zip_longest(committed.cells, made.cells, fillvalue={})):
+    pairs: Iterable[tuple[Any, Any]] = zip_longest(committed.cells, made.cells, fillvalue={})
+    for number, (one, other) in enumerate(pairs):
         what = [*_of_texts(printed(one), printed(other))]
         if pictures(one) != pictures(other):
             what.append(f"{pictures(one)} pictures are {pictures(other)}")
