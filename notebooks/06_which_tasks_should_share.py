@@ -214,7 +214,7 @@ axis.set(yticks=range(len(ways)), yticklabels=ways, xlabel="Delta-m in %: right 
 axis.invert_yaxis()
 
 # %% [markdown]
-# - **All together costs**: 3 to 8 %, in every seed. Twice the width takes some of it back, but one of three seeds not.
+# - **All together costs**: 3 to 8 %, in every seed. Twice the width takes much of it back in two of three.
 # - **Split as proposed is the best**, and better than all together in every seed. Better than alone? In two seeds of
 #   three, which is no proof.
 # - **The wrong split is as bad as all together.** So it is not the second network that helps, but who is in it.

@@ -39,6 +39,7 @@ def write(script: Path) -> None:
         for output in cell.get("outputs", []):
             if "execution_count" in output:
                 output.execution_count = runs
+    notebook.metadata.pop("language_info", None)  # it holds the version of the Python that was there
     jupytext.write(notebook, script.with_suffix(".ipynb"))
 
 
