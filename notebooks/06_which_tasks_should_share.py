@@ -260,7 +260,7 @@ axes[0].invert_yaxis()
 
 # %% [markdown]
 # Together they are worse than alone, all three of them. Made as wide as three networks, the shared layer does the
-# digits no harm, but the sum still loses. What the sum needs of the digits is not their layer, but their estimates:
+# digits hardly any harm, but the sum still loses. What it needs of the digits is not their layer, but their estimates:
 # with `reads` it is better than alone, and the digits are what they were, since no gradient passes.
 #
 # So relatedness that one can name is no reason to share a layer, and a conflict that one can measure is not the only
