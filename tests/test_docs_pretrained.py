@@ -1,6 +1,6 @@
 """The page of pretrained encoders with the real transformers, which the default tests stand in for.
 
-Needs `pip install transformers`, which no extra brings; nothing is downloaded: a tiny BERT with random weights lies in a
+Needs `pip install transformers`, which no extra brings; nothing is downloaded: a tiny BERT with random weights is in a
 folder of the name that the page loads.
 """
 

@@ -39,7 +39,7 @@ WEAK = re.compile(r"MPL-?\d|Mozilla Public License")
 
 def said(name: str) -> list[str]:
     """All that a package's metadata say of its licence, the most exact first."""
-    table = metadata(name)
+    table: Any = metadata(name)  # typed without the `get` that it has
     classifiers = [line.rpartition(" :: ")[2] for line in table.get_all("Classifier") or [] if line[:7] == "License"]
     text = (table.get("License") or "").strip().partition("\n")[0].rstrip("= ")
     return [words for words in (table.get("License-Expression"), text, *classifiers) if words]

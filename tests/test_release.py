@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]  # it ships no types
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
