@@ -52,11 +52,11 @@ def _ends(found: Difference | None) -> str:
     return "" if found is None else f"{found.low:.2f} to {found.high:.2f}"
 
 
-def main(folders: list[str]) -> None:
+def show(folders: list[str]) -> None:
     """Print the tables of folders."""
     for folder in folders:
         print(f"{Path(folder).name}\n\n" + "\n".join(lines(analysis_of(Path(folder)))) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    show(sys.argv[1:])

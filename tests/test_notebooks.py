@@ -72,6 +72,7 @@ def kernel() -> Iterator[KernelManager]:
     manager.shutdown_kernel(now=True)
 
 
+@pytest.mark.slow
 @each(only=BRIEF)
 def test_a_brief_notebook_prints_what_is_committed(script: Path, tmp_path: Path, kernel: KernelManager) -> None:
     """Before the kernel's trainers are shortened."""

@@ -83,6 +83,7 @@ def test_the_front_is_what_nothing_beats() -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------- tune
+@pytest.mark.slow
 def test_a_search_is_resumed_and_writes_a_config_that_fit_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
