@@ -14,7 +14,7 @@ from mtl_lightning.study.analysis import Analysis, analyse
 from mtl_lightning.study.grid import SINGLE
 from mtl_lightning.study.statistics import Difference
 
-__all__ = ["FOLDER", "analysis_of", "lines", "main"]
+__all__ = ["FOLDER", "analysis_of", "lines", "show"]
 
 FOLDER = Path(__file__).parent / "results"
 
