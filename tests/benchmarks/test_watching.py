@@ -23,6 +23,7 @@ def test_it_times_every_diagnosis() -> None:
     assert {*watching.WATCHING} == diagnoses - {callbacks.TaskAffinity}  # which is not on unless it is asked for
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(WORKLOADS, "tiny", TABLE)
     watching.main(["tiny", "--rounds", "1", "--steps", "2", "--each"])

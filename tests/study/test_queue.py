@@ -203,6 +203,7 @@ def tick(folder: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_it_ends_with_whoever_waits_for_it(tmp_path: Path) -> None:
     waiting = multiprocessing.get_context("forkserver").Process(target=wait_in_its_own, args=(tmp_path,))
     waiting.start()

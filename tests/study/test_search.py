@@ -111,6 +111,7 @@ def test_a_search_is_resumed_and_writes_a_config_that_fit_takes(
     run(monkeypatch, "fit", "--config", "search/best.yaml")
 
 
+@pytest.mark.slow
 def test_an_objective_for_each_task_gives_a_front(tmp_path: Path) -> None:
     ranges = {LR: RANGES[LR], "data.tasks": [{}, {"y1": "NoSuchTask"}]}
     with pytest.raises(ConfigurationError, match=r"base with data\.tasks: .*NoSuchTask"):
@@ -158,6 +159,7 @@ def test_what_is_wrong_is_told_before_any_trial(changes: dict[str, Any], message
 
 
 # ------------------------------------------------------------------------------------------------- tuned, then compared
+@pytest.mark.slow
 def test_every_entry_is_tuned_first_with_an_equal_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a file, as users write it."""
     ranges = {LR: [1e-9, 0.1], "model.optimizers.balancer.lr": {"low": 0.01, "high": 0.1}}
