@@ -26,6 +26,7 @@ from torch.optim import SGD, Adam
 
 from mtl_lightning import MultiTaskModule, Schedule
 from mtl_lightning.balancing import FixedWeighting, UncertaintyWeighting
+from mtl_lightning.core.network.fast_paths import fast_paths_allowed
 from mtl_lightning.core.update import record
 from tests.helpers import FACTORIES, TinyData, fit, make_batches, make_module, with_gaps
 
@@ -326,6 +327,7 @@ def test_nobody_reads_and_nothing_is_collected(monkeypatch: pytest.MonkeyPatch) 
     assert len(moved) == 2
 
 
+@pytest.mark.skipif(not fast_paths_allowed(), reason="the fast paths are off")
 @pytest.mark.parametrize("options", [{}, {"max_steps": 5, "max_epochs": 2}, {"val_check_interval": 3}], ids=str)
 def test_metrics_are_shown_late_where_nobody_looks(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]) -> None:
     shown: list[int] = []
