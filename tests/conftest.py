@@ -21,7 +21,6 @@ LONG = (
     "tests/conformance/test_every_balancer.py",
     "tests/study/test_search.py",
     "tests/test_notebooks.py",
-    "tests/benchmarks/test_watching.py",
     "tests/test_toy_problem.py",
 )
 """Files whose few tests take more than ten seconds; none that measures time, since the first minutes are busy."""

@@ -82,7 +82,7 @@ def job(options: Namespace) -> dict[str, float]:
     tasks = {task: {"metrics": ["AUC"], "metrics_fn": AUC(), "loss_fn": BinaryLoss(), "weight": [1]} for task in TASKS}
     decoders = {task: nn.Sequential(nn.Linear(TRUNK[1], TOWER), nn.ReLU(), nn.Linear(TOWER, 1)) for task in TASKS}
     trainer = Trainer(
-        task_dict=tasks, weighting={"sum": "EW", "upgrad": "UPGrad"}[options.method], architecture="HPS",
+        task_dict=tasks, weighting="EW", architecture="HPS",
         encoder_class=Encoder, decoders=nn.ModuleDict(decoders), rep_grad=False, multi_input=False,
         optim_param={"optim": "adam", "lr": RATE}, scheduler_param=None, weight_args={}, arch_args={},
     )  # fmt: skip
@@ -91,5 +91,4 @@ def job(options: Namespace) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    choices = (("method", ["sum", "upgrad"]), ("loader", ["rows", "batches"]))
-    run(job, "LibMTL 4336804", [], choices)
+    run(job, "LibMTL 4336804", [], (("loader", ["rows", "batches"]),))

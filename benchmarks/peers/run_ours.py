@@ -20,7 +20,6 @@ def job(options: Namespace) -> dict[str, float]:
             "--data.init_args.download=false", f"--data.init_args.seed={options.seed}", "--test_after_fit=false",
             "--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_checkpointing=false",
             "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
-            *(["--model.balancer=UPGrad"] if options.method == "upgrad" else []),
         ],
         save_config_callback=None,
     )  # fmt: skip
@@ -29,4 +28,4 @@ def job(options: Namespace) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run(job, "mtl_lightning", ["lightning"], (("method", ["sum", "upgrad"]),), str(CONFIG))
+    run(job, "mtl_lightning", ["lightning"], lines_of=str(CONFIG))

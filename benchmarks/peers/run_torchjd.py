@@ -9,7 +9,7 @@ from census import BATCH, EMBEDDING, EPOCHS, RATE, TOWER, TRUNK, auc, codes, rea
 from record import TASKS, run
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torchjd.aggregation import Sum, UPGrad
+from torchjd.aggregation import Sum
 from torchjd.autojac import jac_to_grad, mtl_backward
 
 
@@ -37,7 +37,6 @@ def job(options: Namespace) -> dict[str, float]:
     trunk = Trunk(sizes)
     heads = nn.ModuleList(nn.Sequential(nn.Linear(TRUNK[1], TOWER), nn.ReLU(), nn.Linear(TOWER, 1)) for _ in TASKS)
     optimizer = torch.optim.Adam([*trunk.parameters(), *heads.parameters()], lr=RATE)
-    aggregator = UPGrad() if options.method == "upgrad" else Sum()
 
     def evaluate(split: str) -> dict[str, float]:
         categories, numbers, labels = rows[split]
@@ -58,11 +57,11 @@ def job(options: Namespace) -> dict[str, float]:
             ]
             optimizer.zero_grad()
             mtl_backward(losses, features=features)
-            jac_to_grad(trunk.parameters(), aggregator)
+            jac_to_grad(trunk.parameters(), Sum())
             optimizer.step()
         print(evaluate("val"))
     return evaluate("test")
 
 
 if __name__ == "__main__":
-    run(job, "torchjd by hand", ["torchjd"], (("method", ["sum", "upgrad"]),))
+    run(job, "torchjd by hand", ["torchjd"])

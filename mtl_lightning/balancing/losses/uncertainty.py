@@ -174,7 +174,7 @@ class UncertaintyWeighting(Balancer):
         s = torch.cat(self._s())
         slope = self._regularizer.slope(s, self.b, self.power)
         s = s if slope is self.b else s + torch.log(slope / self.b)
-        return (s * self.power).exp_().mul_(self.power).sqrt_()  # sqrt(2) b for the scale b of Laplace noise
+        return (s * self.power).mul_(0.5).exp_().mul_(self.power.sqrt())  # sqrt(2) b for the scale b of Laplace noise
 
     @torch.no_grad()
     def after_update(self, losses: Callable[[], Tensor]) -> None:

@@ -125,7 +125,7 @@ class Jacobian:
         self.trunk, self.task_gradients, self._in_place = list(trunk), task_gradients, in_place
         self.sizes = [parameter.numel() for parameter in self.trunk]
         self.unwritten: dict[int, Unwritten] = {}
-        self._dtype = (self.trunk or task_gradients.parameters)[0].dtype
+        self._first = (self.trunk or task_gradients.parameters)[0]
         self._terms, self._memory, self._products_only = terms, memory, in_place and products_only
         self._begun = False  # whether there is anything in the rows to add to
         if not self._products_only:
@@ -135,8 +135,8 @@ class Jacobian:
         """Take memory for the rows of what is written."""
         apart = {place for each in self.unwritten.values() for place in (each.layer.weight, each.layer.bias)}
         self.written = [place for place in range(len(self.trunk)) if place not in apart]
-        sizes, first = [self.sizes[place] for place in self.written], (self.trunk or self.task_gradients.parameters)[0]
-        shape, rows = (self._terms, sum(sizes)), self._memory.rows
+        sizes = [self.sizes[place] for place in self.written]
+        shape, rows, first = (self._terms, sum(sizes)), self._memory.rows, self._first
         if rows is None or (rows.shape, rows.dtype, rows.device) != (shape, first.dtype, first.device):
             rows = torch.empty(shape, dtype=first.dtype, device=first.device)
         self.rows = rows
@@ -165,7 +165,7 @@ class Jacobian:
         outputs = {id(term.output): term.output for term in terms}
         graph = LinearLayers([], 1)
         if self._in_place:
-            graph = linear_layers([*outputs.values()], self.trunk, self._dtype)
+            graph = linear_layers([*outputs.values()], self.trunk, self._first.dtype)
         layers = graph.layers
         if self._products_only:
             if self._begun:

@@ -26,7 +26,8 @@ _BATCHED = frozenset(
     ]
 )
 """Nodes that go back from several gradients at once as fast as from one after the other, or faster."""
-_TOGETHER = 1 << 17  # numbers of a layer's gradients that are brought together at a time: 0.5 MB, half a core's cache
+_TOGETHER = 1 << 17  # numbers of a layer's gradients that go back at a time: 0.5 MB, half a core's cache
+_TOGETHER_ELSEWHERE = 1 << 24  # likewise on a GPU, where each launch counts
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def linear_layers(outputs: Sequence[Tensor], parameters: Sequence[nn.Parameter],
     together = 1
     if layers and len(covered) == len(parameters) and all(node.name() in _BATCHED for node in nodes):
         largest = max(len(layer.inputs) * parameters[layer.weight].shape[0] for layer in layers)
-        together = max(1, (_TOGETHER if layers[0].inputs.is_cpu else 16 * _TOGETHER) // max(1, largest))
+        together = max(1, (_TOGETHER if layers[0].inputs.is_cpu else _TOGETHER_ELSEWHERE) // max(1, largest))
     return LinearLayers(layers, together)
 
 
