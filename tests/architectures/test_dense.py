@@ -41,7 +41,11 @@ def rectangles(number: int, random: torch.Generator) -> tuple[Tensor, Tensor, Te
     ("architecture", "head"),
     [
         (partial(SharedBottom, encoder=SEGNET), UpsamplingHead),
-        (partial(SharedBottom, encoder=partial(ResNet, dilated=True, pool=False)), partial(DeepLabHead, channels=16)),
+        pytest.param(
+            partial(SharedBottom, encoder=partial(ResNet, dilated=True, pool=False)),
+            partial(DeepLabHead, channels=16),
+            marks=pytest.mark.slow,
+        ),
         (partial(MTAN, encoder=partial(SEGNET, upsampling="nearest")), UpsamplingHead),
         (partial(CrossStitch, encoder=partial(SEGNET, upsampling="nearest")), UpsamplingHead),
         (partial(PLE, encoder=partial(SEGNET, upsampling="nearest")), partial(UpsamplingHead, hidden=(8,))),

@@ -48,6 +48,7 @@ def test_compiling_is_timed_and_counted(capsys: pytest.CaptureFixture[str], monk
     assert re.search(row, capsys.readouterr().out, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_a_gpu_runs_on_the_cpu(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ def hold(mebibytes: int) -> Tensor:
     return torch.ones(mebibytes * MEBIBYTES, dtype=torch.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_growth_is_the_peak_over_what_was_there() -> None:
     found = memory.peak_growth(partial(hold, 200))

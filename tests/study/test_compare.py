@@ -261,6 +261,7 @@ def without_costs(folder: Path) -> tuple[Rows, str]:
     return rows, report.replace(costs, "")
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_same_report_and_a_rerun_runs_nothing(
     compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -124,6 +124,7 @@ def test_an_objective_for_each_task_gives_a_front(tmp_path: Path) -> None:
     assert (tmp_path / "front.png").stat().st_size > 5_000
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_worse_than_the_others_is_given_up(tmp_path: Path) -> None:
     """After five trials that have ended: the median's startup. Rates of 1e-9 learn nothing."""
     base = {**BASE, "trainer": {**BASE["trainer"], "max_epochs": 3}}
