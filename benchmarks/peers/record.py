@@ -18,10 +18,12 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TASKS = ["income", "never_married"]
+LOADING, TRAINING, TEST = "loading", "training", "test"
+"""The phases of a job: reading, splitting, encoding and building; the epochs with their validations; the test."""
 
 
 def run(
-    job: Callable[[argparse.Namespace], dict[str, float]],
+    job: Callable[[argparse.Namespace, Callable[[str], None]], dict[str, float]],
     peer: str,
     packages: list[str],
     options: tuple[tuple[str, list[str]], ...] = (),
@@ -30,7 +32,8 @@ def run(
     """Run a peer's job and print its record.
 
     Args:
-        job: loads, trains two epochs and tests; returns the AUC of each task on the test rows.
+        job: loads, trains two epochs and tests; returns the AUC of each task on the test rows. It is given the
+            options and a function to call where training and the test begin, with :data:`TRAINING` and :data:`TEST`.
         peer: its name in the table.
         packages: distributions whose versions are told.
         options: what else the command line takes: names and choices, the first of which is meant by default.
@@ -46,16 +49,23 @@ def run(
 
     torch.set_num_threads(1)
     imports, before, clock = _cpu(), _peak(), time.perf_counter()
+    begun = {LOADING: imports}
+
+    def phase(name: str) -> None:
+        begun.setdefault(name, _cpu())
+
     out, sys.stdout = sys.stdout, sys.stderr  # what libraries print is not the record
-    found = job(given)
+    found = job(given, phase)
     sys.stdout = out
+    ends = [*begun.values(), _cpu()]
     record = {
         "peer": peer,
         "options": {name: getattr(given, name) for name, _ in options},
         "seed": given.seed,
         "versions": {name: version(name) for name in ["torch", *packages]} | {"python": platform.python_version()},
         "auc": {task: round(found[task], 5) for task in TASKS},
-        "cpu_s": round(_cpu() - imports, 2),
+        "cpu_s": round(ends[-1] - imports, 2),
+        "phases_cpu_s": {name: round(end - start, 2) for name, start, end in zip(begun, ends, ends[1:], strict=False)},
         "imports_cpu_s": round(imports, 2),
         "seconds": round(time.perf_counter() - clock, 2),
         "peak_mb": round(_peak()),

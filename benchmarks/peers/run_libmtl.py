@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from census import BATCH, EMBEDDING, EPOCHS, RATE, TOWER, TRUNK, auc, codes, rea
 from LibMTL import Trainer
 from LibMTL.loss import AbsLoss
 from LibMTL.metrics import AbsMetric
-from record import TASKS, run
+from record import TASKS, TRAINING, run
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
@@ -54,7 +55,7 @@ class AUC(AbsMetric):
         return [self.last]
 
 
-def job(options: Namespace) -> dict[str, float]:
+def job(options: Namespace, phase: Callable[[str], None]) -> dict[str, float]:
     """Load, train and test."""
     torch.manual_seed(options.seed)
     encoded, sizes = codes(read(options.root))
@@ -86,6 +87,7 @@ def job(options: Namespace) -> dict[str, float]:
         encoder_class=Encoder, decoders=nn.ModuleDict(decoders), rep_grad=False, multi_input=False,
         optim_param={"optim": "adam", "lr": RATE}, scheduler_param=None, weight_args={}, arch_args={},
     )  # fmt: skip
+    phase(TRAINING)
     trainer.train(loader("train"), loader("test"), EPOCHS, val_dataloaders=loader("val"))
     return {task: tasks[task]["metrics_fn"].last for task in TASKS}
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
-from record import TASKS, run
+from lightning.pytorch.callbacks import LambdaCallback
+from record import TASKS, TEST, TRAINING, run
 
 from mtl_lightning.cli import MultiTaskCLI
 
 CONFIG = Path(__file__).parents[2] / "configs" / "census_income.yaml"
 
 
-def job(options: Namespace) -> dict[str, float]:
+def job(options: Namespace, phase: Callable[[str], None]) -> dict[str, float]:
     """Load, train and test."""
     made = MultiTaskCLI(
         args=[
@@ -22,7 +24,9 @@ def job(options: Namespace) -> dict[str, float]:
             "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
         ],
         save_config_callback=None,
+        trainer_defaults={"callbacks": [LambdaCallback(on_train_start=lambda *_: phase(TRAINING))]},
     )  # fmt: skip
+    phase(TEST)
     (metrics,) = made.trainer.test(made.model, datamodule=made.datamodule, verbose=False)
     return {task: metrics[f"test/auroc/{task}"] for task in TASKS}
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable
 
 from census import BATCH, CATEGORICAL, EMBEDDING, EPOCHS, NUMERIC, RATE, TOWER, TRUNK, auc, read
+from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_tabular import TabularModel
 from pytorch_tabular.config import DataConfig, OptimizerConfig, TrainerConfig
 from pytorch_tabular.models import CategoryEmbeddingModelConfig
-from record import TASKS, run
+from record import TASKS, TEST, TRAINING, run
 
 
-def job(options: Namespace) -> dict[str, float]:
+def job(options: Namespace, phase: Callable[[str], None]) -> dict[str, float]:
     """Load, train and test."""
     frames = read(options.root)
     model = TabularModel(
@@ -31,7 +33,9 @@ def job(options: Namespace) -> dict[str, float]:
         ),
         verbose=False,
     )  # fmt: skip
-    model.fit(train=frames["train"], validation=frames["val"], seed=options.seed)
+    begins = LambdaCallback(on_train_start=lambda *_: phase(TRAINING))
+    model.fit(train=frames["train"], validation=frames["val"], seed=options.seed, callbacks=[begins])
+    phase(TEST)
     made = model.predict(frames["test"])
     return {task: auc(frames["test"][task].to_numpy(), made[f"{task}_1_probability"].to_numpy()) for task in TASKS}
 

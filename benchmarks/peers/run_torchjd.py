@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable
 
 import torch
 from census import BATCH, EMBEDDING, EPOCHS, RATE, TOWER, TRUNK, auc, codes, read
-from record import TASKS, run
+from record import TASKS, TEST, TRAINING, run
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchjd.aggregation import Sum
@@ -29,12 +30,15 @@ class Trunk(nn.Module):
         return features
 
 
-def job(options: Namespace) -> dict[str, float]:
+def job(options: Namespace, phase: Callable[[str], None]) -> dict[str, float]:
     """Load, train and test."""
     torch.manual_seed(options.seed)
     encoded, sizes = codes(read(options.root))
     rows = {split: [torch.from_numpy(array) for array in arrays] for split, arrays in encoded.items()}
     trunk = Trunk(sizes)
+    if options.embeddings == "small":
+        for embed in trunk.embeddings:
+            nn.init.normal_(embed.weight, std=0.01)
     heads = nn.ModuleList(nn.Sequential(nn.Linear(TRUNK[1], TOWER), nn.ReLU(), nn.Linear(TOWER, 1)) for _ in TASKS)
     optimizer = torch.optim.Adam([*trunk.parameters(), *heads.parameters()], lr=RATE)
 
@@ -48,6 +52,7 @@ def job(options: Namespace) -> dict[str, float]:
         scores = torch.cat(outputs)
         return {task: auc(labels[:, t].numpy(), scores[:, t].numpy()) for t, task in enumerate(TASKS)}
 
+    phase(TRAINING)
     for _ in range(EPOCHS):
         for chosen in torch.randperm(len(rows["train"][0])).split(BATCH):
             categories, numbers, labels = (part[chosen] for part in rows["train"])
@@ -60,8 +65,9 @@ def job(options: Namespace) -> dict[str, float]:
             jac_to_grad(trunk.parameters(), Sum())
             optimizer.step()
         print(evaluate("val"))
+    phase(TEST)
     return evaluate("test")
 
 
 if __name__ == "__main__":
-    run(job, "torchjd by hand", ["torchjd"])
+    run(job, "torchjd by hand", ["torchjd"], (("embeddings", ["torch's", "small"]),))

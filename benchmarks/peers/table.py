@@ -8,6 +8,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+PHASES = ("loading", "training", "test")
+COLUMNS = (
+    "AUC income", "AUC never married", "CPU s", *PHASES, "imports, CPU s", "peak, MB", "after imports, MB", "lines",
+    "runs",
+)  # fmt: skip
 RECORDS = Path(__file__).parent / "records" / "census.jsonl"
 
 
@@ -24,13 +29,14 @@ def table(path: Path) -> list[str]:
         name = " ".join([record["peer"], *(f"{key}={value}" for key, value in record["options"].items())])
         rows.setdefault(name, []).append(record)
     made = [
-        "| | AUC income | AUC never married | CPU s | imports, CPU s | peak, MB | after imports, MB | lines | runs |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| {' | '.join(['', *COLUMNS])} |",
+        "|" + " --- |" * (len(COLUMNS) + 1),
     ]
     for name, records in rows.items():
         cells = [
             *(spread([record["auc"][task] for record in records], ".4f") for task in ("income", "never_married")),
             spread([record["cpu_s"] for record in records], ".1f"),
+            *(spread([record["phases_cpu_s"].get(phase, 0.0) for record in records], ".1f") for phase in PHASES),
             spread([record["imports_cpu_s"] for record in records], ".1f"),
             spread([record["peak_mb"] for record in records], ",.0f"),
             f"{mean(record['peak_after_imports_mb'] for record in records):,.0f}",
