@@ -15,7 +15,7 @@ from pathlib import Path
 import tomllib
 
 ROOT = Path(__file__).parent.parent
-EXTRAS = ("examples", "export", "images", "serve", "solvers", "test")
+EXTRAS = ("examples", "export", "images", "serve", "solvers", "test", "tune")
 
 
 def lowest() -> dict[str, str]:
