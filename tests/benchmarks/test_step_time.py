@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import loops, step_time, timing
+from benchmarks import loops, paired_steps, step_time, timing
 from benchmarks.records import Spread
 from benchmarks.workloads import BATCHES, WORKLOADS, Workload
 from mtl_lightning.architectures import MLP, LeNet, Linear, MLPHead
@@ -114,3 +114,18 @@ def test_one_thread_is_put_back() -> None:
     with timing.one_thread():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+def test_pairs_of_steps_are_timed_apart() -> None:
+    """A clock that tells how often it was asked: a raw step lies between two looks, and so does a step of the loop."""
+    ticks = iter(range(1000))
+    batches = paired_steps.Paired(TABLE, steps=3, clock=lambda: float(next(ticks) ** 2))
+    loops.variants(TABLE)[loops.OURS](batches)
+    assert len(batches.raw) == len(batches.own) == 3
+    looks = [(1 + 3 * index, 2 + 3 * index, 3 + 3 * index) for index in range(len(batches))]
+    counted = range(batches.warmup, batches.warmup + batches.steps)
+    assert batches.raw == [looks[i][2] ** 2 - looks[i][1] ** 2 for i in counted]
+    assert batches.own == [looks[i + 1][0] ** 2 - looks[i][2] ** 2 for i in counted]
+    table = paired_steps.report("W2", {loops.OURS: batches})
+    assert table.rows[0][0] == loops.OURS
+    assert [goal.limit for goal in table.goals] == [1.015]
