@@ -9,6 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+_FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
+"""NumPy's names of what Arrow calls otherwise; `to_pandas_dtype` of Arrow 18 loads pandas."""
+
 
 def as_numpy(array: Any, null: float | None = None) -> NDArray[Any]:
     """Return what ``array.to_numpy(zero_copy_only=False)`` gives of an Arrow array (N,): numbers and bools in their own
@@ -26,7 +29,7 @@ def as_numpy(array: Any, null: float | None = None) -> NDArray[Any]:
         return given
     if pa.types.is_boolean(kind):
         return as_numpy(array.cast(pa.uint8()), fill).astype(np.bool_, copy=False)
-    dtype = np.dtype(kind.to_pandas_dtype())
+    dtype = np.dtype(_FLOATS.get(str(kind), str(kind)))
     if not len(array):
         return np.empty(0, dtype)
     found = np.frombuffer(array.buffers()[1], dtype, count=len(array), offset=array.offset * dtype.itemsize)

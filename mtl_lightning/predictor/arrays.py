@@ -77,7 +77,7 @@ def _fitting(found: NDArray[Any], spec: Mapping[str, Any], name: str) -> NDArray
     sizes = found.shape[1:]
     if len(sizes) != len(shape) or any(want not in (None, size) for want, size in zip(shape, sizes, strict=True)):
         raise DataError(f"`{name}`: expected the shape {_shape(spec)}, found {found.shape}.")
-    if not hasattr(np, dtype):  # such as bfloat16, which the network makes of float32
+    if dtype != "bool" and not hasattr(np, dtype):  # such as bfloat16, which the network makes of float32
         return found.astype(np.float32)
     if not (np.can_cast(found.dtype, dtype, "same_kind") or found.size == 0):
         raise DataError(f"`{name}`: expected numbers of type {dtype}, found {found.dtype}.")

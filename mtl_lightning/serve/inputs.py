@@ -94,7 +94,8 @@ def _unknown(given: Any) -> NDArray[Any]:
 
 def dtype_of(name: str) -> np.dtype[Any]:
     """Return the dtype of NumPy that an input is cast to, by its name in an input spec."""
-    return np.dtype(name if hasattr(np, name) else "float32")  # such as bfloat16, which the network makes of float32
+    known = name == "bool" or hasattr(np, name)  # `np.bool` is not in NumPy 1.26
+    return np.dtype(name if known else "float32")  # such as bfloat16, which the network makes of float32
 
 
 def _cast(cells: list[Any], dtype: np.dtype[Any]) -> NDArray[Any] | None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.integrate import trapezoid  # type: ignore[import-untyped]  # it ships no types
 from scipy.special import expit  # type: ignore[import-untyped]  # it ships no types
 from torch import Tensor
 
@@ -164,7 +165,7 @@ def graf(curve: Floats, time: Floats, event: NDArray[np.bool_], weight: Floats, 
             elif time[i] > cut:
                 total += weight[i] * (1 - curve[i, k]) ** 2 / uncensored(cut, included=True)
         scores.append(total / weight.sum())
-    return float(np.trapezoid(scores, [0.0, *cuts]) / cuts[-1])
+    return float(trapezoid(scores, [0.0, *cuts]) / cuts[-1])
 
 
 @pytest.mark.parametrize("weighted", [False, True])

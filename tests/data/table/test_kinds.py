@@ -134,7 +134,10 @@ def as_large_lists(folder: Path, table: Any) -> dict[str, Any]:
     kinds = {"tags": pa.large_list(pa.large_string()), "place": pa.list_(pa.float64(), 3)}
     for name, kind in kinds.items():
         table = table.set_column(table.column_names.index(name), name, table[name].cast(kind))
-    return as_parquet(folder, table)
+    try:
+        return as_parquet(folder, table)
+    except pa.ArrowNotImplementedError as error:
+        pytest.skip(f"Arrow {pa.__version__} cannot write missing lists of a fixed size: {error}")
 
 
 def as_stream(folder: Path, table: Any) -> dict[str, Any]:
