@@ -8,7 +8,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-PHASES = ("loading", "training", "test")
+from record import LOADING, TEST, TRAINING
+
+PHASES = (LOADING, TRAINING, TEST)
 COLUMNS = (
     "AUC income", "AUC never married", "CPU s", *PHASES, "imports, CPU s", "peak, MB", "after imports, MB", "lines",
     "runs",
