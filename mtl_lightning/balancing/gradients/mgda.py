@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -107,9 +108,9 @@ def min_norm_point(gramian: Tensor, inverse: Tensor) -> Tensor:
         gramian: (P, P) the rows' inner products before they are scaled.
         inverse: (P,) what the rows are scaled by; 0 for infinitely long ones.
     """
+    if len(inverse) == 2 and min(scales := inverse.tolist()) > 0:
+        return gramian.new_tensor(_nearest_of_two(gramian.tolist(), scales))
     finite = inverse > 0
-    if len(inverse) == 2 and bool(finite.all()):
-        return _nearest_of_two(gramian * inverse * inverse.unsqueeze(1))
     zero = (gramian.diagonal() <= 0) & finite
     if bool(zero.any()):
         return zero / zero.sum()
@@ -123,8 +124,10 @@ def min_norm_point(gramian: Tensor, inverse: Tensor) -> Tensor:
     return (found / found.sum()).to(gramian.device)
 
 
-def _nearest_of_two(gramian: Tensor) -> Tensor:
-    """Return the weights (2,) of the point nearest to 0 between two rows."""
-    apart = gramian[0, 0] + gramian[1, 1] - 2 * gramian[0, 1]
-    first = torch.where(apart > 0, (gramian[1, 1] - gramian[0, 1]) / apart, 0.5).clamp(0, 1)
-    return torch.stack([first, 1 - first])
+def _nearest_of_two(gramian: Sequence[Sequence[float]], inverse: Sequence[float]) -> list[float]:
+    """Return the weights of the point nearest to 0 between two rows, as numbers of the host: a formula of a line."""
+    ((first, product), (_, second)), (a, b) = gramian, inverse
+    first, product, second = first * a * a, product * a * b, second * b * b
+    apart = first + second - 2 * product
+    weight = min(max((second - product) / apart, 0.0), 1.0) if apart > 0 else 0.5
+    return [weight, 1 - weight]

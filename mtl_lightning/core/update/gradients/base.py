@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GradientBalancer, GramianBalancer
 from mtl_lightning.core.host_number import is_waited_for, now
 from mtl_lightning.core.network.network import Network
@@ -57,7 +58,6 @@ class GradientLevel(ABC):
     Attributes:
         losses: what this process found of the window's losses.
         present_indices: the places of the present tasks among all tasks.
-        places: the same, (P,) int64 on the device.
         task_gradients: the gradients of the parameters of single tasks, term by term; the last term is the auxiliary
             losses.
         scale: what a gradient scaler multiplies losses by.
@@ -70,7 +70,6 @@ class GradientLevel(ABC):
         self.memory, self.trusting = memory, trusting
         self.losses = Losses()
         self.present_indices = window.present_indices
-        self.places = on_device(self.present_indices, runtime.device, torch.long)
         self.trunk, task_parameters = network.roles.trained
         self.task_gradients = TaskGradients(task_parameters, alone=runtime.world_size == 1)
         self.scale = runtime.loss_scale()
@@ -94,13 +93,18 @@ class GradientLevel(ABC):
     def weigh(self) -> WeightedLosses:
         """Differentiate the balancer's objective at the losses of all processes, and note it."""
         balancer, runtime, losses = self.network.balancer, self.runtime, self.losses
-        leaf = runtime.all_sum(losses.tasks).detach().clone().requires_grad_()
+        found, present = runtime.all_sum(losses.tasks).detach(), self.window.present
         learned = [parameter for parameter in balancer.parameters() if parameter.requires_grad]
-        objective = balancer.objective(leaf, self.window.present)
-        weights, *own = torch.autograd.grad(objective, [leaf, *learned], allow_unused=True, materialize_grads=True)
+        own: Sequence[Tensor] = ()
+        if runtime.fast_paths and not learned and sums_losses(balancer):
+            objective, weights = torch.where(present, found, 0.0).sum(), present.to(found.dtype)
+        else:
+            leaf = found.clone().requires_grad_()
+            objective = balancer.objective(leaf, present)
+            weights, *own = torch.autograd.grad(objective, [leaf, *learned], allow_unused=True, materialize_grads=True)
         aux = sum(runtime.all_sum(value) / runtime.world_size for value in losses.aux.values())
         losses.objective = objective.detach() + aux
-        return WeightedLosses(leaf.detach(), weights, list(zip(learned, own, strict=True)))
+        return WeightedLosses(found, weights, list(zip(learned, own, strict=True)))
 
     def reduce(self, weighted: WeightedLosses) -> tuple[Gradients, Tensor | None]:
         """Return every parameter's gradient, summed over processes, and the method's weights (P,) if it has some.
@@ -108,7 +112,7 @@ class GradientLevel(ABC):
         Here: inner products of what stands in for the shared parameters give the weights, and one more backward
         through the trunk gives its gradient.
         """
-        weights = weighted.weights[self.places] / self.scale
+        weights = self.unscaled(weighted)
         alpha = self.task_weights(weights, weighted)
         heads = weights * alpha if self.weighs_heads else weights
         trunk = self.trunk_gradients(weights, alpha)
@@ -122,7 +126,7 @@ class GradientLevel(ABC):
         products = self.gramian() * weights.unsqueeze(1) * weights
         if not isinstance(balancer, GramianBalancer):
             return torch.ones_like(weights)
-        losses = weighted.losses[self.places].double()
+        losses = self.of_present(weighted.losses).double()
         return self.method_weights(balancer, products, losses).to(weights.dtype)
 
     def gramian(self) -> Tensor:
@@ -134,6 +138,20 @@ class GradientLevel(ABC):
         raise NotImplementedError
 
     # ---------------------------------------------------------------------------------------------------------- pieces
+    @cached_property
+    def places(self) -> Tensor:
+        """The places of the present tasks among all tasks, (P,) int64 on the device."""
+        return on_device(self.present_indices, self.runtime.device, torch.long)
+
+    def of_present(self, values: Tensor) -> Tensor:
+        """Return the entries (P,) of the present tasks among those of all tasks (T,)."""
+        return values if len(self.present_indices) == len(values) else values[self.places]
+
+    def unscaled(self, weighted: WeightedLosses) -> Tensor:
+        """Return what the scaled losses (P,) of the present tasks are weighed with."""
+        weights = self.of_present(weighted.weights)
+        return weights / self.scale if isinstance(self.scale, Tensor) else weights
+
     @cached_property
     def reach(self) -> list[list[int]]:
         """The indices among the parameters of single tasks that each present task's loss may depend on."""
@@ -179,8 +197,10 @@ class GradientLevel(ABC):
         return torch.where(finite, weights, 1.0)
 
     def with_aux(self, weights: Tensor) -> Tensor:
-        """Return the weights (P + 1,) of the terms: of the present tasks, and of the auxiliary losses."""
-        return torch.cat([weights, torch.ones_like(weights[:1]) / self.scale]) if len(weights) else weights
+        """Return the weights of the terms: (P,) of the present tasks, and one more if there are auxiliary losses."""
+        if not self.losses.aux or not len(weights):
+            return weights
+        return torch.cat([weights, torch.ones_like(weights[:1]) / self.scale])
 
     def _times(self, weights: Tensor, alpha: Tensor) -> Tensor:
         """Return weights (T,) with those of the present tasks multiplied by alpha (P,)."""
@@ -213,3 +233,11 @@ class GradientLevel(ABC):
             list(outputs), self.trunk, list(factors), allow_unused=True, materialize_grads=True
         )
         return list(found)
+
+
+def sums_losses(balancer: Balancer) -> bool:
+    """Whether a balancer's objective is the plain sum of the losses, whose derivatives by them are known."""
+    own = type(balancer)
+    if isinstance(balancer, GradientBalancer):
+        own = type(balancer.losses) if own.objective is GradientBalancer.objective else own
+    return own.objective is Balancer.objective

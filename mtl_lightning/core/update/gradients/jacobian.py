@@ -54,7 +54,7 @@ class TaskGradients:
     def weighted(self, weights: Tensor) -> list[Tensor]:
         """Return each parameter's gradient, summed over terms with ``weights`` (P,), and which are reached (h,).
 
-        Every process gives the same shapes, whichever terms it has met.
+        Every process gives the same shapes, whichever terms it has met; one that is alone leaves out the last.
         """
         by_row = weights.unbind()
         pairs = [(grad, by_row[row]) for found in self.reached for row, grad in found.items()]
@@ -65,6 +65,8 @@ class TaskGradients:
         for parameter, found in zip(self.parameters, self.reached, strict=True):
             parts = [next(pieces) for _ in found] or [torch.zeros_like(parameter)]
             sums.append(parts[0] if len(parts) == 1 else torch.stack(parts).sum(0))
+        if self._alone:
+            return sums
         return [*sums, on_device([bool(found) for found in self.reached], weights.device, weights.dtype)]
 
     def reached_anywhere(self, reduced: Sequence[Tensor]) -> list[tuple[nn.Parameter, Tensor]]:
@@ -73,8 +75,7 @@ class TaskGradients:
         Args:
             reduced: what :meth:`weighted` gave, summed over processes.
         """
-        *gradients, anywhere = reduced
-        known: Sequence[object] = self.reached if self._alone else anywhere.tolist()
+        gradients, known = (reduced, self.reached) if self._alone else (reduced[:-1], reduced[-1].tolist())
         triples = zip(self.parameters, gradients, known, strict=True)
         return [(parameter, gradient) for parameter, gradient, found in triples if found]
 

@@ -7,7 +7,6 @@ writes straight into the row, or adds to it.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +16,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 _INPUTS = {"AddmmBackward0": ("_saved_mat1", 1, 2), "MmBackward0": ("_saved_self", 0, 1)}
-"""By node: what it calls the layer's inputs, and the places of inputs and weight among what it was computed from."""
+"""By a node's type: what it calls the layer's inputs, and the places of inputs and weight among what it came from."""
 _BATCHED = frozenset(
     [
-        *("AddmmBackward0", "MmBackward0", "TBackward0", "torch::autograd::AccumulateGrad"),
+        *("AddmmBackward0", "MmBackward0", "TBackward0", "AccumulateGrad"),
         *("ReluBackward0", "SigmoidBackward0", "MulBackward0", "DivBackward0", "AddBackward0", "SubBackward0"),
         *("ViewBackward0", "ReshapeAliasBackward0", "UnsafeViewBackward0"),
     ]
@@ -98,13 +97,14 @@ def linear_layers(outputs: Sequence[Tensor], parameters: Sequence[nn.Parameter],
 
     layers = []
     for node in nodes:
-        if node.name() not in _INPUTS:
+        kind = type(node).__name__
+        if kind not in _INPUTS:
             continue
-        name, _, weight_place = _INPUTS[node.name()]
+        name, _, weight_place = _INPUTS[kind]
         transposed = node.next_functions[weight_place][0]
-        if transposed is None or transposed.name() != "TBackward0" or uses[transposed] != 1:
+        if type(transposed).__name__ != "TBackward0" or uses[transposed] != 1:
             continue
-        if node.name() == "AddmmBackward0" and not node._saved_alpha == node._saved_beta == 1:
+        if kind == "AddmmBackward0" and not node._saved_alpha == node._saved_beta == 1:
             continue
         inputs = getattr(node, name)
         variable = getattr(transposed.next_functions[0][0], "variable", None)
@@ -113,11 +113,11 @@ def linear_layers(outputs: Sequence[Tensor], parameters: Sequence[nn.Parameter],
         weight = place_of(transposed.next_functions[0][0], tuple(variable.shape))
         if weight is None:
             continue
-        bias = place_of(node.next_functions[0][0], (len(variable),)) if node.name() == "AddmmBackward0" else None
+        bias = place_of(node.next_functions[0][0], (len(variable),)) if kind == "AddmmBackward0" else None
         layers.append(LinearLayer(GradientEdge(node, 0), inputs.detach(), weight, bias))
     covered = {place for layer in layers for place in (layer.weight, layer.bias)} - {None}
     together = 1
-    if layers and len(covered) == len(parameters) and all(node.name() in _BATCHED for node in nodes):
+    if layers and len(covered) == len(parameters) and _BATCHED.issuperset([type(node).__name__ for node in nodes]):
         largest = max(len(layer.inputs) * parameters[layer.weight].shape[0] for layer in layers)
         together = max(1, (_TOGETHER if layers[0].inputs.is_cpu else _TOGETHER_ELSEWHERE) // max(1, largest))
     return LinearLayers(layers, together)
@@ -129,16 +129,17 @@ def reaches(output: Tensor, parameters: Sequence[nn.Parameter]) -> bool:
     return any(id(getattr(node, "variable", None)) in wanted for node in _graph([output])[0])
 
 
-def _graph(outputs: Sequence[Tensor]) -> tuple[list[Any], Counter[Any]]:
+def _graph(outputs: Sequence[Tensor]) -> tuple[list[Any], dict[Any, int]]:
     """Return the nodes below some tensors, each once, and how often each is used there."""
     seen: dict[Any, None] = {}
-    uses: Counter[Any] = Counter()
+    uses: dict[Any, int] = {}
     waiting: list[Any] = [output.grad_fn for output in outputs if output.grad_fn is not None]
     while waiting:
         node = waiting.pop()
         if node not in seen:
             seen[node] = None
-            following = [below for below, _ in node.next_functions if below is not None]
-            uses.update(following)
-            waiting += following
+            for below, _ in node.next_functions:
+                if below is not None:
+                    uses[below] = uses.get(below, 0) + 1
+                    waiting.append(below)
     return [*seen], uses

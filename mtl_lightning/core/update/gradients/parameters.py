@@ -159,12 +159,12 @@ class ParameterLevel(GradientLevel):
         """Sum the rows over processes, and combine them as the balancer does."""
         first = self.jacobians[0]
         number, parts = len(self.present_indices), len(self.jacobians)
-        weights = weighted.weights[self.places] / self.scale
+        weights = self.unscaled(weighted)
         rows = [jacobian.rows for jacobian in self.jacobians]
         singles = [] if self.weighs_heads else self.task_gradients.weighted(self.with_aux(weights) / parts)
         reduced = self.runtime.summed([*rows, *singles], owned=parts)  # nobody reads this process's rows again
         rows, singles = reduced[:parts], reduced[parts:]
-        trunk, alpha = self._combine(rows, weights, weighted.losses[self.places])
+        trunk, alpha = self._combine(rows, weights, self.of_present(weighted.losses))
         if len(first.rows) > number:  # the last row is that of the auxiliary losses
             own = torch.stack([row[number:].sum(0) for row in rows]).mean(0)
             trunk = trunk + (own / self.scale).to(trunk.dtype)
