@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook  # there is no public name
+from torch.nn.modules import module as hooks
 
 from mtl_lightning.architectures.base import Head
 from mtl_lightning.core.network.cut_features import CutFeatures
@@ -34,6 +34,8 @@ _ELEMENTWISE: frozenset[type[nn.Module]] = frozenset(
     ]
 )
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HOOKS_OF_ALL = [getattr(hooks, f"_global{name}") for name in _HOOKS]
+"""Torch's own tables of the hooks of all modules, which fill up when somebody adds one."""
 Layers: TypeAlias = list[nn.Module]
 FirstLayer: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -121,7 +123,7 @@ class StackedHeads:
             heads: of all tasks.
         """
         cut = features if isinstance(features, CutFeatures) else None
-        if torch.compiler.is_compiling() or _has_any_global_hook():  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        if torch.compiler.is_compiling() or any(_HOOKS_OF_ALL):
             return {}
         if heads is not self._heads or not self._is_as_seen():
             self._read(heads)
