@@ -35,3 +35,16 @@ def covering(cases: Sequence[tuple[Any, ...]], goals: Callable[[tuple[Any, ...]]
     return [
         pytest.param(*case, marks=mark, id="-".join(map(str, case))) for case, mark in zip(cases, marks, strict=True)
     ]
+
+
+def some_of(cases: Iterable[Any], every: int) -> list[Any]:
+    """Return all cases as parameters of a test; all but every so many are slow."""
+    listed = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [
+        pytest.param(*case, marks=[pytest.mark.slow] * bool(index % every), id="=".join(map(_shown, case)))
+        for index, case in enumerate(listed)
+    ]
+
+
+def _shown(value: Any) -> str:
+    return value.__name__ if isinstance(value, type) else str(value)

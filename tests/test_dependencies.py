@@ -77,6 +77,7 @@ def test_every_import_of_the_package_is_declared() -> None:
     assert undeclared(foreign(ROOT / "mtl_lightning", everywhere=True), needed | for_users) == []
 
 
+@pytest.mark.slow
 def test_every_import_of_the_tests_is_declared() -> None:
     table = project()
     extras = table["optional-dependencies"]

@@ -45,6 +45,7 @@ def existing() -> set[str]:
     return cases | {case.split("[")[0] for case in cases}
 
 
+@pytest.mark.slow
 def test_the_tests_that_pages_and_claims_name_exist(existing: set[str]) -> None:
     for page in PAGES:
         assert sorted(named(page) - existing) == [], page

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import resource
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from mtl_lightning.cli import failures
 from mtl_lightning.cli.messages import sentence
 from mtl_lightning.types import DataError
+from tests.cover import some_of
 from tests.messages import CONFIG, GONE, run, run_arguments, spoilt
 
 NAN, INF = float("nan"), float("inf")
@@ -66,15 +66,7 @@ NUMBERS: dict[str, list[Any]] = {
 }
 
 
-def some_of(cases: Sequence[tuple[Any, ...]], every: int = 1) -> list[Any]:
-    """Leave all but every so many cases to the slow tests."""
-    return [
-        pytest.param(*case, marks=[pytest.mark.slow] * bool(index % every), id="=".join(map(str, case)))
-        for index, case in enumerate(cases)
-    ]
-
-
-@pytest.mark.parametrize(("key", "value"), some_of([(key, v) for key, values in NUMBERS.items() for v in values], 2))
+@pytest.mark.parametrize(("key", "value"), some_of([(key, v) for key, values in NUMBERS.items() for v in values], 4))
 def test_a_number_out_of_range(key: str, value: Any) -> None:
     run(spoilt(key, value)).assert_one_message(f"`{key}", "expected", "found")
 

@@ -71,6 +71,7 @@ def others_ended() -> dict[str, Tensor]:
     return ends(OTHERS, 0.1, FULL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["MGDA", "IMTLG"])
 def test_mgda_and_imtlg_reach_the_pareto_set_from_every_start(ended: dict[str, Tensor], method: str) -> None:
     x1, x2 = ended[method].unbind(1)

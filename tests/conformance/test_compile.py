@@ -16,6 +16,7 @@ from mtl_lightning.balancing import MGDA, Balancer, UncertaintyWeighting
 from mtl_lightning.cli import MultiTaskCLI
 from tests.cli import CONFIGS
 from tests.core.saved import single
+from tests.cover import some_of
 from tests.helpers import assert_same, fit, make_batches, make_module, weights_of, without
 
 TRAIN = make_batches(4)
@@ -35,7 +36,7 @@ def trained(balancer: Any, compile: Any, train: Any = TRAIN, **options: Any) -> 
     return module
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", some_of([1, 2], 2))
 @pytest.mark.parametrize(
     "balancer",
     [Balancer, UncertaintyWeighting, UPGrad(), partial(MGDA, level="features")],

@@ -33,7 +33,7 @@ from mtl_lightning import MultiTaskModule, Schedule
 from mtl_lightning.types import Batch, ConfigurationError
 from tests.conformance.plain import Ended, Feature, Plain, batches_of, read_log, run
 from tests.core.saved import single
-from tests.cover import covering
+from tests.cover import covering, some_of
 from tests.helpers import assert_same, loader_of, make_batches, make_module, make_tasks, without
 
 ALL = ("number", "vector", "kind")
@@ -191,13 +191,13 @@ CASES = [(n, "64-true", layout) for place, n in enumerate(FEATURES) for layout i
 CASES += [(name, "32-true", "five groups") for name in FEATURES]
 
 
-@pytest.mark.parametrize(("name", "precision", "layout"), covering(CASES, lambda case: {case[:2], case[1:]}))
+@pytest.mark.parametrize(("name", "precision", "layout"), covering(CASES, lambda case: {case[0], case[1:]}))
 def test_a_loss_balancer(name: str, precision: str, layout: str) -> None:
     feature = FEATURES[name]
     assert_equal(ours(layout, feature, precision), plain(layout, feature, precision), feature, TOLERANCE[precision])
 
 
-@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("name", some_of(FEATURES, 2))
 def test_a_gradient_balancer(name: str) -> None:
     feature = FEATURES[name]
     found, expected = (make("five groups", feature, "64-true") for make in (partial(ours, balancer=UPGrad()), plain))

@@ -32,6 +32,7 @@ from tests.contracts.architecture_cases import (
     unmoved,
     with_encoder,
 )
+from tests.cover import some_of
 from tests.helpers import assert_same, fit, make_batches, make_module, weights_of, without
 
 
@@ -229,7 +230,7 @@ def test_yaml_says_an_architecture_by_its_short_name(cls: Any) -> None:
     assert [repr(build_architecture(one.architecture, PICTURES, TASKS)) for one in chosen] == [expected] * 3
 
 
-@pytest.mark.parametrize("balancer", [Balancer, UPGrad()], ids=["sum", "UPGrad"])
+@pytest.mark.parametrize("balancer", some_of([Balancer, UPGrad()], 2))
 @pytest.mark.parametrize("cls", [c for c in exported(Architecture) if not c.final])
 def test_it_trains_in_the_module_on_batches_of_some_tasks(cls: Any, balancer: Any) -> None:
     whole = make_batches(6)

@@ -162,7 +162,7 @@ def changed(whole: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@sizes(25, 150)
+@sizes(12, 150)
 def test_other_data_is_refused_or_taken_but_never_run(way: str, number: int, content: bytes) -> None:
     FILE.write_bytes(content)
     whole = torch.load(FILE, weights_only=True)

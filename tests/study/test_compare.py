@@ -278,6 +278,7 @@ def test_two_workers_give_the_same_report_and_a_rerun_runs_nothing(
     assert (tmp_path / "two" / "report.md").read_text() == before
 
 
+@pytest.mark.slow  # of a trial that was killed, test_queue.py
 def test_a_killed_command_is_taken_up_where_it_was(tmp_path: Path) -> None:
     entries = {"plain": {}, "slow": {"model.optimizers.default.lr": 0.003}}
     settings = {**SETTINGS, "entries": entries, "baselines": False, "folder": str(tmp_path / "out")}
