@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,8 @@ def _load(path: Path) -> Any:
         array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise DataError(f"{path}: expected a file, found none.") from error
-    except (OSError, ValueError, EOFError, OverflowError, MemoryError) as error:  # or of a shape that cannot be
+    except (OSError, ValueError, EOFError, OverflowError, MemoryError, SyntaxError, TokenError) as error:
+        # or of a shape that cannot be; what a damaged header is to its reader differs with Python's version
         raise DataError(f"{path}: expected an array in NumPy's format, found what cannot be read: {error}") from error
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path}: expected one array in NumPy's format, found an archive of several.")
