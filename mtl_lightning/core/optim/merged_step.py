@@ -14,7 +14,7 @@ from torch.optim import optimizer as hooks
 _OWN = ("params", "name", "initial_lr")  # what a group has to itself; everything else takes part in the step
 _ADAM = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "fused", "capturable", "differentiable")
 _AMSGRAD = _ADAM.index("amsgrad")
-_ADAM_OPTIONS = itemgetter(*_ADAM)
+_ADAM_OPTIONS = itemgetter(*_ADAM, "decoupled_weight_decay")
 _Options: TypeAlias = tuple[Any, ...]
 
 
@@ -130,11 +130,7 @@ class AdamsTogether:
 
     def _sort(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Put together the parameters of groups with equal options, unless the groups are as they were."""
-        decoupled = type(self.optimizers[0]) is AdamW  # what groups lack before PyTorch 2.7
-        found = [
-            ((*_ADAM_OPTIONS(group), group.get("decoupled_weight_decay", decoupled)), len(group["params"]))
-            for group in groups
-        ]
+        found = [(_ADAM_OPTIONS(group), len(group["params"])) for group in groups]
         if found == self._known:
             return
         teams: dict[_Options, list[Tensor]] = {}
@@ -169,7 +165,7 @@ class _Team:
         params: all of them.
 
     Attributes:
-        options: what they have in common, in the order of ``_ADAM``, and last whether weight decay is decoupled.
+        options: what they have in common, in the order of ``_ADAM_OPTIONS``.
     """
 
     def __init__(self, params: list[Tensor]) -> None:
