@@ -69,10 +69,15 @@ def raw(workload: Workload, batches: Iterable[Batch], *, fused: bool, device: st
         network.compile(**compile)
     optimizer = Adam(network.parameters(), lr=1e-3, fused=fused or None)
     for batch in on(device, batches):
-        optimizer.zero_grad()
-        losses = workload.losses(network(batch["inputs"]), batch["targets"])
-        torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        optimizer.step()
+        raw_step(workload, network, optimizer, batch)
+
+
+def raw_step(workload: Workload, network: nn.Module, optimizer: Adam, batch: Batch) -> None:
+    """Take a step of :func:`raw`."""
+    optimizer.zero_grad()
+    losses = workload.losses(network(batch["inputs"]), batch["targets"])
+    torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    optimizer.step()
 
 
 def on(device: str, batches: Iterable[Batch]) -> Iterable[Batch]:

@@ -17,7 +17,7 @@ from torch.optim import Adam
 
 from benchmarks import step_time
 from benchmarks.command import Benchmark, chosen
-from benchmarks.loops import FUSED, OURS, RECORDING, TENSORBOARD, variants
+from benchmarks.loops import FUSED, OURS, RECORDING, TENSORBOARD, raw_step, variants
 from benchmarks.records import Cell, Goal, Spread, Table
 from benchmarks.timing import TimedBatches, keep_freed_memory, one_thread, positive, silence_lightning
 from benchmarks.workloads import WORKLOADS, Workload
@@ -60,18 +60,12 @@ class Paired(TimedBatches):
                 self.own.append(asked - given)
             batch = self.batches[index % len(self.batches)]
             begun = self.clock()
-            self._step(batch)
+            with torch.enable_grad():
+                raw_step(self.workload, self.network, self.optimizer, batch)
             given = self.clock()
             if self.warmup <= index < self.warmup + self.steps:  # the step that the loop takes next counts
                 self.raw.append(given - begun)
             yield batch
-
-    def _step(self, batch: Batch) -> None:
-        with torch.enable_grad():
-            self.optimizer.zero_grad()
-            losses = self.workload.losses(self.network(batch["inputs"]), batch["targets"])
-            torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            self.optimizer.step()
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -1,11 +1,19 @@
-"""Which tensors a table's rows become, by its spec as plain data; without torch."""
+"""Which tensors a table's rows become, by its spec as plain data, and NumPy's dtypes of these; without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["tensors_of_table"]
+import numpy as np
+
+__all__ = ["dtype_of", "tensors_of_table"]
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """Return the dtype of NumPy that an input is cast to, by its name in an input spec."""
+    known = name == "bool" or hasattr(np, name)  # `np.bool` is not in NumPy 1.26
+    return np.dtype(name if known else "float32")  # such as bfloat16, which the network makes of float32
 
 
 def tensors_of_table(table: Mapping[str, Any]) -> dict[str, tuple[list[int], str]]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtl_lightning.errors import DataError
-from mtl_lightning.layout import tensors_of_table
+from mtl_lightning.layout import dtype_of, tensors_of_table
 
 __all__ = ["Inputs", "as_inputs", "rows_of", "sliced"]
 
@@ -73,12 +73,10 @@ def _array(value: Any) -> NDArray[Any]:
 
 
 def _fitting(found: NDArray[Any], spec: Mapping[str, Any], name: str) -> NDArray[Any]:
-    shape, dtype = spec["shape"], spec["dtype"]
+    shape, dtype = spec["shape"], dtype_of(spec["dtype"])
     sizes = found.shape[1:]
     if len(sizes) != len(shape) or any(want not in (None, size) for want, size in zip(shape, sizes, strict=True)):
         raise DataError(f"`{name}`: expected the shape {_shape(spec)}, found {found.shape}.")
-    if dtype != "bool" and not hasattr(np, dtype):  # such as bfloat16, which the network makes of float32
-        return found.astype(np.float32)
     if not (np.can_cast(found.dtype, dtype, "same_kind") or found.size == 0):
         raise DataError(f"`{name}`: expected numbers of type {dtype}, found {found.dtype}.")
     return found.astype(dtype, copy=False)

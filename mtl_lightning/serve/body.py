@@ -15,9 +15,10 @@ from mtl_lightning.encoding.drift import DriftCounts
 from mtl_lightning.encoding.lenient import Faults, LenientEncoder
 from mtl_lightning.encoding.notation import ISO
 from mtl_lightning.errors import DataError
+from mtl_lightning.layout import dtype_of
 from mtl_lightning.names import did_you_mean
 from mtl_lightning.predictor.report import report_of
-from mtl_lightning.serve.inputs import Tensors, array_of, dtype_of, tensors_of
+from mtl_lightning.serve.inputs import Tensors, array_of, tensors_of
 
 _MOST = 12
 """Mistakes that are told at once."""

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtl_lightning.errors import DataError
-from mtl_lightning.layout import tensors_of_table
+from mtl_lightning.layout import dtype_of, tensors_of_table
 
-__all__ = ["Tensors", "array_of", "arrays_of", "dtype_of", "tensors_of"]
+__all__ = ["Tensors", "array_of", "arrays_of", "tensors_of"]
 
 Tensors: TypeAlias = Mapping[str, tuple[Sequence["int | None"], str]]
 """By name the shape, None where a size is free, and the dtype of a row's inputs; of a single one by no name."""
@@ -90,12 +90,6 @@ def _unknown(given: Any) -> NDArray[Any]:
     except ValueError as error:
         raise DataError(f"Expected lists of the same lengths, found {_said(given)}.") from error
     return found.astype(np.float32) if found.dtype == np.float64 else found
-
-
-def dtype_of(name: str) -> np.dtype[Any]:
-    """Return the dtype of NumPy that an input is cast to, by its name in an input spec."""
-    known = name == "bool" or hasattr(np, name)  # `np.bool` is not in NumPy 1.26
-    return np.dtype(name if known else "float32")  # such as bfloat16, which the network makes of float32
 
 
 def _cast(cells: list[Any], dtype: np.dtype[Any]) -> NDArray[Any] | None:
