@@ -6,6 +6,7 @@ The process that hands the tests out to others runs none: nothing here imports t
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import re
 import sys
@@ -40,12 +41,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _one_thread_and_one_seed() -> Iterator[None]:
-    """Small networks run faster on one thread, and every test starts from the same state of torch."""
+def _one_thread_one_seed_and_logs() -> Iterator[None]:
+    """Small networks run faster on one thread; every test starts from the same state of torch, and hears Lightning."""
     import torch
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    logging.getLogger("lightning.pytorch").propagate = True  # else `caplog` is empty, if Lightning came before handlers
     yield
     torch.use_deterministic_algorithms(False)  # `Trainer(deterministic=True)` leaves it on
 

@@ -179,7 +179,6 @@ def test_targets_by_name_and_weights_by_task(tmp_path: Path) -> None:
 
 
 def test_what_was_guessed_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("lightning.pytorch").propagate = True
     with caplog.at_level(logging.INFO):
         _ = TableData(path=str(write_table(tmp_path / "t.csv", houses(300))), targets=TARGETS).schema
     for expected in (
