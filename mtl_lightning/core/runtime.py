@@ -32,6 +32,9 @@ class Shortcut(Protocol):
     def backward(self, loss: Tensor) -> bool:
         """Go back from a loss ()."""
 
+    def deliver(self, gradients: Sequence[tuple[nn.Parameter, Tensor]]) -> bool:
+        """Leave gradients in ``.grad`` without a backward."""
+
     def step(self, optimizer: LightningOptimizer) -> bool:
         """Step an optimizer."""
 
@@ -218,6 +221,10 @@ class Runtime:
         """Go back from a loss (), with Lightning's hooks and its gradient scaler."""
         if self._shortcut is None or not self._shortcut.backward(loss):
             self._module.manual_backward(loss)
+
+    def deliver(self, gradients: Sequence[tuple[nn.Parameter, Tensor]]) -> bool:
+        """Leave gradients in ``.grad`` as a backward would; False, with nothing done, where it has to be one."""
+        return self._shortcut is not None and self._shortcut.deliver(gradients)
 
     def step(self, optimizer: LightningOptimizer) -> None:
         """Step an optimizer, with Lightning's hooks, its gradient scaler and its counters."""

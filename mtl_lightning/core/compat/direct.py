@@ -12,16 +12,17 @@ in which the loop counts; on ``_call_callback_hooks`` and ``_call_lightning_modu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.trainer import call
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim import optimizer as hooks
 
@@ -61,14 +62,32 @@ class Direct:
 
     def backward(self, loss: Tensor) -> bool:
         """Go back from a loss (); False, with nothing done, if Lightning has to do it: somebody listens."""
+        if not self._backward_is_unheard():
+            return False
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return True
+
+    def deliver(self, gradients: Sequence[tuple[nn.Parameter, Tensor]]) -> bool:
+        """Leave gradients in ``.grad`` as a backward would; False, with nothing done, if it has to be one.
+
+        That is so where somebody listens, Lightning's hooks or a parameter's own, and where a backward would add
+        to what is there, or copy: a gradient that two parameters share, or of other strides than its parameter.
+        """
+        if not self._backward_is_unheard() or len({id(gradient) for _, gradient in gradients}) < len(gradients):
+            return False
+        if not all(_becomes(parameter, gradient) for parameter, gradient in gradients):
+            return False
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        return True
+
+    def _backward_is_unheard(self) -> bool:
         trainer, module = self._module._trainer, self._module
         if not self._possible or trainer is None:
             return False
-        for name in _AROUND_BACKWARD:
-            if self._listening(trainer, name) or _overrides(module, name, LightningModule):
-                return False
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        return True
+        return not any(
+            self._listening(trainer, name) or _overrides(module, name, LightningModule) for name in _AROUND_BACKWARD
+        )
 
     def step(self, optimizer: LightningOptimizer) -> bool:
         """Step an optimizer, with the hooks before it; False, with nothing done, if Lightning has to do it."""
@@ -106,6 +125,13 @@ class Direct:
         if found is None:
             found = self._listeners[name] = [one for one in callbacks if _overrides(one, name, Callback)]
         return found
+
+
+def _becomes(parameter: nn.Parameter, gradient: Tensor) -> bool:
+    """Whether a backward would make just this tensor the gradient of a parameter, with nobody to tell."""
+    hooked = parameter._backward_hooks or parameter._post_accumulate_grad_hooks
+    fresh = parameter.grad is None and not gradient.requires_grad and gradient.layout is torch.strided
+    return not hooked and fresh and gradient.stride() == parameter.stride() and gradient.dtype == parameter.dtype
 
 
 def _hooked(optimizer: Optimizer) -> bool:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from functools import partial
+from typing import Any, cast
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.profilers import SimpleProfiler
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.graph import register_multi_grad_hook
 from torch.optim import Optimizer
 
 from mtl_lightning import MultiTaskModule
-from mtl_lightning.balancing import UncertaintyWeighting
+from mtl_lightning.balancing import FAMO, MGDA, PCGrad, UncertaintyWeighting, UPGrad
 from mtl_lightning.core import compat
+from mtl_lightning.core.compat.direct import _becomes
 from mtl_lightning.core.network.fast_paths import fast_paths_allowed
-from tests.helpers import fit, make_batches, make_module, weights_of, with_gaps
+from mtl_lightning.core.runtime import Runtime
+from tests.helpers import assert_same, fit, make_batches, make_module, weights_of, with_gaps
 
 HOOKS = (
     *("on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward"),
@@ -246,3 +251,51 @@ def test_what_is_known_of_one_fit_is_asked_anew_in_the_next() -> None:
     fit(module, data, precision=None, plugins=MixedPrecision("16-mixed", "cpu", scaler))
     assert isinstance(module, Asking)
     assert module.scalers == [None, scaler]
+
+
+@fast
+@pytest.mark.parametrize("balancer", [UPGrad, PCGrad, partial(MGDA, level="features"), FAMO])
+def test_gradients_are_what_a_backward_would_leave(balancer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    delivered: list[bool] = []
+    deliver = Runtime.deliver
+
+    def noting(self: Runtime, gradients: Any) -> bool:
+        delivered.append(deliver(self, gradients))
+        return delivered[-1]
+
+    ends = []
+    for way in (noting, lambda *_: False):
+        monkeypatch.setattr(Runtime, "deliver", way)
+        module = make_module(balancer=balancer)
+        fit(module, DATA)
+        ends.append(weights_of(module))
+    assert delivered == [True] * (0 if balancer is FAMO else len(DATA))
+    assert_same(ends[0], ends[1])
+
+
+@fast
+def test_hooks_of_parameters_hear_of_their_gradients() -> None:
+    told = []
+    for fast_paths in (True, False):
+        module = make_module(balancer=UPGrad, fast_paths=fast_paths)
+        own, after, *several = (cast("Any", parameter) for parameter in module.parameters())
+        heard: list[str] = []
+        hooks = [
+            own.register_hook(lambda _, heard=heard: heard.append("own")),
+            after.register_post_accumulate_grad_hook(lambda _, heard=heard: heard.append("after")),
+            register_multi_grad_hook(several[:2], lambda _, heard=heard: heard.append("several"), mode="any"),
+        ]
+        fit(module, DATA)
+        told.append(Counter(heard))
+        del hooks
+    assert told[0] == told[1]
+    assert {*told[0]} == {"own", "after", "several"}
+
+
+@fast
+def test_gradients_have_the_strides_of_their_parameters() -> None:
+    weight = nn.Parameter(torch.zeros(2, 3, 2, 2).to(memory_format=torch.channels_last))
+    assert not _becomes(weight, torch.zeros(2, 3, 2, 2))
+    assert _becomes(weight, torch.zeros_like(weight))
+    weight.grad = torch.zeros_like(weight)
+    assert not _becomes(weight, torch.zeros_like(weight))

@@ -63,8 +63,6 @@ def endless(batches: list[Batch]) -> list[Batch]:
 DATA = endless(with_gaps(make_batches(4, rows=12), share=0.2))
 OURS = {case.name: case for case in CASES if case.ours}
 BRIEF = ("UncertaintyWeighting", "FAMO", "AutoLambda", "PCGrad", "MGDA", "IMTLG", "GradDrop")
-SCALE = {"jacobian.py: backward"}
-"""Looks at the loss scale of a gradient method, on the CPU only."""
 
 
 @pytest.mark.parametrize("choice", ["raise", "skip", "ignore"])
@@ -74,13 +72,11 @@ SCALE = {"jacobian.py: backward"}
 def test_an_update_reads_only_what_the_balancer_declares(name: str, choice: str) -> None:
     case = OURS[name]
     balancer = case.make(3)
-    rows = isinstance(balancer, GradientBalancer)
-    allowed = SCALE if rows else set()
     found = reads(DATA, balancer=partial(_made, case), on_nonfinite=choice)
     if isinstance(balancer, GradientBalancer) and balancer.solves_on_host:
-        assert found > allowed
+        assert found
     else:
-        assert found == allowed
+        assert not found
 
 
 LOOK = {"nonfinite.py: look"}
@@ -98,7 +94,7 @@ def test_nothing_else_is_waited_for_on_a_gpu(name: str, choice: str, monkeypatch
     case = OURS[name]
     balancer = case.make(3)
     rows = isinstance(balancer, GradientBalancer)
-    allowed = SCALE if rows else set()
+    allowed: set[str] = set()
     if not balancer.changes_tensors_only():
         allowed = allowed | LOOK
     if rows and not (balancer.gramian and balancer.changes_tensors_only()):

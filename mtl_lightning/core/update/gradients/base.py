@@ -83,7 +83,9 @@ class GradientLevel(ABC):
             self.losses.weights = weighted.weights
             if alpha is not None:
                 self.losses.weights = self._times(weighted.weights, alpha)
-            self.runtime.backward(put_gradients([*gradients, *weighted.learned]))
+            gradients += weighted.learned
+            if not self.runtime.deliver(gradients):
+                self.runtime.backward(put_gradients(gradients))
         return self.losses
 
     @abstractmethod
