@@ -43,8 +43,9 @@ def test_an_encoder_runs_in_float64_and_uses_every_parameter(cls: Any, spec: Inp
     assert unmoved(features, encoder) == []
 
 
-@pytest.mark.parametrize(("cls", "spec"), some_of([accepted(cls, ENCODER_SPECS)[0] for cls in exported(Encoder)], 2))
-def test_an_encoder_compiles(cls: Any, spec: InputSpec) -> None:
+@pytest.mark.parametrize("cls", some_of(exported(Encoder), 2))
+def test_an_encoder_compiles(cls: Any) -> None:
+    spec = accepted(cls, ENCODER_SPECS)[0].values[1]
     encoder, inputs = cls(spec).eval(), rows(spec, 4)
     compiled: Any = torch.compile(encoder, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(inputs), encoder(inputs))
