@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from mtl_lightning.core.network.network import Network
 from mtl_lightning.core.runtime import Runtime
-from mtl_lightning.types import ConfigurationError
+from mtl_lightning.types import ConfigurationError, Features
 
 _OF_WHOLE_PARAMETERS = (
     *(BaseFinetuning, StochasticWeightAveraging, WeightAveraging),  # keep copies or lists of them
@@ -89,9 +90,19 @@ def shard(network: Network, trainer: Trainer) -> None:
             "`tensor_parallel_size: 1`, or parallelise the tensors in `configure_model` of a module of your own."
         )
     if mesh.size() > 1:
+        _open_features()
         for part in [network.architecture, *network.heads.children()]:
             if any(True for _ in part.parameters()):
                 fully_shard(part, mesh=mesh, reshard_after_forward=True)  # others hold on to the sharded ones
+
+
+@cache
+def _open_features() -> None:
+    """Let FSDP2 find the tensors in what an architecture returns: their backward is when it gathers parameters again.
+
+    Newer versions of PyTorch look into any dataclass; 2.10 looks into those that it was told of.
+    """
+    torch.export.register_dataclass(Features)
 
 
 def are_sharded(parameters: Iterable[Tensor]) -> bool:
