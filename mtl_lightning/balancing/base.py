@@ -77,6 +77,10 @@ class Balancer(Ranged, nn.Module):
         """
         return torch.where(present, losses, 0.0).sum()
 
+    def sums_losses(self) -> bool:
+        """Whether :meth:`objective` is the plain sum, whose derivatives by the losses need no autograd."""
+        return getattr(self.objective, "__func__", None) is Balancer.objective
+
     def wants_rows(self, micro_batches: int) -> bool:
         """Whether an update of so many micro-batches needs one gradient per task; the core's only question."""
         return self.rows or (not self.affine and micro_batches > 1)

@@ -116,6 +116,10 @@ class GradientBalancer(Balancer):
         """Map losses (T,) and present (T,) to the loss balancer's objective ()."""
         return self.losses.objective(losses, present)
 
+    def sums_losses(self) -> bool:
+        """Whether the objective is the loss balancer's, and that one the plain sum."""
+        return getattr(self.objective, "__func__", None) is GradientBalancer.objective and self.losses.sums_losses()
+
     def owned(self) -> dict[int, list[nn.Parameter]]:
         """Return the loss balancer's parameters of each task."""
         return self.losses.owned()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -87,3 +89,20 @@ def test_who_opts_into_what() -> None:
         "PerParameter": ["GradVac", "MetaBalance"],
     }
     assert [type(balancer).__name__ for balancer in every if balancer.tries_steps] == ["AutoLambda"]
+
+
+def test_which_objectives_are_the_plain_sum() -> None:
+    assert Balancer(2).sums_losses()
+    assert Renamed(2).sums_losses()
+    assert not Squared(2).sums_losses()
+    assert not Doubled(2).sums_losses()
+    assert balancing.MGDA(2).sums_losses()
+    assert not balancing.MGDA(2, losses=balancing.UncertaintyWeighting).sums_losses()
+    assert balancing.CRMOGM(2, balancer=balancing.MGDA).sums_losses()
+    assert not balancing.CRMOGM(2, balancer=partial(balancing.MGDA, losses=LogLosses)).sums_losses()
+
+
+def test_an_objective_put_in_place_of_the_sum_is_not_taken_for_it() -> None:
+    balancer = Balancer(2)
+    balancer.objective = Doubled(2).objective  # type: ignore[method-assign]
+    assert not balancer.sums_losses()

@@ -100,6 +100,10 @@ class CRMOGM(GramianBalancer):
         """Map losses (T,) and present (T,) to the method's objective ()."""
         return self.balancer.objective(losses, present)
 
+    def sums_losses(self) -> bool:
+        """Whether the method's objective is the plain sum."""
+        return self.balancer.sums_losses()
+
     def owned(self) -> dict[int, list[nn.Parameter]]:
         """Return the method's parameters of each task."""
         return self.balancer.owned()

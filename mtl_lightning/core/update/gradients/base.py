@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from mtl_lightning.balancing.base import Balancer
 from mtl_lightning.balancing.rows import GradientBalancer, GramianBalancer
 from mtl_lightning.core.host_number import is_waited_for, now
 from mtl_lightning.core.network.network import Network
@@ -98,7 +97,7 @@ class GradientLevel(ABC):
         found, present = runtime.all_sum(losses.tasks).detach(), self.window.present
         learned = [parameter for parameter in balancer.parameters() if parameter.requires_grad]
         own: Sequence[Tensor] = ()
-        if runtime.fast_paths and not learned and sums_losses(balancer):
+        if runtime.fast_paths and not learned and balancer.sums_losses():
             objective, weights = torch.where(present, found, 0.0).sum(), present.to(found.dtype)
         else:
             leaf = found.clone().requires_grad_()
@@ -235,11 +234,3 @@ class GradientLevel(ABC):
             list(outputs), self.trunk, list(factors), allow_unused=True, materialize_grads=True
         )
         return list(found)
-
-
-def sums_losses(balancer: Balancer) -> bool:
-    """Whether a balancer's objective is the plain sum of the losses, whose derivatives by them are known."""
-    own = type(balancer)
-    if isinstance(balancer, GradientBalancer):
-        own = type(balancer.losses) if own.objective is GradientBalancer.objective else own
-    return own.objective is Balancer.objective
