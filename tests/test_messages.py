@@ -66,7 +66,7 @@ NUMBERS: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize(("key", "value"), some_of([(key, v) for key, values in NUMBERS.items() for v in values], 4))
+@pytest.mark.parametrize(("key", "value"), some_of([(key, v) for key, values in NUMBERS.items() for v in values], 6))
 def test_a_number_out_of_range(key: str, value: Any) -> None:
     run(spoilt(key, value)).assert_one_message(f"`{key}", "expected", "found")
 
@@ -87,7 +87,7 @@ PLACES += (ADAM, f"{ADAM}.lr", "model.schedulers", SCHEDULE, "model.heads", "mod
 PLACES += ("data.init_args", "data.init_args.tasks", "model.on_nonfinite", "trainer.max_epochs", "trainer.callbacks")
 
 
-@pytest.mark.parametrize(("key", "value"), some_of([(key, value) for key in PLACES for value in WRONG_KINDS], 7))
+@pytest.mark.parametrize(("key", "value"), some_of([(key, value) for key in PLACES for value in WRONG_KINDS], 13))
 def test_a_value_of_another_kind(key: str, value: Any) -> None:
     end = run(spoilt(key, value))
     assert "Traceback" not in end.whole

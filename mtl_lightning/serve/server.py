@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
@@ -26,6 +26,8 @@ from mtl_lightning.version import __version__
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
+_WATCHING = 0.5
+"""Seconds between two looks at the workers, for which an orderly end has to wait."""
 _PATIENCE = 10
 """How many times too large a body is read to its end, and then refused; a larger one is cut off."""
 
@@ -118,6 +120,7 @@ class Server(LitServer):
     """
 
     failure: str | None = None
+    _watchers: Collection[threading.Thread] = ()
 
     def _init_manager(self, num_api_servers: int) -> Any:
         self._ending, self._ended = threading.Lock(), False
@@ -134,6 +137,11 @@ class Server(LitServer):
                 one.leave()
         return started
 
+    def _start_worker_monitoring(self, manager: Any, uvicorn_workers: Any) -> None:
+        self.monitor_internal, before = _WATCHING, {*threading.enumerate()}
+        super()._start_worker_monitoring(manager, uvicorn_workers)
+        self._watchers = {*threading.enumerate()} - before
+
     def _perform_graceful_shutdown(self, manager: Any, uvicorn_workers: Any, shutdown_reason: str = "normal") -> None:
         with self._ending:
             if self._ended:
@@ -141,10 +149,12 @@ class Server(LitServer):
             self._ended = True
             if shutdown_reason not in ("normal", "keyboard_interrupt"):
                 self.failure = shutdown_reason
-            # From a thread, since this one's connection may still wait for that event; whoever watches workers ends.
+            # From a thread, since this one's connection may still wait for that event.
             told = threading.Thread(target=self._shutdown_event.set, daemon=True)
             told.start()
             told.join(2.0)
+            for watcher in {*self._watchers} - {threading.current_thread()}:  # it would miss the event's process
+                watcher.join(4 * _WATCHING)
             super()._perform_graceful_shutdown(manager, uvicorn_workers, shutdown_reason)
 
 

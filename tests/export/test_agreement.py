@@ -160,7 +160,8 @@ def picked(factory: Any, spec: InputSpec) -> Network:
     return network(maps(dense[0][1:]) if dense else yes_or_no(), factory, spec)
 
 
-OTHERS = [pair for pair in ARCHITECTURES if str(pair.id).endswith("-8") and str(pair.id)[:-2] not in ON_TABLES]
+VECTORS = [pytest.param(*p.values, id=str(p.id)) for p in ARCHITECTURES if str(p.id).endswith("-8")]
+OTHERS = [pair for pair in VECTORS if str(pair.id)[:-2] not in ON_TABLES]
 
 
 @pytest.mark.parametrize(("factory", "spec"), OTHERS)
