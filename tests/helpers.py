@@ -121,6 +121,7 @@ def make_module(cls: type[MultiTaskModule] = MultiTaskModule, /, seed: int = 0, 
 def make_trainer(**options: Any) -> Trainer:
     """A trainer on the CPU, in float64, that writes nothing but what it is asked for."""
     silent: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    silent["num_sanity_val_steps"] = 0  # a quarter of a short run; tests of what it does ask for it
     silent["enable_checkpointing"] = any("Checkpoint" in type(c).__name__ for c in options.get("callbacks", []))
     return Trainer(**{"accelerator": "cpu", "devices": 1, "precision": "64-true", "max_epochs": 1, **silent, **options})
 

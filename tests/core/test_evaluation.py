@@ -144,7 +144,7 @@ def test_each_epoch_starts_afresh() -> None:
             seen.append({name: float(value) for name, value in self.trainer.callback_metrics.items() if "val/" in name})
 
     module = make_module(Looking, optimizers={"default": partial(torch.optim.SGD, lr=0.0)})
-    fit(module, make_batches(2), UNEVEN, max_epochs=3)
+    fit(module, make_batches(2), UNEVEN, max_epochs=3, num_sanity_val_steps=2)
     assert len(seen) == 4  # and the sanity check
     assert "val/loss_normalised" not in seen[0]  # before any label was seen
     normalised = {"val/loss_normalised": seen[1]["val/loss_normalised"]}

@@ -210,7 +210,8 @@ class Seen(Callback):
 
 def test_it_is_fixed_at_the_first_validation() -> None:
     seen = Seen()
-    fit(make_module(optimizers=STILL), TRAIN, VAL, max_epochs=2, val_check_interval=0.5, callbacks=[seen])
+    options: dict[str, Any] = {"max_epochs": 2, "val_check_interval": 0.5, "num_sanity_val_steps": 2}
+    fit(make_module(optimizers=STILL), TRAIN, VAL, callbacks=[seen], **options)
     sanity, first, *others = seen.constants
     assert sanity == {}
     assert seen.metrics[0] is None
