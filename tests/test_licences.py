@@ -22,8 +22,9 @@ PINS = {
     for line in (ROOT / "constraints.txt").read_text().splitlines()
     if line and not line.startswith("#")
     for requirement in [Requirement(line)]
-    if requirement.marker is None or requirement.marker.evaluate()
+    if requirement.marker is None or requirement.marker.evaluate({"python_version": "3.11"})
 }
+"""Of the versions that the page is about; Python 3.10 has older ones of some."""
 SPDX = {
     "Apache 2.0": "Apache-2.0",
     "BSD 3-Clause License": "BSD-3-Clause",

@@ -232,7 +232,7 @@ def test_a_search_in_the_middle_of_an_epoch() -> None:
 def test_a_validation_before_the_first_update() -> None:
     seen = Seen()
     fit(make_module(), TRAIN, VAL, val_check_interval=2, accumulate_grad_batches=6, callbacks=[seen])
-    assert seen.metrics[1] is not None
+    assert seen.metrics[0] is not None
     assert seen.constants[-1]["number"] == pytest.approx([float(joined(TRAIN[:2], "number").nanmean())])
 
 
@@ -386,7 +386,8 @@ def saved_run(resume: str | None = None) -> tuple[MultiTaskModule, Seen, Any]:
     seen = Seen()
     module = make_module(seed=0 if resume is None else 99)
     saver = ModelCheckpoint("saved", filename="{step}", every_n_train_steps=3, save_top_k=-1)
-    trainer = fit(module, data, max_epochs=2, callbacks=[seen, *([saver] if resume is None else [])], ckpt_path=resume)
+    options: dict[str, Any] = {"max_epochs": 2, "num_sanity_val_steps": 2}
+    trainer = fit(module, data, callbacks=[seen, *([saver] if resume is None else [])], ckpt_path=resume, **options)
     return module, seen, trainer
 
 
