@@ -27,14 +27,8 @@ from mtl_lightning.types import ConfigurationError, sample_inputs
 Make: TypeAlias = Callable[..., MultiTaskDataModule]
 
 EXPORTED = [getattr(package, name) for name in package.__all__]
-DATAMODULES = [
-    value
-    for value in EXPORTED
-    if inspect.isclass(value)
-    and get_origin(value) is None  # `dict[str, int]` is a class, says Python 3.10
-    and issubclass(value, MultiTaskDataModule)
-    and not inspect.isabstract(value)
-]
+CLASSES = [v for v in EXPORTED if inspect.isclass(v) and get_origin(v) is None]  # `dict[...]` is one in Python 3.10
+DATAMODULES = [cls for cls in CLASSES if issubclass(cls, MultiTaskDataModule) and not inspect.isabstract(cls)]
 
 
 @pytest.fixture(params=DATAMODULES, ids=lambda cls: str(cls.__name__))
@@ -72,7 +66,7 @@ def test_the_contract_is_tested_on_something() -> None:
     assert len(DATAMODULES) >= 2
 
 
-@pytest.mark.parametrize("cls", [v for v in EXPORTED if inspect.isclass(v)], ids=lambda cls: str(cls.__name__))
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: str(cls.__name__))
 def test_a_saved_file_names_a_class_by_the_package_alone(cls: type) -> None:
     """So that checkpoints and configs outlive the move of a file."""
     assert describe(cls) == {"class_path": f"mtl_lightning.data.{cls.__name__}"}
