@@ -84,7 +84,7 @@ def test_a_bit_that_flipped_is_found_wherever_it_is(saved: dict[str, Any], conte
     with zipfile.ZipFile(PATH) as archive:
         entries = [(e.filename, e.header_offset + 30 + len(e.filename), e.file_size) for e in archive.infolist()]
     found = 0
-    for position in range(64, len(content), len(content) // 150):
+    for position in range(64, len(content), len(content) // 60):
         PATH.write_bytes(content[:position] + bytes([content[position] ^ 16]) + content[position + 1 :])
         try:
             assert str(torch.load(PATH, weights_only=True)) == str(whole)  # a byte that nobody reads
@@ -92,7 +92,7 @@ def test_a_bit_that_flipped_is_found_wherever_it_is(saved: dict[str, Any], conte
         except Exception:
             refused(PATH)
             found += 1
-    assert found > 20
+    assert found > 8
     name, start, size = max(entries, key=lambda entry: entry[2] if "/data/" in entry[0] else 0)
     middle = content.index(PATH.read_bytes()[start + 64 : start + 80], start) + size // 2
     PATH.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])

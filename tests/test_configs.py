@@ -43,11 +43,13 @@ def on_made_files(config: Path, folder: Path) -> list[str]:
 EVERY = sorted(path for path in CONFIGS.glob("*.yaml") if "base" not in yaml.safe_load(path.read_text()))
 """Those of one run; others run many, and `tests/study` tries them."""
 FIRST = {data_of(path)["class_path"]: path for path in reversed(EVERY)}.values()
-"""The first config of each dataset; all others run under ``slow``."""
+"""The first config of each dataset, of which every other runs by default; all others run under ``slow``."""
 every_config = pytest.mark.parametrize("config", EVERY, ids=lambda path: path.stem)
 
 
-@pytest.mark.parametrize("config", FIRST, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "config", [pytest.param(path, marks=[pytest.mark.slow] * (n % 2), id=path.stem) for n, path in enumerate(FIRST)]
+)
 def test_a_config_runs(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It trains, validates, tests and predicts, on a few batches each."""
     limits = [f"--trainer.limit_{stage}_batches=3" for stage in ("train", "val", "test", "predict")]

@@ -16,7 +16,8 @@ from tests.notebook_runs import execute
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.py"))
 BRIEF = ("05_diagnosing_a_bad_run",)  # some seconds as it stands, and of no use cut short
-MINUTES = ("01_three_lessons", "03_balancing")  # long even when trainers are cut short; slow tests run them
+MINUTES = ("01_three_lessons", "02_your_table", "03_balancing")
+"""Long even when trainers are cut short; slow tests run them."""
 SHORT = """
 import os
 from functools import wraps

@@ -68,7 +68,11 @@ def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 @pytest.mark.parametrize(
-    "path", ["last", "best", "hpc", "runs/checkpoints", "runs", "file", "runs/checkpoints/best.ckpt"]
+    "path",
+    [
+        *("last", "best", "hpc", "runs", "file"),
+        *(pytest.param(path, marks=pytest.mark.slow) for path in ("runs/checkpoints", "runs/checkpoints/best.ckpt")),
+    ],
 )
 def test_predictions_are_by_the_checkpoints_schema(path: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if path == "hpc":
