@@ -40,9 +40,20 @@ def covering(cases: Sequence[tuple[Any, ...]], goals: Callable[[tuple[Any, ...]]
 def some_of(cases: Iterable[Any], every: int) -> list[Any]:
     """Return all cases as parameters of a test; all but every so many are slow."""
     listed = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return thinned([pytest.param(*case, id="=".join(map(_shown, case))) for case in listed], every)
+
+
+def thinned(parameters: Iterable[Any], every: int, first: int = 0) -> list[Any]:
+    """Return a test's parameters, whatever their marks, of which all but every so many are slow.
+
+    Args:
+        parameters: of :func:`pytest.param`.
+        every: one of how many is tried by default.
+        first: how many to count on from, so that several lists do not leave out the same.
+    """
     return [
-        pytest.param(*case, marks=[pytest.mark.slow] * bool(index % every), id="=".join(map(_shown, case)))
-        for index, case in enumerate(listed)
+        pytest.param(*one.values, marks=[pytest.mark.slow] * bool((index + first) % every), id=one.id)
+        for index, one in enumerate(parameters)
     ]
 
 

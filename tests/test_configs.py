@@ -14,6 +14,7 @@ import yaml  # type: ignore[import-untyped]  # it ships no types
 
 from mtl_lightning import data as datasets
 from tests.cli import CONFIGS, only, run
+from tests.cover import thinned
 from tests.data import make_tables
 
 
@@ -47,9 +48,7 @@ FIRST = {data_of(path)["class_path"]: path for path in reversed(EVERY)}.values()
 every_config = pytest.mark.parametrize("config", EVERY, ids=lambda path: path.stem)
 
 
-@pytest.mark.parametrize(
-    "config", [pytest.param(path, marks=[pytest.mark.slow] * (n % 2), id=path.stem) for n, path in enumerate(FIRST)]
-)
+@pytest.mark.parametrize("config", thinned([pytest.param(path, id=path.stem) for path in FIRST], 2))
 def test_a_config_runs(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It trains, validates, tests and predicts, on a few batches each."""
     limits = [f"--trainer.limit_{stage}_batches=3" for stage in ("train", "val", "test", "predict")]

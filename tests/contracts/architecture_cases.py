@@ -23,6 +23,7 @@ from mtl_lightning.architectures import (
     TabularEncoder,
 )
 from mtl_lightning.types import ConfigurationError, Features, InputSpec, TableSpec, TensorSpec
+from tests.cover import thinned
 
 TASKS = ["a", "b", "c"]
 PICTURES, TABLE = TensorSpec((1, 16, 16)), TableSpec(("age", "hours"), {"work": 9, "education.years": 4})
@@ -89,13 +90,8 @@ def tried(cls: Any) -> list[Any]:
     return pairs
 
 
-def every_other(pairs: list[Any], first: int) -> list[Any]:
-    """Return all pairs; those in between, each of which another architecture has by default, are slow."""
-    between = (pytest.mark.slow,)
-    return [pytest.param(*p.values, id=p.id, marks=between * ((n + first) % 2)) for n, p in enumerate(pairs)]
-
-
-ARCHITECTURES = [pair for n, cls in enumerate(exported(Architecture)) for pair in every_other(tried(cls), n)]
+ARCHITECTURES = [pair for n, cls in enumerate(exported(Architecture)) for pair in thinned(tried(cls), 2, n)]
+"""By default every architecture meets half of the inputs and encoders, its neighbours the other half."""
 ENCODERS = [pair for cls in exported(Encoder) for pair in not_none(accepted(cls, ENCODER_SPECS), cls)]
 HEADS = [pair for cls in exported(Head) for pair in not_none(accepted(cls, [(6,), (6, 4, 3)], 7), cls)]
 ONE_OF_EACH = [tried(cls)[0] for cls in exported(Architecture)]

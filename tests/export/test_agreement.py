@@ -26,7 +26,8 @@ from mtl_lightning.architectures import (
 from mtl_lightning.export import Exported, export_network
 from mtl_lightning.exported import ExportedFolder
 from mtl_lightning.types import InputSpec, TargetSpec, TensorSpec
-from tests.contracts.architecture_cases import ARCHITECTURES, ENCODERS, LISTS, ONE_OF_EACH, every_other, rows
+from tests.contracts.architecture_cases import ARCHITECTURES, ENCODERS, LISTS, ONE_OF_EACH, rows
+from tests.cover import thinned
 from tests.export.networks import (
     SMALL,
     TABLE,
@@ -160,8 +161,8 @@ def picked(factory: Any, spec: InputSpec) -> Network:
     return network(maps(dense[0][1:]) if dense else yes_or_no(), factory, spec)
 
 
-OTHERS = every_other(
-    [pair for pair in ARCHITECTURES if str(pair.id).endswith("-8") and str(pair.id)[:-2] not in ON_TABLES], 0
+OTHERS = thinned(
+    (pair for pair in ARCHITECTURES if str(pair.id).endswith("-8") and str(pair.id)[:-2] not in ON_TABLES), 2
 )
 
 
